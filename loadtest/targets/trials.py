@@ -299,6 +299,13 @@ def what_came(attempt: Attempt) -> list[tuple[str, str]]:
             ("first", f"token after {seconds(first)}; one request is no measurement, and it may have waited for a load")
         )
     rows.append(("counts", _counts(attempt)))
+    asked, came = record.asked or 0, record.output_tokens or 0
+    if came > asked + 1 > 1 and record.finish_reason != "length":
+        unit = "piece" if record.token_source == "chunks" else "token"  # noqa: S105
+        other = " by this name; --max-tokens-key has another" if hasattr(attempt.dialect, "max_tokens_key") else ""
+        rows.append(
+            ("length", f"{counted(came, unit)} came where {asked} were asked for: the server takes no length{other}")
+        )
     if not attempt.dialect.streams:
         rows.append(("timings", "not read: of embeddings E2E is measured alone"))
         return rows

@@ -120,6 +120,12 @@ def test_counts_that_disagree(name: str) -> None:
     assert ending.server == {"usage": usage}
 
 
+def test_a_server_that_counts_nothing_at_all_is_not_doubted() -> None:
+    """An aimock's answers in Anthropic's and Ollama's formats have zeros for all counts."""
+    ending = ollama(eval_count=0, prompt_eval_count=0)
+    assert (ending.prompt_tokens, ending.output_tokens, ending.doubts) == (None, None, [])
+
+
 def test_counts_that_fall_from_chunk_to_chunk_are_doubted() -> None:
     ending = v1(
         A | {"usage": {"prompt_tokens": 7, "completion_tokens": 5}},

@@ -33,6 +33,7 @@ RAW = "".join(
     f'data: {{"choices":[{{"index":0,"delta":{{"content":"{text}"}}}}]}}\n\n' for text in ("é", "漢", "😀\u2028")
 )
 HEADS = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+QUOTES = 'Expected all tensors to be on the same device, but got mat2 on "cpu", and the others on "cuda:0" (in addmm)'
 MESSAGE = {"role": "assistant", "content": "abc"}
 
 FRAMES = {
@@ -180,6 +181,9 @@ ERRORS = {
         "",
         **FAILED,
         error=SAID,
+    ),
+    "with quotes that are not escaped (transformers serve)": Stream(
+        V1, sse(A) + f'data: {{"error": "{QUOTES}"}}\n\n', "a", **FAILED, error=QUOTES
     ),
     "none in the delta": Stream(V1, sse(*(delta(text, error=None) for text in "abc")) + END),
     **{

@@ -354,3 +354,14 @@ def test_pieces_are_called_tokens_only_where_the_server_counts_them_so(tokens: i
     record = Record(**known, t_sched=0, t_end=0, chunks=chunks, reads=12, output_tokens=tokens, token_source=source)
     said = dict(what_came(Attempt(Scenario(), OpenAIChat("m"), record)))
     assert words in said["arrival"]
+
+
+@pytest.mark.parametrize(("finish", "said"), [("stop", True), ("length", False)])
+def test_an_answer_that_is_longer_than_asked_for_shows_that_the_server_takes_no_length(
+    loadtest: Call, finish: str, *, said: bool
+) -> None:
+    body = CHAT.replace(b'"length"', b'"%b"' % finish.encode()).replace(b'_tokens": 2', b'_tokens": 27')
+    with judging(lambda *_: (*OPENAI_STREAM[:2], body + b"data: [DONE]\n\n"), CHATS) as server:
+        _, out, _ = loadtest("check", server.url, "--try")
+    words = "length     27 tokens came where 24 were asked for: the server takes no length by this name; --max-tokens-key has"
+    assert (words in out) == said

@@ -15,10 +15,12 @@ from loadtest.metrics import VOID, enough_for
 from loadtest.text import capitalised, counted, listed, number
 
 # By the sources of token counts: whose tokens they are.
+SERVER = frozenset({"server"})
 COUNTED_BY = {
-    frozenset({"server"}): "tokens as the server counts",
+    SERVER: "tokens as the server counts",
     frozenset({"tiktoken"}): "tokens as tiktoken counts",
     frozenset({"chunks"}): "pieces of text (no answer said its tokens)",
+    frozenset({"asked"}): "tokens as asked for (no answer said its tokens)",
 }
 SIDES = (("input_lengths", "Prompts", "prompt_tokens"), ("output_lengths", "Answers", "output_tokens"))
 
@@ -78,9 +80,10 @@ def length_findings(run: RunData, levels: Sequence[dict[str, Any]]) -> list[str]
             shared = next((level["system_tokens"] for level in levels if level.get("system_tokens")), None)
             more = f", {shared} of them shared" if shared and key == "input_lengths" else ""
             sources = frozenset(run.requests["token_source"].loc[got.index].dropna())
-            if key == "input_lengths":  # pieces are counted of answers alone
-                sources = (sources - {"chunks"}) or frozenset({"server"})
-            counted_by = COUNTED_BY.get(sources, "tokens, not all as the server counts")
+            if key == "input_lengths":  # pieces, and what was asked for, are counts of answers alone
+                sources = frozenset("tiktoken" if one == "asked" else one for one in sources - {"chunks"}) or SERVER
+            some = "not all" if "server" in sources else "none"
+            counted_by = COUNTED_BY.get(sources, f"tokens, {some} as the server counts")
             found.append(f"{what}: {asked} asked; median {middle}, {top} {counted_by}{more}.")
     return found
 

@@ -11,6 +11,7 @@ from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run.arrays import BoolArray, FloatArray, finite
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.levels import SERIES_KEYS, LevelData, Series, believed
+from loadtest.analyse.run.overlaps import peak_at_once
 from loadtest.analyse.server.timing.pace import LEAST_CHANGE
 from loadtest.analyse.server.timing.pauses import find_pauses
 from loadtest.analyse.server.timing.prefill import NEAR_S
@@ -186,8 +187,10 @@ def stalling(run: RunData, series: Series) -> Finding | None:
     stall, e2e, ttft = level.figure("stall_s"), level.figure("e2e_s"), level.mean_ttft
     if not stall or e2e is None or ttft is None or e2e <= ttft or stall < LEAST_STALL * (e2e - ttft):
         return None
-    at, share = level.load, percent(stall / (e2e - ttft))
-    if said := _loss_of_a_few(finite(run.column("stall_s")[run.good(level["index"])])):
+    at, share, good = level.load, percent(stall / (e2e - ttft)), run.good(level["index"])
+    if peak_at_once(run.column("first_token")[good], run.column("last")[good]) < 2:
+        return None  # as where one is answered at a time: a prompt that waits is not read beside an answer
+    if said := _loss_of_a_few(finite(run.column("stall_s")[good])):
         return Finding(f"At {at}, {said}; the mean over all answers is {seconds(stall)}, {share} of their decode time.")
     return Finding(
         f"At {at}, other requests' prompts interrupt a stream for {seconds(stall)} in all, {share} of its decode time."

@@ -231,7 +231,11 @@ def _unasked_lengths(e: Evidence) -> Iterator[Doubt]:
         asked, got = float(both[asked_name].mean()), float(both[got_name].mean())
         few = metrics.FEW_TOKENS * int(e.run.scenario.get("inputs_per_request") or 1) if said == "input" else 0
         if abs(got / asked - 1) > metrics.LENGTH_SHARE and abs(got - asked) > few:
-            yield Doubt(SUSPECT, f"{said} length is not as asked: {got:.1f} tokens a request instead of {asked:.1f}")
+            pieces = said == "output" and e.requests["token_source"].eq("chunks").all()
+            unit, of = ("pieces of text", " tokens") if pieces else ("tokens", "")
+            yield Doubt(
+                SUSPECT, f"{said} length is not as asked: {got:.1f} {unit} a request instead of {asked:.1f}{of}"
+            )
 
 
 def _cut_prompt(e: Evidence) -> Iterator[Doubt]:

@@ -243,7 +243,8 @@ class Decoded:
         if prompt == 0:
             self.note("the server counts no token of the prompt: unknown")
         if output == 0 and self.events:
-            self.doubt("the server counts no token of an answer that has text: unknown")
+            if prompt != 0:  # else the server counts nothing at all
+                self.doubt("the server counts no token of an answer that has text: unknown")
             output = None
         if output and (why := self._misfit(output)) is not None:
             self.doubt(why)

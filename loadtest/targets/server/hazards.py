@@ -26,7 +26,7 @@ def hazards(
         found.append(
             f"The server does not list its models ({server.unlisted}): the model name that you give is used as it is."
         )
-    elif model is not None and (unlisted := _not_listed(server, model.name)):
+    elif model is not None and (unlisted := not_listed(server, model.name)):
         found.append(unlisted)
     if server.cached:
         old = "what it says of models and slots, and what monitors read, may be old; have it pass them on"
@@ -62,7 +62,7 @@ def hazards(
     return found
 
 
-def _not_listed(server: Server, name: str) -> str | None:
+def not_listed(server: Server, name: str) -> str | None:
     """Say that a model asked for is not on the server's list, and which one there may be meant; None where it is."""
     ignores_names = server.kind == "llama.cpp" and len(server.models) == 1
     if not server.models or ignores_names or lists_model(server, name) or deployment_of(server.url) is not None:

@@ -25,6 +25,10 @@ LEVEL = {"index": 0, "label": "8 streams", "concurrency": 8, "rate": None}
         (("chunks",), "Prompts: a asked; median 10, at most 10 tokens as the server counts."),
         (("chunks",), "Answers: b asked; median 5, at most 5 pieces of text (no answer said its tokens)."),
         (("chunks", "server"), "Answers: b asked; median 5, at most 5 tokens, not all as the server counts."),
+        # of servers that count nothing (llama-cpp-python, FastChat): was "not all as the server counts"
+        (("asked",), "Answers: b asked; median 5, at most 5 tokens as asked for (no answer said its tokens)."),
+        (("asked",), "Prompts: a asked; median 10, at most 10 tokens as tiktoken counts."),
+        (("asked", "chunks"), "Answers: b asked; median 5, at most 5 tokens, none as the server counts."),
     ],
 )
 def test_lengths_are_said_by_whom_they_were_counted(sources: tuple[str, ...], said: str) -> None:

@@ -95,6 +95,12 @@ def silent(tokens: int | None) -> Spoil:
         (lambda r: server(r, load_duration=25 * MS), 8, "valid", ""),
         (lambda _: {"first_coalesced": True}, 4, "suspect", "one read with a later one in 8 of 32 requests (25 %)"),
         (lambda _: {"output_tokens": 12}, 1, "suspect", "output length is not as asked: 12.0 tokens a request instead"),
+        (
+            lambda _: {"output_tokens": 12, "token_source": "chunks"},
+            1,
+            "suspect",
+            "12.0 pieces of text a request instead of 20.0 tokens",
+        ),
         (lambda _: {"prompt_tokens": 140}, 1, "suspect", "input length is not as asked: 140.0"),
         (
             lambda r: {"asked_input": None, "prompt_tokens": 4096, **server(r, prompt_eval_duration=2000 * MS)},

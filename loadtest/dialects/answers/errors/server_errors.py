@@ -74,6 +74,8 @@ def undecodable(line: bytes) -> str:
     """
     if (found := _CALLED_ERROR.match(line)) is not None:
         return error_sentence(line[found.end() :].decode(errors="replace"))
+    if (broken := _BROKEN_ERROR.fullmatch(line)) is not None:
+        return error_sentence(broken[1].decode(errors="replace"))
     if page := _page(line):
         return f"the answer goes on with {page}"
     if (at := line.rfind(b'{"error"')) > 0 and (row := parse_json(line[at:])) is not None:
@@ -86,6 +88,8 @@ def beginning(data: bytes, longest: int = 80) -> str:
     return quoted(_DIGITS.sub("#", alike(data[:400].decode(errors="replace"))), longest)
 
 
+# an error whose words have quotes or backslashes that its server did not escape (transformers serve writes JSON by hand)
+_BROKEN_ERROR = re.compile(rb'\s*\{\s*"error"\s*:\s*"(.+)"\s*\}\s*', re.DOTALL)
 _CALLED_ERROR = re.compile(rb"\s*[\[<*]*error[\]>*]*\s*:\s*(?=\S)", re.IGNORECASE)
 
 
