@@ -301,7 +301,7 @@ class Request:
             return Failure(Outcome.STREAM_ERROR, wrong)
         if ending.done and not (ending.went_on and received.broke_off):
             return None
-        if ending.done:
+        if ending.done and received.marked is not None:
             return Failure(Outcome.TRUNCATED, "the answer went on behind its finish_reason and was cut off")
         if not received.complete and received.marked is None:
             return Failure(Outcome.TRUNCATED, received.failure or "the connection ended inside the answer")
