@@ -346,7 +346,12 @@ def test_halves_of_a_character_meet_in_the_answer_and_one_alone_is_replaced() ->
 def test_blank_lines_are_passed_over(dialect: Dialect, monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[bytes] = []
     look = StreamDecoder.line
-    monkeypatch.setattr(StreamDecoder, "line", lambda self, line: lines.append(line) or look(self, line))
+
+    def looked(self: StreamDecoder, line: bytes) -> bool:
+        lines.append(line)
+        return look(self, line)
+
+    monkeypatch.setattr(StreamDecoder, "line", looked)
     text = '{"message":{"content":"a"},"done":false}\n' if dialect is CHAT else sse(*deltas(["a"]))
     events, _ = decode(dialect, b"\n" * 1000 + text.encode())
     assert (events.texts, lines.count(b"")) == (["a"], 0)

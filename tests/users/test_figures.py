@@ -194,7 +194,7 @@ def test_the_verdict_is_that_of_the_report(tmp_path: Path, change: dict[str, Any
 def test_pieces_are_held_against_the_reads_that_brought_them(tmp_path: Path) -> None:
     from support.made_runs import write
 
-    buffered = {"first_coalesced": True, "server_us": None, "reads": 1}
+    buffered: dict[str, Any] = {"first_coalesced": True, "server_us": None, "reads": 1}
     records = [dataclasses.replace(r, **buffered, arrivals=len(r.chunks)) for r in streams()]
     (row, _) = board_of(records).rows()
     level = analyse(write(tmp_path / "run", records, [])).summary["levels"][0]
