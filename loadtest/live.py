@@ -57,6 +57,7 @@ class Figures:
     late_gaps: int = 0
     coalesced: int = 0
     pieces: int = 0  # of all answers
+    reads: int = 0  # in which those pieces came
     held_back: int = 0  # answers whose pieces all came together, though the server wrote them over `held_back_s` in all
     held_back_s: float = 0.0
     histograms: dict[str, Histogram] = field(default_factory=lambda: {name: Histogram() for name in MEASURED})
@@ -129,6 +130,7 @@ class Figures:
         self.late_tokens += record.late_tokens or 0
         self.late_gaps += record.late_gaps or 0
         self.pieces += len(record.chunks)
+        self.reads += record.reads
         first, since = record.t_first_token, record.t_send
         span = math.nan
         if record.chunks and first is not None and since is not None:
@@ -207,7 +209,7 @@ class Figures:
             self.coalesced,
             self.measured,
             pieces=self.pieces,
-            reads=self.arrivals,
+            reads=self.reads,
             held_back=self.held_back,
             held_back_s=self.held_back_s,
         )

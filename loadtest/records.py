@@ -90,7 +90,7 @@ class Record:
     t_first_token: int | None = None  # first event with any text, reasoning included
     t_first_visible: int | None = None  # first event with answer text
     chunks: list[int] = dataclasses.field(default_factory=list)  # µs from t_send, one per content event
-    reads: int = 0  # how many reads those content events came in
+    reads: int = 0  # how many reads those content events came in; reads of one stamp are one
     stamped: int = 0  # how many reads carried a kernel stamp
     arrivals: int = 0  # reads in all: stamped == arrivals means that every stamp is the kernel's
     lag_us: int = 0  # client lag, worst of its reads
@@ -98,7 +98,7 @@ class Record:
     late: int = 0  # reads whose client lag exceeded the stream's own median token gap
     late_tokens: int | None = None  # content events with a wrong instant for that; None: no late reads, or not counted
     late_gaps: int | None = None  # gaps that begin or end at such an event
-    first_coalesced: bool = False  # the first token shared its read with a later one
+    first_coalesced: bool = False  # the first token came together with a later one
     asked: int | None = None  # output length asked for, tokens
     asked_input: int | None = None  # input length asked for, tokens
     prompt_tokens: int | None = None

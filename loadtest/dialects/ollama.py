@@ -150,12 +150,16 @@ class OllamaDecoder(StreamDecoder):
 
     def feed(self, data: bytes) -> None:
         answer, events = self._answer, self.events
+        if self._answer.over:
+            self._behind(self._lines.feed(data))
+            return
         texts, ends_at, created = events.texts, events.ends, events.created
         (before, middle, after, ns), hidden = self._shape, self._hidden
         end, digits_at, loads = answer.end, len(before), orjson.loads
         digits_end, stop = digits_at + 9, -len(after) or None
         skip = digits_end + len(middle)
-        for line in self.lines(data):
+        lines = iter(self.lines(data))
+        for line in lines:
             end += len(line) + 1
             # startswith and endswith take twice as long
             if line[:digits_at] == before and line[digits_end:skip] == middle and line[stop:] == after:
@@ -170,6 +174,8 @@ class OllamaDecoder(StreamDecoder):
                     ends_at.append(end)
                     created.append(ns + int(digits))
                     continue
+            elif not line and not (self._held or answer.kind):  # there may be a million of them
+                continue
             answer.end = end
             if self.line(line):
                 self._take_shape(line)
@@ -178,6 +184,7 @@ class OllamaDecoder(StreamDecoder):
             digits_end, stop = digits_at + 9, -len(after) or None
             skip = digits_end + len(middle)
             if answer.over:
+                self._behind(lines)
                 return
         answer.end = end
 

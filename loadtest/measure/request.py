@@ -311,7 +311,7 @@ class Request:
             return Failure(Outcome.STREAM_ERROR, wrong)
         if ending.done and not (ending.went_on and received.broke_off):
             return None
-        if ending.done:
+        if ending.done and received.marked is not None:
             return Failure(Outcome.TRUNCATED, "the answer went on behind its finish_reason and was cut off")
         if not received.complete and received.marked is None:
             return Failure(Outcome.TRUNCATED, received.failure or "the connection ended inside the answer")
@@ -322,10 +322,11 @@ class Request:
         start = self.received.t_send if self.received.t_send is not None else self.t_sched
         visible = content.events.first_visible
         read_of, at = content.read_of, reads.t
+        chunks = [(at[i] - start) // 1000 for i in read_of]
         return {
-            "chunks": [(at[i] - start) // 1000 for i in read_of],
-            "reads": len(set(read_of)),
-            "first_coalesced": len(read_of) > 1 and read_of[0] == read_of[1],
+            "chunks": chunks,
+            "reads": len(set(chunks)),  # what came together may take us two reads, which have one stamp
+            "first_coalesced": len(chunks) > 1 and chunks[0] == chunks[1],
             "t_first_token": self._since(at[read_of[0]]) if read_of else None,
             "t_first_visible": self._since(at[read_of[visible]]) if visible is not None else None,
             "stamped": self.received.stamped_count,

@@ -217,6 +217,17 @@ row(
     outcome="truncated",
     text="ab",
 )
+for how in (Then.RST, Then.FIN):
+    row(
+        f"cut behind an item, by {how.name}",
+        lambda w, n, how=how: streamed(
+            *w.tokens(), w.line({"type": "response.output_item.done", "item": {"type": "message"}}), how, last=False
+        ),
+        dialects=("openai-responses",),
+        outcome="truncated",
+        error="inside the (body|answer)|reset",
+        text=TEXT,
+    )
 row(
     "no framing, closed in mid-text",
     lambda w: [head(b"Connection: close", chunked=False), *w.tokens(), Then.FIN],

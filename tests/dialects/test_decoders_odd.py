@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
-from support.odd_streams import decode
+from support.odd_streams import LATE, decode
 
 from loadtest.dialects import (
     Dialect,
@@ -17,6 +17,7 @@ from loadtest.dialects import (
     OpenAIChat,
     OpenAICompletions,
 )
+from loadtest.dialects.answers.decoding import StreamDecoder
 
 CHAT, GENERATE, V1, COMPLETIONS = OllamaChat("m"), OllamaGenerate("m"), OpenAIChat("m"), OpenAICompletions("m")
 
@@ -178,18 +179,20 @@ ENDS = {
     ),
     "ollama: unknown": Case(CHAT, chat("a") + '{"done":true,"done_reason":"dusk"}\n', ["a"], doubts=["'dusk'"]),
     "ollama: no reason": Case(CHAT, chat("a") + '{"done" : true}\n', ["a"]),
-    "more after [DONE]": Case(V1, sse(A, STOP) + DONE + sse(A, '{"error":"late"}') + ": ping\n\n", ["a"]),
-    "more after done": Case(CHAT, chat("a") + END + chat("b") + '{"error":"late"}\n', ["a"]),
-    "no blank before [DONE]": Case(V1, sse(A, STOP) + "data:[DONE]\r\n\r\n" + sse(A), ["a"]),
-    "[DONE] as a JSON string": Case(V1, sse(A, STOP) + 'data: "[DONE]"\n\n' + sse(A), ["a"]),
-    "an event named done": Case(V1, sse(A, STOP) + "event: done\ndata: bye\n\n" + sse(A), ["a"]),
+    "more after [DONE]": Case(
+        V1, sse(A, STOP) + DONE + sse(A, '{"error":"late"}') + ": ping\n\n", ["a"], doubts=[*LATE]
+    ),
+    "more after done": Case(CHAT, chat("a") + END + chat("b") + '{"error":"late"}\n', ["a"], doubts=[*LATE]),
+    "no blank before [DONE]": Case(V1, sse(A, STOP) + "data:[DONE]\r\n\r\n" + sse(A), ["a"], doubts=[*LATE]),
+    "[DONE] as a JSON string": Case(V1, sse(A, STOP) + 'data: "[DONE]"\n\n' + sse(A), ["a"], doubts=[*LATE]),
+    "an event named done": Case(V1, sse(A, STOP) + "event: done\ndata: bye\n\n" + sse(A), ["a"], doubts=[*LATE]),
     "an event of another name": Case(V1, sse(A) + "event: ping\ndata: ping\n\n" + sse(STOP), ["a"], notes=["'ping'"]),
 }
 
 FRAMES = {
     "lines end in returns alone": Case(V1, (sse(A, A, STOP) + DONE).replace("\n", "\r"), ["a", "a"]),
     "ends of lines mixed": Case(V1, f"data: {A}\r\rdata: {A}\r\n\r\ndata: {STOP}\n\n", ["a", "a"]),
-    "NDJSON of an OpenAI server": Case(V1, f"{A}\n{A}\n{STOP}\n[DONE]\n{A}\n", ["a", "a"]),
+    "NDJSON of an OpenAI server": Case(V1, f"{A}\n{A}\n{STOP}\n[DONE]\n{A}\n", ["a", "a"], doubts=[*LATE]),
     "events of an Ollama server": Case(CHAT, sse(chat("a").strip(), chat("b").strip(), END.strip()), ["a", "b"]),
     "Ollama's rows from an OpenAI server": Case(V1, chat("a") + END, ["a"], notes=["another API"]),
     "OpenAI's events from an Ollama server": Case(CHAT, sse(A, STOP) + DONE, ["a"], notes=["another API"]),
@@ -337,6 +340,21 @@ def test_halves_of_a_character_meet_in_the_answer_and_one_alone_is_replaced() ->
     assert (events.answer, events.said) == ("\N{GRINNING FACE}", "\N{GRINNING FACE}")
     events, _ = decode(V1, sse(r'{"choices":[{"delta":{"content":"\ud83d!"}}]}').encode())
     assert orjson.loads(orjson.dumps(events.answer)) == "\ufffd!"
+
+
+@pytest.mark.parametrize("dialect", [CHAT, V1], ids=lambda dialect: dialect.name)
+def test_blank_lines_are_passed_over(dialect: Dialect, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[bytes] = []
+    look = StreamDecoder.line
+
+    def looked(self: StreamDecoder, line: bytes) -> bool:
+        lines.append(line)
+        return look(self, line)
+
+    monkeypatch.setattr(StreamDecoder, "line", looked)
+    text = '{"message":{"content":"a"},"done":false}\n' if dialect is CHAT else sse(*deltas(["a"]))
+    events, _ = decode(dialect, b"\n" * 1000 + text.encode())
+    assert (events.texts, lines.count(b"")) == (["a"], 0)
 
 
 def test_equal_failures_read_alike() -> None:

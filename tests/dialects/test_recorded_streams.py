@@ -154,7 +154,7 @@ def seen(record: Record) -> Expected:
 def unmoved(record: Record) -> dict[str, Any]:
     """Return what of a Record may not depend on how the bytes were cut into reads."""
     row = {name: getattr(record, name) for name in Record.__slots__}
-    for counted_in_reads in ("reads", "arrivals", "first_coalesced", "lag_mean_us"):
+    for counted_in_reads in ("arrivals", "lag_mean_us"):
         del row[counted_in_reads]
     return row
 

@@ -12,6 +12,7 @@ from support.odd_streams import (
     COUNTS,
     DONE,
     END,
+    LATE,
     MESSAGES,
     NO_ERROR,
     PRETTY_ERROR,
@@ -87,7 +88,7 @@ FRAMES = {
     "a list of rows in an event": Stream(V1, sse([A, B], [C, finish()]) + sse(COUNTS) + DONE),
     "a list of rows and nothing else": Stream(V1, json.dumps([A, B, C, finish(), COUNTS], indent=1)),
     "an object of many lines between events": Stream(V1, sse(A) + json.dumps(B, indent=1) + "\n" + sse(C) + END),
-    "a mark between quotes": Stream(V1, sse(A, B, C, finish(), COUNTS) + 'data: "[DONE]"\n\n' + sse(A)),
+    "a mark between quotes": Stream(V1, sse(A, B, C, finish(), COUNTS) + 'data: "[DONE]"\n\n' + sse(A), doubts=LATE),
 }
 
 ENDS = {

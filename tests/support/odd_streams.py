@@ -105,6 +105,7 @@ END = sse(finish(), COUNTS) + DONE
 WHOLE = sse(A, B, C) + END
 FAILED: dict[str, Any] = {"output": None, "prompt": None, "done": False}  # what comes of an answer that is an error
 UNCOUNTED: dict[str, Any] = {"output": None, "prompt": None}
+LATE = ("with text behind the end",)  # what is doubted where a server goes on behind its mark
 SAID = "the prompt is too long"
 LONG = "".join(f"word{i:03} " for i in range(40))
 WORDS = [delta(f"word{i:03} ") for i in range(40)]

@@ -13,6 +13,7 @@ from support.odd_streams import (
     END,
     FAILED,
     GENERATE,
+    LATE,
     MESSAGES,
     PIECES,
     RESPONSES,
@@ -155,7 +156,7 @@ FRAMES = {
 
 ENDS = {
     **{
-        f"the mark {mark}": Stream(V1, sse(A, B, C, finish(), COUNTS) + f"data: {mark}\n\n" + sse(A))
+        f"the mark {mark}": Stream(V1, sse(A, B, C, finish(), COUNTS) + f"data: {mark}\n\n" + sse(A), doubts=LATE)
         for mark in ("DONE", '"DONE"', "[[DONE]]", "[ DONE ]", "[done]")
     },
     "the mark twice": Stream(V1, sse(A, B, C) + END + DONE),

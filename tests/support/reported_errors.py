@@ -39,6 +39,7 @@ JSON_SHAPES: dict[str, Shape] = {
     ),
     "errorMessage (AWS Lambda)": (502, {"errorMessage": SAID, "errorType": "Runtime.ExitError"}, {}, SAID),
     "__type and message (Bedrock)": (403, {"__type": "UnrecognizedClientException", "message": SAID}, {}, SAID),
+    "html-message (Portkey)": (500, {"html-message": SAID, "provider": "openai"}, {}, SAID),
     "base_resp (MiniMax)": (400, {"base_resp": {"status_code": 1004, "status_msg": SAID}}, {}, SAID),
     "gRPC's (grpc-gateway)": (503, {"code": 14, "message": SAID, "details": []}, {}, SAID),
     "with details (Google)": (

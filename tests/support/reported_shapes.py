@@ -33,6 +33,15 @@ from support.reported_streams import counted
 CALL = {"index": 0, "id": "1", "function": {"name": "f", "arguments": "{}"}}
 CALLED = sse(finish("tool_calls"), COUNTS) + DONE
 AROUND = ("something else around them",)
+ANOTHER = ("the format of another API",)
+OVER = {
+    "candidates": [{"content": {"parts": []}, "finishReason": "STOP"}],
+    "usageMetadata": {"promptTokenCount": 20, "candidatesTokenCount": 3},
+}
+
+
+def candidate(**content: Any) -> dict[str, Any]:
+    return {"candidates": [{"content": content}]}
 
 
 def of_row(**more: Any) -> dict[str, Any]:
@@ -50,6 +59,42 @@ def marked(mark: str, text: str, **flags: Any) -> Stream:
 
 
 TEXTS = {
+    "a call as a part (Gemini)": Stream(
+        V1, sse(candidate(parts=[{"functionCall": {"name": "f", "args": {"x": 1}}}]), OVER), "", 'f{"x":1}', odd=ANOTHER
+    ),
+    "a call that is malformed (Gemini)": Stream(
+        V1,
+        sse(candidate(), OVER | {"candidates": [{"finishReason": "MALFORMED_FUNCTION_CALL", "finishMessage": "f("}]}),
+        "",
+        odd=ANOTHER,
+        doubts=("is not known",),
+    ),
+    "a call as a part (Bedrock)": Stream(
+        V1,
+        sse(
+            {"contentBlockStart": {"start": {"toolUse": {"toolUseId": "1", "name": "f"}}}},
+            {"contentBlockDelta": {"delta": {"toolUse": {"input": "{}"}}}},
+            {"messageStop": {"stopReason": "tool_use"}},
+            {"metadata": {"usage": {"inputTokens": 20, "outputTokens": 3}}},
+        ),
+        "",
+        "f{}",
+        odd=ANOTHER,
+    ),
+    "a plan before its calls (Cohere)": Stream(
+        V1,
+        sse(
+            {"type": "tool-plan-delta", "delta": {"message": {"tool_plan": "hm"}}},
+            {"type": "tool-call-start", "delta": {"message": {"tool_calls": CALL}}},
+            {
+                "type": "message-end",
+                "delta": {"finish_reason": "TOOL_CALL", "usage": {"tokens": {"input_tokens": 20, "output_tokens": 3}}},
+            },
+        ),
+        "",
+        "hmf{}",
+        odd=ANOTHER,
+    ),
     "choices by their number, as PHP writes a list": Stream(
         V1, sse(*(of_row(choices={"0": {"index": 0, "delta": {"content": text}}}) for text in "abc")) + END
     ),

@@ -7,6 +7,7 @@ from support.odd_streams import (
     COUNTS,
     DONE,
     END,
+    LATE,
     UNCOUNTED,
     V1,
     A,
@@ -29,7 +30,15 @@ COUNTED = {
     "behind the mark, with a mark of their own": Stream(V1, sse(A, B, C, finish()) + DONE + sse(COUNTS) + DONE),
     "others behind the mark": Stream(V1, sse(A, B, C) + END + sse({"choices": [], "usage": usage(9, 9)})),
     "text behind the mark is none": Stream(
-        V1, sse(A, B, C, finish()) + DONE + sse(A | {"usage": usage(4)}), **UNCOUNTED
+        V1,
+        sse(A, B, C, finish()) + DONE + sse(A | {"usage": usage(4)}),
+        **UNCOUNTED,
+        doubts=LATE,
+    ),
+    "ollama: text behind the mark is none": Stream(
+        CHAT,
+        ndjson(message("a"), message("b"), message("c"), last(), message("d"), last(eval_count=4)),
+        doubts=LATE,
     ),
     "in the choice and in the row (bifrost#191)": Stream(
         V1, sse(A, B, C, with_choice(finish(), usage=usage()), COUNTS) + DONE

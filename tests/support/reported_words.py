@@ -17,6 +17,7 @@ from support.odd_streams import (
     SAID,
     STOP,
     TEXT,
+    UNCOUNTED,
     V1,
     A,
     B,
@@ -35,7 +36,7 @@ from support.odd_streams import (
     stopped,
     with_choice,
 )
-from support.reported_endpoints import ITEM, begin
+from support.reported_endpoints import ITEM, THOUGHT, begin
 from support.reported_endpoints import delta as of_block
 
 GOOD = {
@@ -55,7 +56,15 @@ GOOD = {
         *("max_seq_len", "contextLengthReached", "maxPredictedTokensReached"),
     ),
     "tool_calls": ("tool", "function", "toolCalls"),
-    "content_filter": ("RECITATION", "PROHIBITED_CONTENT", "BLOCKLIST", "SPII", "refusal", "IMAGE_SAFETY"),
+    "content_filter": (
+        "RECITATION",
+        "content_filter: RECITATION",
+        "PROHIBITED_CONTENT",
+        "BLOCKLIST",
+        "SPII",
+        "refusal",
+        "IMAGE_SAFETY",
+    ),
 }
 BAD = ("interrupted", "preempted", "server_shutdown", "killed", "OOM", "client_disconnect", "terminated", "exception")
 UNKNOWN = ("OTHER", "repetition", "time_limit", "user_stop", "RATE_LIMIT", "max_time", "malformed_tool_call")
@@ -159,6 +168,25 @@ def begun(*content: dict[str, Any]) -> dict[str, Any]:
 STOPPED = (stopped(output_tokens=3), STOP)
 BEDROCK = {"amazon-bedrock-invocationMetrics": {"inputTokenCount": 20, "outputTokenCount": 3}}
 FIRST = {**ITEM, "content": [{"type": "output_text", "text": "a"}]}
+ADDED = response("output_item.added", item={**ITEM, "content": []})
+KIMI = {**start(), "message": {**start()["message"], "id": "msg_1"}}
+
+
+def ended(**item: Any) -> dict[str, Any]:
+    """Return the event that ends an item."""
+    return response("output_item.done", item=item)
+
+
+def over_with(*events: dict[str, Any], mark: str = "", **more: Any) -> Stream:
+    """Return an answer of /v1/responses that ends behind these events, without the one that says so."""
+    return Stream(RESPONSES, named(*events) + mark, odd=("behind its last item",), **UNCOUNTED, **more)
+
+
+def first(name: str) -> dict[str, Any]:
+    return {"type": "response.created", "response": {"id": name, "status": "in_progress"}}
+
+
+ENDED = ended(**ITEM)
 
 ANSWERS = {
     "lines of Ollama's": Stream(
@@ -205,6 +233,24 @@ ANSWERS = {
         ),
         "",
         'f{"x":1}',
+    ),
+    "over with its last item (moeru-ai/airi#2589)": over_with(ADDED, *PIECES, ENDED),
+    "over with its last item, and [DONE]": over_with(ADDED, *PIECES, ENDED, mark=DONE),
+    "over with an item that was cut short": over_with(ADDED, *PIECES, ended(**ITEM, status="incomplete")),
+    "over with a call": over_with(ended(type="function_call", name="f", arguments="{}"), seen="", hidden="f{}"),
+    "cut behind its thoughts": Stream(RESPONSES, named(ended(**THOUGHT)), "", "hm", **FAILED),
+    "cut in its second item": Stream(RESPONSES, named(ADDED, *PIECES, ENDED, ADDED), **FAILED),
+    "cut in the text of its second item": Stream(
+        RESPONSES, named(ADDED, *PIECES, ENDED, response("output_text.delta", delta="d")), "abcd", **FAILED
+    ),
+    "begun a second time": Stream(
+        RESPONSES,
+        named(first("r1"), *PIECES, first("r2"), *PIECES, completed()),
+        "abcabc",
+        doubts=("begins a second time",),
+    ),
+    "messages: its beginning before every piece (MoonshotAI/Kimi-K2.5#33)": Stream(
+        MESSAGES, named(*(row for piece in BLOCKS for row in (KIMI, piece)), *STOPPED)
     ),
     "messages: Bedrock's counts alone": Stream(MESSAGES, named(start(0, 0), *BLOCKS, stopped(), {**STOP, **BEDROCK})),
 }

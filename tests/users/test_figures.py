@@ -191,6 +191,17 @@ def test_the_verdict_is_that_of_the_report(tmp_path: Path, change: dict[str, Any
     assert bool(row["reasons"]) == (verdict != "valid")
 
 
+def test_pieces_are_held_against_the_reads_that_brought_them(tmp_path: Path) -> None:
+    from support.made_runs import write
+
+    buffered: dict[str, Any] = {"first_coalesced": True, "server_us": None, "reads": 1}
+    records = [dataclasses.replace(r, **buffered, arrivals=len(r.chunks)) for r in streams()]
+    (row, _) = board_of(records).rows()
+    level = analyse(write(tmp_path / "run", records, [])).summary["levels"][0]
+    for reasons in (row["reasons"], level["reasons"]):
+        assert f"{len(records[0].chunks)} pieces of an answer came in one read on average" in " ".join(reasons)
+
+
 def test_no_figures_no_verdict_and_nothing_but_failures_is_void(tmp_path: Path) -> None:
     from support.made_runs import write
 

@@ -164,7 +164,7 @@ def _coalesced(e: Evidence) -> Iterator[Doubt]:
         merged,
         len(e.requests),
         pieces=int(e.requests["chunks"].sum()),
-        reads=int(e.requests["arrivals"].sum()),
+        reads=int(e.requests["reads"].sum()),
         held_back=sum(seconds > 0 for seconds in held),
         held_back_s=sum(held),
     )

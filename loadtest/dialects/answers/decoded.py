@@ -28,6 +28,7 @@ ZERO_WIDTH = "\u200b\u200c\u200d\u2060\ufeff\0"  # characters without width
 _WITHOUT_ZERO_WIDTH = dict.fromkeys(map(ord, ZERO_WIDTH))
 BLANK_FIRST = "the answer begins with pieces of characters without width: they are left out"
 TWO_MODELS = "the answer's pieces name more than one model: its figures are of no one model"
+BEGUN_TWICE = "the answer begins a second time behind text: a gateway asked again, and its figures are of both"
 OF_ANOTHER = "the server answers in the format of another API"
 _ODD_REASON = "the server ended the answer with finish_reason {}, which is not known"
 _ENDED_BEHIND = "the answer ended behind {}, without saying that it is whole"
@@ -45,6 +46,7 @@ class Decoded:
 
     __slots__ = (
         "_aside",
+        "_begun",
         "_echoed",
         "_echoes",
         "_last",
@@ -76,11 +78,19 @@ class Decoded:
         self.unstamped = False  # an event came without an instant of the server's
         self.over = False  # the end mark came: what follows is not part of the answer
         self._aside = 0  # how many events are text that may be anything: all of them, or none
+        self._begun: Any = None  # the id with which it began
         self._model = ""  # that the last piece of text was said to be of
         self._of_another = False  # some of it is of rows of no known format
         # what of no known format came last, and behind how many events
         self._last = b"", 0
         self._echoes, self._echoed = 0, ""  # how many events came first under a role of who asks, and that role
+
+    def begin(self, said: Any) -> None:
+        """Take the event that begins an answer, `said` being of the whole: some servers repeat it, with its id, before every piece."""
+        name = said.get("id") if isinstance(said, dict) else None
+        if self.events and not (name and name == self._begun):
+            self.doubt(BEGUN_TWICE)
+        self._begun = name
 
     def add(self, texts: Texts) -> None:
         """Take the text of one piece."""

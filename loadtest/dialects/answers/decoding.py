@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar
 
 import orjson
@@ -21,6 +21,7 @@ MOST_EVENTS = 1_000_000
 MOST_STRAY = 1000  # lines of an object outside of all events, in mid-answer
 TOO_MANY = f"the answer has more than {MOST_EVENTS:,} events"
 LONGEST_WORD, MOST_ODD = 40, 4096  # bytes
+BEHIND_END = "the server went on with text behind the end that it had said: that text is left out"
 
 
 class StreamDecoder:
@@ -69,6 +70,19 @@ class StreamDecoder:
         if self._lines.too_long or len(lines) + len(self.events.texts) > MOST_EVENTS:
             return self._within(lines)
         return lines
+
+    def _behind(self, lines: Iterable[bytes]) -> None:
+        """Take lines behind the end mark: counts, as some gateways send them, and text, which is none of the answer's."""
+        for line in lines:
+            if (row := ends.row_of_line(line)) is None:
+                continue
+            if b'"usage"' in line:
+                self._own.count_behind(row)
+            rows = type(self._own)(other := Decoded())
+            if rows.takes(row):
+                rows.take(row)
+            if other.events:
+                self._answer.doubt(BEHIND_END)
 
     def _within(self, lines: list[bytes]) -> Iterator[bytes]:
         answer = self._answer

@@ -44,6 +44,7 @@ _BAD_PARTS = frozenset(
     )
 )
 _PARTS = re.compile(r"[^a-z]+")
+_BETWEEN = re.compile(r"\W+")
 _KIND = re.compile(r"^(?:(?:finish|stop|done)_)?reason_")
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _FRAMES = re.compile(rb"\s*(?:data:\s*)*")
@@ -73,10 +74,11 @@ def reason_name(value: Any) -> str | None:
 def _plain(name: str) -> str:
     """Return a reason's name as most servers spell it.
 
-    FinishReason.STOP, FINISH_REASON_STOP, REASON_STOP, tool-calls and contextLengthReached are names, too.
+    FinishReason.STOP, FINISH_REASON_STOP, REASON_STOP, tool-calls, contextLengthReached and Gemini's "content_filter:
+    RECITATION" are names, too.
     """
-    name = _HUMP.sub("_", name.strip().rpartition(".")[2]).lower().replace("-", "_")
-    return _KIND.sub("", name)
+    name = _HUMP.sub("_", name.strip().rpartition(".")[2]).lower()
+    return _KIND.sub("", _BETWEEN.sub("_", name))
 
 
 def ended_badly(name: str, value: Any, row: Any = None) -> str | None:

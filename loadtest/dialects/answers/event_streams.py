@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import orjson
 
 from loadtest.dialects.answers.decoded import Decoded, Rows
 from loadtest.dialects.answers.decoding import StreamDecoder
-from loadtest.dialects.answers.ends import row_of_line
 from loadtest.dialects.answers.errors.error_rows import envelope, in_row
 from loadtest.dialects.answers.lines.framing import NO_SHAPE, LineShape, shape_around
 
@@ -44,7 +43,7 @@ class EventDecoder(StreamDecoder):
 
     def feed(self, data: bytes) -> None:
         if self._answer.over:
-            self._count_behind(self._lines.feed(data))
+            self._behind(self._lines.feed(data))
             return
         answer, texts, ends_at, loads = self._answer, self.events.texts, self.events.ends, orjson.loads
         (before, after), hidden, name = self._shape, self._hidden, self._name
@@ -87,17 +86,11 @@ class EventDecoder(StreamDecoder):
             skip, stop = len(before), -len(after) or None
             idle = not (self._held or answer.kind)
             if answer.over:
-                self._count_behind(lines)
+                self._behind(lines)
                 return
         answer.end = end
         if left:
             self._shape, self._numbered = (before, after), (left, right, number, leads)
-
-    def _count_behind(self, lines: Iterable[bytes]) -> None:
-        """Take counts that came behind the end mark, as some gateways send them; text there is none of the answer's."""
-        for line in lines:
-            if b'"usage"' in line and (row := row_of_line(line)) is not None:
-                self._own.count_behind(row)
 
     def line(self, line: bytes) -> bool:
         if line.startswith(b"event:") and line[6:].strip().startswith(self._names):

@@ -15,7 +15,7 @@ MOST_OF_LIST = 3  # entries of a list of errors
 # Names of words, as `plain` spells them: the first that is there says what is wrong.
 WORDS = (
     *("message", "msg", "errormessage", "errormsg", "errmsg", "statusmsg", "statusmessage", "errorsummary"),
-    *("returnmessage", "returnmsg", "resultmessage", "resultmsg"),
+    *("returnmessage", "returnmsg", "resultmessage", "resultmsg", "htmlmessage"),
     *("faultstring", "detail", "details", "reason", "title", "errordescription", "description", "raw"),
 )
 _ERRORS = ("error", "errors")

@@ -18,7 +18,9 @@ from loadtest.dialects.answers.rows.responses_rows import ResponsesRows
 from loadtest.dialects.answers.rows.text_shapes import NO_TEXTS, Texts, as_marked
 
 DEEPEST = 12  # objects and lists in one another
-_OF_COHERE = tuple(f"{what}-{end}" for what in ("message", "content", "tool-call") for end in ("start", "delta", "end"))
+_OF_COHERE = tuple(
+    f"{what}-{end}" for what in ("message", "content", "tool-plan", "tool-call") for end in ("start", "delta", "end")
+)
 # where a row of a model behind Bedrock has its text, and beside it why it ended: Titan's, Llama's, Mistral's, Claude's of old
 _OF_MODELS = (
     ("outputText", "completionReason"),
@@ -59,9 +61,10 @@ def _of_gemini(row: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _of_bedrock(row: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the choice in an event of Bedrock's Converse: a part, a reason, or the counts behind it."""
-    part, stop, counts = (row.get(name) for name in ("contentBlockDelta", "messageStop", "metadata"))
+    part = row.get("contentBlockDelta") or row.get("contentBlockStart")
+    stop, counts = row.get("messageStop"), row.get("metadata")
     if isinstance(part, dict):
-        return [{"delta": {"content": [part.get("delta")]}}]
+        return [{"delta": {"content": [part.get("delta") or part.get("start")]}}]
     if isinstance(stop, dict):
         return [{"delta": {}, "finish_reason": stop.get("stopReason")}]
     return [{"delta": {}}] if isinstance(counts, dict) and "usage" in counts else []

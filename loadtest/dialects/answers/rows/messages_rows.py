@@ -21,7 +21,6 @@ REASONS = {  # in the words of the other formats
     "refusal": "content_filter",
 }
 NO_STOP_REASON = "the server said message_stop without a stop_reason"
-BEGUN_TWICE = "the answer begins a second time behind text: a gateway asked again, and its figures are of both"
 _KINDS = ("message_", "content_block_", "ping")
 _OTHER_NAMES = {  # that gateways leave as they were, and Bedrock's
     "prompt_tokens": "input_tokens",
@@ -50,6 +49,8 @@ class MessagesRows(Rows):
         if not kind and self.takes(row):
             kind = "message"
         before = len(answer.events.texts)
+        if kind == "message_start":
+            answer.begin(row.get("message"))
         answer.add(_texts(row, kind, answer.note))
         answer.take_error(row, error_rows.in_row(row))
         if kind == "message":
@@ -58,7 +59,6 @@ class MessagesRows(Rows):
             self._stopped(row)
             answer.marked = answer.over = True
         elif kind == "message_start" and isinstance(message := row.get("message"), dict):
-            answer.doubt(*[BEGUN_TWICE] * bool(before))
             answer.ending.model = as_name(message.get("model"))
             self._take_usage(message.get("usage"), final=False)
         elif kind == "message_delta":

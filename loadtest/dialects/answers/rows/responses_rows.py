@@ -22,6 +22,8 @@ REASONS = {
     "done": "stop",
 }  # in the words of the other formats
 _UNFINISHED = ("in_progress", "queued")  # that some servers leave in the whole response
+_LAST_ITEMS = ("message", "function_call", "custom_tool_call")  # with which an answer may end
+UNSAID_END = "the answer ended behind its last item without the event that says so: its counts are unknown"
 NO_STATUS = "the server ended the answer without a status"
 # Words in an event's kind: by them its text is the answer's, unless it is a thought's or a call's.
 _SEEN = re.compile(r"text|content|message|output|refusal|transcript|chunk")
@@ -32,11 +34,13 @@ _NO_TEXT = ("response.audio.delta", "response.output_audio.delta")
 class ResponsesRows(Rows):
     """Takes the events of a response, and a whole one, from servers that ignore `stream`."""
 
-    __slots__ = ("_said", "_since")
+    __slots__ = ("_ended", "_open", "_said", "_since")
 
     def __init__(self, answer: Decoded) -> None:
         super().__init__(answer)
         self._said: set[int | str] = set()  # items of the output whose text came
+        self._open = 0  # items that have begun and not ended
+        self._ended: tuple[Any, int] = (None, 0)  # the item that ended last, and behind how many events
         self._since = [0, 0]  # the event with which the last item that is over began: of visible and of hidden text
 
     def takes(self, row: dict[str, Any]) -> bool:
@@ -46,6 +50,12 @@ class ResponsesRows(Rows):
         answer, kind = self._answer, kind_of(row)
         before = len(answer.events.texts)
         self._take_text(row, kind)
+        if kind == "response.created":
+            answer.begin(row.get("response"))
+        elif kind == "response.output_item.added":
+            self._open += 1
+        elif kind == "response.output_item.done":
+            self._open, self._ended = self._open - 1, (row.get("item"), len(answer.events))
         whole = bool(row.get("output")) or (row.get("object") == "response" and row.get("status") not in _UNFINISHED)
         response = row.get("response") if kind else row if whole else None
         if kind in LAST_OF_RESPONSES and not isinstance(response, dict):
@@ -116,9 +126,26 @@ class ResponsesRows(Rows):
 
     def close(self) -> None:
         answer = self._answer
+        item, count = self._ended
+        if (
+            self._open <= 0
+            and count == len(answer.events)
+            and isinstance(item, dict)
+            and item.get("type") in _LAST_ITEMS
+        ):
+            self._end_with(item)
         answer.take_final_usage()
         if answer.marked:
             answer.ending.hint = NO_STATUS
+
+    def _end_with(self, item: dict[str, Any]) -> None:
+        """End an answer whose items have all ended, though no event says that it is whole (OpenRouter)."""
+        answer = self._answer
+        if not (answer.ending.done or answer.ending.error):
+            status = reason_name(item.get("status")) or "completed"
+            answer.finish(REASONS.get(status, status), status)
+            answer.note(UNSAID_END)
+            answer.finished_at = -1  # another item may have been due, so a connection that broke off has cut it
 
 
 def _texts(row: dict[str, Any], kind: str, note: Note) -> Texts:

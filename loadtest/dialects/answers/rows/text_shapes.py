@@ -101,6 +101,7 @@ REASONING = frozenset(
         "thinking_blocks",
         "reasoning_summary",
         "reasoning_content_delta",
+        "tool_plan",  # Cohere's, of the calls that follow
     )
 )
 TAKEN_FOR_REASONING = "taken for reasoning"
@@ -138,8 +139,14 @@ def _in_part(part: dict[str, Any], depth: int) -> Texts:
         ((key, found) for key in _KEYS_OF_TEXT if any(found := in_value(part.get(key), depth - 1))), ("", NO_TEXTS)
     )
     if not (_is_secret(part) or any(word in key for word in _SECRET)):
-        return inside
+        calls = "" if any(inside) else "".join(tool_text(part[name]) for name in part if _holds_call(name, part[name]))
+        return inside[0], inside[1] + calls
     return "", "".join(inside) or "".join(plain_text(part.get(key)) for key in _OF_CALLS)
+
+
+def _holds_call(name: str, value: Any) -> bool:
+    """Whether a part has a call under this name, as Gemini's functionCall and Bedrock's toolUse are."""
+    return isinstance(value, dict) and name.lower().startswith(_CALLS)
 
 
 def _is_secret(part: dict[str, Any]) -> bool:
@@ -222,7 +229,7 @@ def under_odd_names(holder: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 _NAMED_TEXT = re.compile(
-    r"(?!.*(?:err|warn|reason|filter|format))\w*(?:text|content|output|answer|response|completion|token|result|generat|message|delta)",
+    r"(?!.*(?:err|warn|reason|filter|format|finish|status|stop))\w*(?:text|content|output|answer|response|completion|token|result|generat|message|delta)",
     re.IGNORECASE,
 )
 
