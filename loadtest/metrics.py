@@ -117,7 +117,7 @@ def server_said(server: dict[str, Any]) -> ServerSaid:
         prefill, decode = (_server_number(timings.get(name)) / 1e3 for name in ("prompt_ms", "predicted_ms"))
         return ServerSaid(math.nan, prefill, cached if math.isnan(reused) else reused, True, decode)
     own = server.get("metrics")
-    if isinstance(own, dict) and not VLLM_METRICS.isdisjoint(own):  # what it serves is loaded
+    if isinstance(own, dict) and own.keys() >= VLLM_METRICS:  # what it serves is loaded
         prefill, decode = (
             _server_number(own.get(name)) / 1e3 for name in ("time_to_first_token_ms", "generation_time_ms")
         )
@@ -131,7 +131,8 @@ def server_said(server: dict[str, Any]) -> ServerSaid:
 # By which llama.cpp's timings are known; others have an object of that name, too.
 _LLAMACPP_TIMINGS = frozenset(("prompt_n", "prompt_ms", "predicted_n", "predicted_ms", "cache_n"))
 
-# Of vLLM started with --enable-per-request-metrics. Its time to first token counts from when it took the request up.
+# Of vLLM started with --enable-per-request-metrics. Its time to first token counts from when it took the request up; of a
+# server that says no time in a queue it may count from the request's arrival.
 VLLM_METRICS = frozenset(("queue_time_ms", "time_to_first_token_ms", "generation_time_ms"))
 
 # Of a usage or its details: OpenAI's and Moonshot's, DeepSeek's, Gemini's, Mistral's; all are part of the prompt's count.

@@ -304,7 +304,7 @@ def what_came(attempt: Attempt) -> list[tuple[str, str]]:
         unit = "piece" if record.token_source == "chunks" else "token"  # noqa: S105
         other = " by this name; --max-tokens-key has another" if hasattr(attempt.dialect, "max_tokens_key") else ""
         rows.append(
-            ("length", f"{counted(came, unit)} came where {asked} were asked for: the server takes no length{other}")
+            ("length", f"{counted(came, unit)} came where {asked} were asked for: the server may take no length{other}")
         )
     if not attempt.dialect.streams:
         rows.append(("timings", "not read: of embeddings E2E is measured alone"))

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
-from support.odd_streams import LATE, decode
+from support.odd_streams import LATE, decode, lines_looked_at
 
 from loadtest.dialects import (
     Dialect,
@@ -344,14 +344,7 @@ def test_halves_of_a_character_meet_in_the_answer_and_one_alone_is_replaced() ->
 
 @pytest.mark.parametrize("dialect", [CHAT, V1], ids=lambda dialect: dialect.name)
 def test_blank_lines_are_passed_over(dialect: Dialect, monkeypatch: pytest.MonkeyPatch) -> None:
-    lines: list[bytes] = []
-    look = StreamDecoder.line
-
-    def looked(self: StreamDecoder, line: bytes) -> bool:
-        lines.append(line)
-        return look(self, line)
-
-    monkeypatch.setattr(StreamDecoder, "line", looked)
+    lines = lines_looked_at(monkeypatch, StreamDecoder)
     text = '{"message":{"content":"a"},"done":false}\n' if dialect is CHAT else sse(*deltas(["a"]))
     events, _ = decode(dialect, b"\n" * 1000 + text.encode())
     assert (events.texts, lines.count(b"")) == (["a"], 0)

@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
+from support.odd_streams import lines_looked_at
 
 from loadtest.dialects import (
     AnthropicMessages,
@@ -338,14 +339,7 @@ def test_which_server_cached_how_much() -> None:
 def test_a_numbered_chunk_is_parsed_once(row: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks that differ in text, number and padding alone are not parsed as JSON, and neither are their names."""
     decoder = RESPONSES.decoder()
-    parsed: list[bytes] = []
-    line = EventDecoder.line
-
-    def counted(self: EventDecoder, data: bytes) -> bool:
-        parsed.append(data)
-        return line(self, data)
-
-    monkeypatch.setattr(EventDecoder, "line", counted)
+    parsed = lines_looked_at(monkeypatch, EventDecoder)
     for number in range(5, 105):
         decoder.feed(f"event: response.output_text.delta\ndata: {row.format(number, f't{number}')}\n\n".encode())
     assert decoder.events.texts == [f"t{number}" for number in range(5, 105)]

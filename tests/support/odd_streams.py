@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
+
 from loadtest.dialects import (
     AnthropicMessages,
     ContentEvents,
@@ -17,6 +19,7 @@ from loadtest.dialects import (
     OpenAICompletions,
     OpenAIResponses,
 )
+from loadtest.dialects.answers.decoding import StreamDecoder
 
 CHAT, GENERATE, V1, COMPLETIONS = OllamaChat("m"), OllamaGenerate("m"), OpenAIChat("m"), OpenAICompletions("m")
 RESPONSES, MESSAGES = OpenAIResponses("m"), AnthropicMessages("m")
@@ -45,6 +48,19 @@ def decode(dialect: Dialect, body: bytes, step: int = 0) -> tuple[ContentEvents,
         decoder.feed(body[begin : begin + (step or len(body))])
     ending = decoder.close()
     return decoder.events, ending
+
+
+def lines_looked_at(monkeypatch: pytest.MonkeyPatch, decoder: type[StreamDecoder]) -> list[bytes]:
+    """Return a list that fills with the lines at which decoders of this kind look one by one."""
+    looked: list[bytes] = []
+    line = decoder.line
+
+    def look(self: StreamDecoder, data: bytes) -> bool:
+        looked.append(data)
+        return line(self, data)
+
+    monkeypatch.setattr(decoder, "line", look)
+    return looked
 
 
 def made_of(stream: Stream, step: int = 0) -> Stream:

@@ -140,9 +140,8 @@ def _server_findings(analysis: Analysis) -> list[Finding]:
 
 
 def _of_series(analysis: Analysis, series: Series) -> Iterator[Finding]:
-    changed = step_findings.pace_findings(
-        analysis.steps, analysis.believed
-    )  # then no step time tells a stall from a step
+    # Where the pace changed, no step time tells a stall from a step.
+    changed = step_findings.pace_findings(analysis.steps, analysis.believed)
     found = (
         queueing(analysis, series),
         batching(analysis, series),

@@ -51,12 +51,8 @@ def steps_findings(analysis: Analysis) -> list[Finding]:
     if law is not None and law.fits:
         more = f", and {seconds(law.per_stream_s)} more for each stream that decodes"
         more = more if law.per_stream_s > NOTHING * law.base_s else ", however many streams decode"
-        what = "Each token of a stream" if steps.gathered else "A step of the server"
-        said.append(
-            Finding(
-                f"{what} takes {seconds(law.base_s)}{more}.", f"{GATHERED * steps.gathered}{_seen_at(steps)}.{doubt}"
-            )
-        )
+        what, why = ("Each token of a stream", GATHERED) if steps.gathered else ("A step of the server", "")
+        said.append(Finding(f"{what} takes {seconds(law.base_s)}{more}.", f"{why}{_seen_at(steps)}.{doubt}"))
     elif law is not None and steps.law_reason and not steps.gathered:
         said.append(Finding(f"{capitalised(steps.law_reason)}."))
     for entry in steps.times if (law is None or law.fits) and not (steps.apart or steps.gathered) else ():

@@ -28,6 +28,7 @@ COLLAPSED_PREFILL = 0.1  # of the usual prefill time per token; a shorter one co
 CLEARLY_BELOW = 0.5  # of the time of a prompt that has the server to itself
 ALIKE_LENGTHS = 1.5  # longest / shortest of prompts whose times a token are compared
 HIT_SHARE = 0.01  # of the requests; with more cache hits the level is suspect
+ALONE = 1.1  # times the level's own prompt tokens: a server that looked up more had other clients, too
 RELOAD_FACTOR = 10  # a reload takes so many times the level's median load …
 RELOAD_FLOOR_S = 0.2  # … and at least so much more: loaded models report 1-25 ms, a tiny one reloads in 280 ms
 
@@ -265,7 +266,8 @@ def _cached(e: Evidence) -> Iterator[Doubt]:
     elif e.run.machine.server is not None and not cached.notna().any():
         span = float(e.measured["sched"].min()), float(e.measured["end"].max())
         hits, asked = (grown(e.run.machine.server, column, *span) for column in ("cached", "looked_up"))
-        if hits - CACHED_TOKENS * len(e.measured) > HIT_SHARE * asked:
+        alone = asked <= ALONE * e.everyone["prompt_tokens"].sum()  # its counters are of everybody's requests
+        if alone and hits - CACHED_TOKENS * len(e.measured) > HIT_SHARE * asked:
             yield Doubt(
                 SUSPECT,
                 f"the prefix cache answered unasked: the server itself counted {hits:.0f} of {asked:.0f} prompt tokens as cached",

@@ -200,15 +200,19 @@ def run(
         run_scenario, out=out, line=line, beside=beside_run(scenario, **monitored), beforehand=beforehand
     )
     if find_max is not None:
-        finder = Finder(scenario, objectives, find_max, line.say)
-        first = finder.first()
-        line.say(search_sentence(first))
-        finished = measured(first, choose=finder)
-        searched = finder.conclude(finished.folder) if finished.failure is None else None
-        return show_ended(finished, showing, searched=searched)
+        return _search(Finder(scenario, objectives, find_max, line.say), measured, line, showing)
     scenario = with_enough_requests(scenario, objectives, by_time=values.get("duration") is not None)
     finished = measured(scenario, watch=say_how_long(scenario, objectives, line.say))
     return show_ended(finished, showing, objectives=objectives)
+
+
+def _search(finder: Finder, measured: Callable[..., Finished], line: LiveLine, showing: Showing) -> int:
+    """Measure the levels that `finder` asks for, and show what they say."""
+    first = finder.first()
+    line.say(search_sentence(first))
+    finished = measured(first, choose=finder)
+    searched = finder.conclude(finished.folder) if finished.failure is None else None
+    return show_ended(finished, showing, searched=searched)
 
 
 named_in_environment(run)

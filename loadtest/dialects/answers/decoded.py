@@ -213,7 +213,7 @@ class Decoded:
 
     def take_metrics(self, said: Any) -> None:
         """Take vLLM's durations of this answer; metrics of another shape are none."""
-        if isinstance(said, dict) and not VLLM_METRICS.isdisjoint(said):
+        if isinstance(said, dict) and said.keys() >= VLLM_METRICS:
             self.ending.server["metrics"] = said
 
     def take_final_usage(self) -> None:
