@@ -133,8 +133,7 @@ def test_what_a_burst_shows_is_said_in_plain_words() -> None:
 
 def test_a_burst_that_the_next_one_would_fail_like_is_not_sent_again() -> None:
     """It was sent three times: a status that says no is no matter of longer answers, a reset or an empty answer may be."""
-    gone: dict[str, object] = {"chunks": [], "t_first_token": None}
-    ends = [
+    ends: list[tuple[dict[str, object], bool]] = [
         ({"outcome": Outcome.HTTP_ERROR, "status": 429}, True),
         ({"outcome": Outcome.HTTP_ERROR, "status": 400}, True),
         ({"outcome": Outcome.TIMEOUT}, True),
@@ -143,7 +142,8 @@ def test_a_burst_that_the_next_one_would_fail_like_is_not_sent_again() -> None:
         ({"outcome": Outcome.OK}, False),
     ]
     for end, over in ends:
-        assert seen_in([*burst((10, 400)), record(1, 2, **gone, **end)], idle=0.010).over is over, end
+        gone = dataclasses.replace(record(1, 2), chunks=[], t_first_token=None, **end)  # type: ignore[arg-type]
+        assert seen_in([*burst((10, 400)), gone], idle=0.010).over is over, end
     assert not seen_in(burst((10, 40), (50, 90)), idle=0.030).over  # too short: longer answers may tell
 
 
