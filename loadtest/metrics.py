@@ -26,7 +26,7 @@ FORMULAS: dict[str, str] = {
     "e2e_sched_s": "t_last_content − t_sched",
     "stream_tokens_per_s": "1 / TPOT: the decode speed that a user sees",
     "e2e_tokens_per_s": "output tokens / E2E: the older convention, waiting included",
-    "queue_wait_s": "Ollama: TTFT − load − prompt eval; llama.cpp: t_headers − t_send; vLLM: TTFT − prefill",
+    "queue_wait_s": "Ollama: TTFT − load − prompt eval; llama.cpp: t_headers − t_send, at most TTFT − prompt time; vLLM: TTFT − prefill",
     "slot_wait_s": "the part of queue wait while all slots are taken",
     "batch_wait_s": "the rest of queue wait, beside other requests: a slot is free, the batch in flight must end first",
     "load_s": "Ollama: load_duration",
@@ -161,6 +161,8 @@ def queue_wait(t_send: float, t_headers: float, t_first_token: float, said: Serv
     """
     if said.starts_with_headers:
         wait = queue_wait_llamacpp(t_headers, t_send)
+        if not math.isnan(said.prefill_s):  # on a busy core headers come late, when the prompt has been read
+            wait = min(wait, ttft(t_first_token, t_send) - said.prefill_s)
     else:
         wait = queue_wait_ollama(ttft(t_first_token, t_send), said.load_s, said.prefill_s)
     return math.nan if math.isnan(wait) else max(float(wait), 0.0)

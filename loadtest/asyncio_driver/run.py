@@ -8,7 +8,7 @@ import secrets
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,14 +20,14 @@ from asyncio_throttle.throttler import Throttler
 from loadtest.asyncio_driver.driver import Driver
 from loadtest.asyncio_driver.worker import Part, driver_of, loop_factory
 from loadtest.asyncio_driver.workers import Child, Workers, spawned, workers_told
-from loadtest.errors import ScenarioError, StorageError, TargetError
+from loadtest.errors import RunFolderError, ScenarioError, StorageError, TargetError
 from loadtest.measure.descriptors import room_for
 from loadtest.measure.interruption import NothingRecorded, Stoppable, Stopping
 from loadtest.measure.progress import LevelSpan, Progress
 from loadtest.reach import located
 from loadtest.records import Clock
 from loadtest.run_folder import RunFolder, default_folder, utc_now
-from loadtest.scenario import Level, Scenario
+from loadtest.scenario import EMBEDDINGS, Level, Scenario
 from loadtest.targets.prepare import ReadyTarget, prepare_targets
 from loadtest.targets.run_facts import at_end, initial_facts, level_facts
 from loadtest.targets.server.control import control_client
@@ -36,6 +36,7 @@ from loadtest.text import counted, seconds, shown
 from loadtest.workloads.workload import Workload, check_files
 
 UNLOAD_S = 60.0  # for a model to be gone; Ollama itself waits up to 5 s for the GPU's memory
+OTHER_TEXTS = ("data", "prompt", "prompt_file", "warm_cache")  # requests that say nothing new whatever the seed
 UNLOAD_POLL_S = 0.05  # between two questions at the least
 
 # Given the run folder, as far as it got, and the levels run so far: the level to run next, None at the end.
@@ -77,6 +78,11 @@ def measure(
     scenario = located(scenario)  # before children start: what it puts into the environment is for them, too
     path = out or default_folder(scenario.name)
     RunFolder.check_free(path)
+    seeded = (
+        scenario.seed is not None
+        and scenario.endpoint != EMBEDDINGS
+        and not any(map(scenario.to_dict().get, OTHER_TEXTS))
+    )
     scenario = _checked(scenario, say, searching=choose is not None)
     with (
         _nothing_recorded_without(path),
@@ -86,6 +92,11 @@ def measure(
         scenario, ready = prepare_targets(control, scenario, say)
         targets = [one.target for one in ready]
         folder, facts = _begun(path, scenario, ready, beforehand)
+        if seeded and (earlier := _sent_before(folder, facts)):
+            say(
+                f"{earlier} sent prompts of this seed to this model before: what a prefix cache still holds of them is not read "
+                "again, and TTFT is then that of a warm cache. Without --seed the prompts are new."
+            )
         urls = list(dict.fromkeys(target.server.url for target in targets))
         with (
             _closed_in_the_end(folder, facts, control, targets),
@@ -118,6 +129,22 @@ def _begun(
     facts |= keep_in(path)
     folder.write_run({**facts, "state": "running"})
     return folder, facts
+
+
+def _sent_before(folder: RunFolder, facts: dict[str, Any]) -> Path | None:
+    """Return a run beside this one whose requests were made of the same seed for the same server and model."""
+    mine = _prompts_of(facts)
+    for path in sorted(folder.path.parent.glob("*/run.json")):
+        other = RunFolder(path.parent)
+        with suppress(RunFolderError, AttributeError, LookupError, TypeError):  # whatever else lies there
+            if path.parent != folder.path and _prompts_of(other.read_run()) == mine and any(other.records()):
+                return other.path
+    return None
+
+
+def _prompts_of(facts: dict[str, Any]) -> tuple[object, ...]:
+    texts, target = facts["scenario"], facts["target"]
+    return *map(texts.get, ("seed", *OTHER_TEXTS)), *map(target.get, ("url", "model"))
 
 
 @contextmanager

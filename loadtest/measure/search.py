@@ -1,8 +1,9 @@
 """Find-max: which level to measure next, from the levels measured; pure, nothing is sent here.
 
 The load doubles until a level misses the objectives. Then the gap between the highest load that meets them and the lowest
-that misses them is halved. An unclear level is measured once more with twice the requests. Where it stays unclear, its figures
-decide where the search goes on, and the answer says how sure it is. Where no level surely met the objectives, half of the
+that misses them is halved. An unclear level is measured once more with twice the requests, unless it meets by its figures and
+more load is tried anyway; then only where it is the answer. Where it stays unclear, its figures decide where the search goes on,
+and the answer says how sure it is. Where no level surely met the objectives, half of the
 lowest load is measured, with twice the requests at once. A void level is measured again with the same number of requests; where it stays void, the search
 ends, because this client cannot measure more either.
 
@@ -60,16 +61,19 @@ class Search:
         *before, last = tried
         same = [one for one in tried if one.concurrency == last.concurrency]
         below = any(one.probably for one in before) and all(last.concurrency < one.concurrency for one in before)
-        attempts = VOID_ATTEMPTS if last.void else 1 if below else ATTEMPTS
+        low, high = _probable(tried)
+        climbs = last.leans and not last.void and high is None and low < self.most
+        attempts = VOID_ATTEMPTS if last.void else 1 if below or climbs else ATTEMPTS
         if last.met is None and len(same) < attempts:
             return self._level(last.concurrency, sum(not one.void for one in same))
         if last.void:
             return None
-        low, high = _probable(tried)
         if high is None:
             return None if low >= self.most else self._level(min(2 * low, self.most), 0)
         if high - low > max(1, low // self.precision):
             return self._level((low + high) // 2, 0)
+        if [one.met for one in tried if one.concurrency == low and not one.void] == [None]:
+            return self._level(low, 1)
         return self._below(tried, low)
 
     def _below(self, tried: Sequence[TriedLevel], answer: int) -> NextLevel | None:

@@ -227,8 +227,33 @@ def test_the_load_is_named_only_where_neither_the_server_nor_one_request_is_to_b
     )  # then nothing rules a request out
     nothing = dataclasses.replace(found, without=())
     for one in slowed, untold, nothing:
-        assert next(words.notes(one)) == "It took about as long as the others of its level."
+        assert next(words.notes(one)) == "It took about as long to its first token as the others of its level."
     assert "is not said" in words.without(nothing)  # was "No single request made it slower"
+    late = dataclasses.replace(found, parts=dataclasses.replace(found.parts, total_s=3 * found.ttft_s))
+    assert not late.usual  # it was due long before it was sent
+
+
+def test_a_cause_that_may_count_is_not_said_to_make_nothing_faster(queued: Path) -> None:
+    """Of two prompts of 3,005 tokens, read together, neither was said to make the other faster: a band of 313 ms to 2.95 s."""
+    found = explained(queued, 60)
+    perhaps = Without(LOAD, None, 0.8 * found.ttft_s, (0.2 * found.ttft_s, 1.4 * found.ttft_s))
+    found = dataclasses.replace(found, usual_s=found.ttft_s, slow=None, without=(perhaps,), no_replay=None)
+    low, high = map(seconds, perhaps.band)
+    assert words.without(found) == (
+        "Of 1 cause left out in turn, none makes it clearly faster: without the load of the model it may have taken "
+        f"{low} to {high}, and measured it took {seconds(found.ttft_s)}."
+    )
+    assert not any("rather than one request" in said for said in words.notes(found))
+
+
+@pytest.mark.parametrize("told", [1, 3])
+def test_the_law_of_short_prompts_says_nothing_of_one_longer_than_most(told: int, queued: Path) -> None:
+    """Two prompts of 3,005 tokens among short ones: 1.08 s of the second was "longer than such prompts take here"."""
+    analysis = analyse(queued)
+    splitter = Explainer.of(analysis.run, analysis.slots, analysis.steps, analysis.summary["levels"]).splitter
+    timeline = splitter.timeline
+    timeline.tokens[30 : 31 + told] = 10 * np.nanmax(timeline.tokens)
+    assert math.isfinite(splitter._usual(30)) == (told == 3)
 
 
 def test_a_wait_that_cannot_be_split_may_be_others_doing(queued: Path) -> None:
@@ -252,6 +277,14 @@ def test_what_a_long_prompt_costs_is_its_own_doing(tmp_path: Path) -> None:
     behind = [explained(path, request) for request in range(21, 25)]
     assert [each.slow for each in behind] == [None] * 4
     assert words.table(behind[:1]).rows[0][4].startswith("#20")
+
+
+def test_what_a_long_answer_costs_is_its_own_doing(tmp_path: Path) -> None:
+    """Behind two answers of 2,500 tokens: steps took 2.58 times as long as usual, by "something that no request shows"."""
+    timing = dataclasses.replace(TIMING, context_s=5e-5)
+    plan = tuple(Sent(i, 10, 600 if i == 20 else 20, at=0.9 * i) for i in range(40))
+    path = Playing(Case(planted.ANSWER, timing, 1, "llamacpp", plan, 20), 0).play().write(tmp_path / "run")
+    assert explained(path, 21).slow is None
 
 
 def short_requests(more: tuple[Sent, ...] = ()) -> tuple[Sent, ...]:

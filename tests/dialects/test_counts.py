@@ -201,6 +201,13 @@ def test_timings_of_another_servers_are_not_llamacpps() -> None:
     assert metrics.server_said({"timings": {"prompt_n": 3}}).starts_with_headers
 
 
+def test_headers_that_come_late_are_no_wait_while_the_prompt_is_read() -> None:
+    """Of llama.cpp on a busy core, whose headers came with the first token: 13.4 ms of each TTFT "before the prompt is read"."""
+    said = metrics.server_said({"timings": {"prompt_n": 97, "prompt_ms": 13.4}})
+    assert metrics.queue_wait(0, 14_200_000, 15_000_000, said) == pytest.approx(0.0016)
+    assert metrics.queue_wait(0, 500_000, 15_000_000, said) == pytest.approx(0.0005)
+
+
 def test_vllm_says_how_long_it_took_where_it_is_started_so() -> None:
     """--enable-per-request-metrics (0.32): a request of a real one that waited 1.5 s for one of four places."""
     sent = {"queue_time_ms": 1512.5, "time_to_first_token_ms": 62.5, "generation_time_ms": 700.0, "mean_itl_ms": 10.0}

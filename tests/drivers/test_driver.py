@@ -206,3 +206,21 @@ def test_a_server_that_dies_between_levels_costs_only_what_was_not_measured(tmp_
     assert process.returncode == 3, err
     assert len(records_of(out)) == 24
     assert summary_of(out)["levels"][-1]["verdict"] == "void"
+
+
+def test_prompts_that_a_run_beside_it_sent_are_said_to_be_known_to_a_cache(
+    loadtest: Call, simulated_url: str, tmp_path: Path
+) -> None:
+    """Of a real vLLM, which counts no cached tokens: the second of two runs of one seed read next to nothing, and no word of it."""
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "run.json").write_text('{"scenario": [], "target": null}')
+
+    def said(name: str, *more: str) -> str:
+        asked = ("--url", simulated_url, "--concurrency", "1", "--requests", "1", "--output-tokens", "1", "--no-report")
+        return loadtest("run", *asked, *more, "--out", tmp_path / name)[2]
+
+    warm = f"{tmp_path / 'first'} sent prompts of this seed to this model before"
+    assert warm not in said("first", "--seed", "7")
+    assert warm in " ".join(said("again", "--seed", "7").split())
+    for number, others in enumerate((("--seed", "8"), (), ("--seed", "7", "--prompt", "Hello"))):
+        assert warm not in " ".join(said(f"new{number}", *others).split())

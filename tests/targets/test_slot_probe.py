@@ -131,6 +131,22 @@ def test_what_a_burst_shows_is_said_in_plain_words() -> None:
     )
 
 
+def test_a_burst_that_the_next_one_would_fail_like_is_not_sent_again() -> None:
+    """It was sent three times: a status that says no is no matter of longer answers, a reset or an empty answer may be."""
+    ends: list[tuple[dict[str, object], bool]] = [
+        ({"outcome": Outcome.HTTP_ERROR, "status": 429}, True),
+        ({"outcome": Outcome.HTTP_ERROR, "status": 400}, True),
+        ({"outcome": Outcome.TIMEOUT}, True),
+        ({"outcome": Outcome.STREAM_ERROR}, True),
+        ({"outcome": Outcome.TRUNCATED}, False),
+        ({"outcome": Outcome.OK}, False),
+    ]
+    for end, over in ends:
+        gone = dataclasses.replace(record(1, 2), chunks=[], t_first_token=None, **end)  # type: ignore[arg-type]
+        assert seen_in([*burst((10, 400)), gone], idle=0.010).over is over, end
+    assert not seen_in(burst((10, 40), (50, 90)), idle=0.030).over  # too short: longer answers may tell
+
+
 def test_all_at_work_is_no_limit() -> None:
     found = seen_in(burst((10, 400), (12, 402), (14, 404)), idle=0.010)
     assert (found.at_work, found.limit, found.tells) == (3, None, True)

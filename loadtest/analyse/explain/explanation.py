@@ -102,15 +102,23 @@ class Explanation:
         return longest if longest.held_s >= MUCH_LONGER * worth[0].held_s else worth[0]
 
     @property
+    def _saving(self) -> list[Without]:
+        return [each for each in self.without if each.seconds <= (1 - LEAST_SAVED) * self.ttft_s]
+
+    @property
     def worth(self) -> list[Without]:
         """The causes without which the request would have been faster, beyond the engine's uncertainty."""
-        most = (1 - LEAST_SAVED) * self.ttft_s
-        return [each for each in self.without if each.seconds <= most and each.band[1] < self.ttft_s]
+        return [each for each in self._saving if each.band[1] < self.ttft_s]
+
+    @property
+    def unsure(self) -> Without | None:
+        """The cause that may count most, where the engine's uncertainty lets none be told."""
+        return self._saving[0] if self._saving and not self.worth else None
 
     @property
     def usual(self) -> bool:
-        """Whether it took about as long as the others of its level."""
-        return self.usual_s <= USUAL_FACTOR * self.ttft_s <= USUAL_FACTOR**2 * self.usual_s
+        """Whether it took about as long to its first token as the others of its level."""
+        return self.usual_s <= USUAL_FACTOR * self.parts.total_s <= USUAL_FACTOR**2 * self.usual_s
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `loadtest explain --json` prints, which has null for nan."""
@@ -228,7 +236,8 @@ class Explainer:
         timeline = self.splitter.timeline
         for each in silent_windows(timeline, low, high, -1):  # what was read for those is not known
             inside &= (gaps.right < each.start) | (gaps.left > each.end)
-        long = timeline.prompt >= BIG_PROMPT * _median(timeline.prompt)
+        context = timeline.prompt + np.nan_to_num(self.run.column("output_tokens"))
+        long = context >= BIG_PROMPT * _median(context)
         for row in np.flatnonzero(long & np.isfinite(timeline.last)):  # steps beside a long context take longer
             inside &= (gaps.right < timeline.first[row]) | (gaps.left > timeline.last[row])
         usual = {each.streams: each.median_s for each in self.splitter.steps.times}
@@ -238,7 +247,9 @@ class Explainer:
         if known.sum() < SLOW_STEPS:
             return None
         factor = float(spent[known].sum() / expected[known].sum())
-        return Slowness(factor, int(known.sum())) if factor >= SLOW_FACTOR else None
+        lost = float(spent[known].sum() - expected[known].sum())
+        counts = factor >= SLOW_FACTOR and lost >= LEAST_SAVED * (high - low)
+        return Slowness(factor, int(known.sum())) if counts else None
 
     def _dropped(self, row: int, parts: Parts) -> tuple[int, ...]:
         """Return who was given up before its first token, shortly before this request was due or while it waited.

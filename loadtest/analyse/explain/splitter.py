@@ -265,9 +265,10 @@ class Splitter:
         found = (
             [float(np.median(spent[alike] / timeline.tokens[alike])) * tokens] if alike.sum() >= FEWEST_ALIKE else []
         )
-        longest = np.where(timeline.told, timeline.tokens, np.nan)
-        longest[row] = np.nan
-        if law is not None and np.isfinite(longest).any() and tokens <= 1.5 * float(np.nanmax(longest)):
+        others = timeline.told & np.isfinite(timeline.tokens)
+        others[row] = False
+        longest = np.sort(timeline.tokens[others])[-FEWEST_ALIKE:]
+        if law is not None and len(longest) and tokens <= 1.5 * float(longest[0]):
             beside = float(self.gaps.decoding_at(timeline.first[row : row + 1] - 2 * self.gaps.requests.edge_s)[0])
             batches = 1 if law.n_batch is None else math.ceil(tokens / max(law.n_batch - beside, 1))
             shared = batches * step_time(self.steps, beside) if beside > 0 else 0.0

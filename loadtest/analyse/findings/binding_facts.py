@@ -56,7 +56,8 @@ def load_facts(analysis: Analysis, index: int, objectives: Sequence[Objective]) 
         said = str(errors.mode().iloc[0])[:100] if len(errors) else None
         mostly = refused if 2 * refused >= len(errors) else 0
         return LoadFacts(figure=ERRORS, context_refusals=mostly, failure=said, **common)
-    return LoadFacts(figure=missed.figure, parts=_parts(analysis, rows, missed), **common)
+    crowded = slots is None or (level["concurrency"] or math.inf) > slots
+    return LoadFacts(figure=missed.figure, parts=_parts(analysis, rows, missed, crowded=crowded), **common)
 
 
 def cut_short(run: RunData) -> str:
@@ -100,8 +101,10 @@ def _reading(analysis: Analysis) -> FloatArray:
     return prefill.seconds(analysis.run.uncached_tokens)
 
 
-def _parts(analysis: Analysis, rows: BoolArray, missed: Objective) -> dict[str, float]:
+def _parts(analysis: Analysis, rows: BoolArray, missed: Objective, *, crowded: bool) -> dict[str, float]:
     """Return what the time of the requests beyond the limit went into, mean seconds.
+
+    Who hung up while he waited may have waited for a slot only where the level is `crowded`: more came than there are slots.
 
     Where the server does not say how long a request waited, what its prompt does not take by the run's speed was a wait, but
     for a slot, for other prompts or for a step is not known.
@@ -119,17 +122,17 @@ def _parts(analysis: Analysis, rows: BoolArray, missed: Objective) -> dict[str, 
     prefill = np.fmin(rest, run.column("prefill_s"))  # as the server says; without its word all of it
     stall = np.nan_to_num(run.column("stall_s"))
     decode = np.maximum(run.column("e2e_s") - ttft - stall, 0.0)
-    found: dict[str, FloatArray] = {"slots": np.where(left, waited, slot)}
+    found: dict[str, FloatArray] = {"slots": np.where(left, waited if crowded else 0.0, slot)}
     found |= {
         name: np.where(left, 0.0, each)
         for name, each in (
             ("batch", batch),
-            ("unsplit", unsplit),
             ("load", load),
             ("prefill", prefill),
             ("way", rest - prefill),
         )
     }
+    found["unsplit"] = np.where(left, 0.0 if crowded else waited, unsplit)
     if missed.figure not in WAITING_FIGURES:
         found = found if missed.figure.startswith("e2e") else {}
         found |= {"stall": np.where(left, 0.0, stall), "decode": np.where(left, 0.0, decode)}

@@ -50,6 +50,8 @@ def queueing(analysis: Analysis, series: Series) -> Finding | None:
         if (load := level.figure("load_s") or 0.0) > LEAST_BATCH_WAIT * ttft:
             loading = f"{percent(load / ttft)} {of} passes until the model is loaded, and {share} is waiting{above}"
             return Finding(f"{capitalised(at)}, {loading}.", "The server's own figures of how long each load took.")
+        if wait - slot - batch > LEAST_BATCH_WAIT * ttft:
+            return None  # before_work says it
         longest = [level.figure(name, "max") or 0.0 for name in ("slot_wait_s", "batch_wait_s", "queue_wait_s")]
         most = seconds(min(sum(longest[:2]), longest[2]))  # a request may wait for both, but not longer than in all
         return Finding(f"{capitalised(at)}, waiting is {share} {of}, and at most {most} for one request{above}.")
@@ -107,14 +109,14 @@ def batching(analysis: Analysis, series: Series) -> Finding | None:
 
 
 def before_work(series: Series, alone_s: float) -> Finding | None:
-    """Say where a large part of TTFT is what even a request waits that has the server to itself, at the lowest load."""
+    """Say where a large part of TTFT is what a request waits beside no other of the run, at the lowest load."""
     level = next((one for one in series.believed if one.figure("queue_wait_s") and one.mean_ttft), None)
     if level is None or alone_s < max(LEAST_BATCH_WAIT * (level.mean_ttft or 0.0), SHORT_S):
         return None
     return Finding(
-        f"About {seconds(alone_s)} of each TTFT pass before the prompt is read, also where a request has the server to itself: on the "
-        "way, in a gateway, or in the server.",
-        f"The median of requests with nobody beside them; the mean TTFT at {level.load} is {seconds(level.figure('ttft_s'))}.",
+        f"About {seconds(alone_s)} of each TTFT pass before the prompt is read, also where no other request of this run is at the "
+        "server: on the way, in a gateway, in the server, or behind others who use it.",
+        f"The median of requests with no other of this run beside them; the mean TTFT at {level.load} is {seconds(level.figure('ttft_s'))}.",
     )
 
 

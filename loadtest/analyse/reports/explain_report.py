@@ -177,10 +177,25 @@ def without(found: Explanation) -> str:
     if told is None:
         if not found.without:
             return "What it would have been without is not said: no replay reaches its first token."
-        return f"Of {counted(len(found.without), 'cause')} left out in turn, none makes it clearly faster."
-    low, high = told.band
-    band = f"{seconds(low)} to {seconds(high)}"
+        return (
+            f"Of {counted(len(found.without), 'cause')} left out in turn, none makes it clearly faster{_unsure(found)}."
+        )
+    band = _band(told)
     return f"{capitalised(_left_out(told, found))}: {seconds(told.seconds)} to the first token ({band})."
+
+
+def _unsure(found: Explanation) -> str:
+    """Say what cannot be told of a cause that may count, in a clause; "" where none may."""
+    one = found.unsure
+    return (
+        f": {_left_out(one, found)} it may have taken {_band(one)}, and measured it took {seconds(found.ttft_s)}"
+        if one
+        else ""
+    )
+
+
+def _band(one: Without) -> str:
+    return " to ".join(map(seconds, one.band))
 
 
 def others(found: Explanation) -> str | None:
@@ -216,9 +231,11 @@ def _size(cause: Cause, found: Explanation) -> str:
 
 def notes(found: Explanation) -> Iterator[str]:
     if found.usual:
-        nothing = found.slow is None and found.told is None and found.no_replay is None and found.without
+        nothing = (
+            found.slow is None and found.told is None and not found.unsure and found.no_replay is None and found.without
+        )
         load = ": this is the level's load rather than one request" if nothing else ""
-        yield f"It took about as long as the others of its level{load}."
+        yield f"It took about as long to its first token as the others of its level{load}."
     if found.slow is not None:
         yield (
             f"Until its first token, steps that read no prompt took {number(found.slow.factor)} times as long as usual in this "

@@ -75,6 +75,7 @@ def queued(slots: Slots, *, wait: float | None, slot: float | None, batch: float
             "At 8 streams, 50 % of the mean TTFT (1.00 s) is queue wait.",
         ),
         (NO_LIMIT, None, None, None, None),
+        (LIMIT, 0.9, 0.0, 0.0, None),  # behind another client: "waiting is 0 % of the mean TTFT (4.80 s)"
     ],
 )
 def test_requests_queue_where_a_limit_and_slot_wait_were_seen(
@@ -225,7 +226,7 @@ def test_a_few_slot_waits_are_said_beside_batch_wait() -> None:
         (0.05, "At 8 streams, 35 % of the mean TTFT (1.00 s) is batch wait"),
         (
             0.38,
-            "About 380 ms of each TTFT pass before the prompt is read, also where a request has the server to itself: on the way, in a ",
+            "About 380 ms of each TTFT pass before the prompt is read, also where no other request of this run is at the server: on ",
         ),
     ],
 )

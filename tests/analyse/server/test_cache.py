@@ -11,6 +11,7 @@ from support import talkers
 from support.virtual_runs import Load, Played, SessionLoad, play, play_sessions
 
 from loadtest import metrics
+from loadtest.analyse.server.prompt_cache.cache import CacheReplay
 from loadtest.analyse.server.queue.waits import INFERRED, SERVER, UNKNOWN
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.simulate.model.prefix_cache import HostCache
@@ -154,6 +155,14 @@ def test_prefill_speed_rests_on_what_was_read_and_not_on_whole_prompts(tmp_path:
 def test_a_host_cache_shows_in_the_counts(tmp_path: Path) -> None:
     found = analyse(write(played(host=HostCache(None)), tmp_path / "run"))
     assert min(level["cached_share"] for level in found.summary["levels"]) > 0.6
+
+
+def test_a_few_of_many_lost_turns_show_no_host_cache() -> None:
+    """A llama.cpp without one: 3 turns, where two of a millisecond came in the other order, "so it has a host cache"."""
+    lost = np.ones(500, dtype=np.bool_)
+    for hits, seen in ((3, False), (40, True)):
+        found = CacheReplay(2, ~lost, lost, np.arange(500) < hits, None)
+        assert found.host_cache is seen
 
 
 def test_ollamas_count_of_cached_tokens_is_read_where_its_version_sends_one() -> None:

@@ -243,6 +243,15 @@ def test_a_way_to_the_server_is_no_reading_of_prompts(tmp_path: Path) -> None:
     assert "on the way, or in a gateway 89 %" in found.evidence
 
 
+def test_who_hangs_up_where_nobody_else_asked_did_not_wait_behind_the_slots(tmp_path: Path) -> None:
+    """One user behind another client: "the slots are taken in bursts (utilisation 0.00)"."""
+    levels, truth = grid(Made(), (1,), each=20)
+    left = [unanswered(one, Outcome.LEFT) for one in truth.records]
+    path = write(tmp_path / "run", left, levels, server={"kind": "llama.cpp", "slots_said": 4})
+    found = what_binds(load_facts(analyse(path), 0, parse_objectives("ttft_p95=0.2")))
+    assert (found.name, found.sentence) == ("unknown", "")
+
+
 @pytest.mark.parametrize("refused", [1, 8])
 def test_turns_that_are_refused_bind_where_the_others_are_in_time(tmp_path: Path, refused: int) -> None:
     """Was nothing: "8 people miss it", without a word of why."""

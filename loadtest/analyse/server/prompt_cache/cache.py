@@ -161,6 +161,7 @@ def _mean(values: FloatArray) -> float | None:
 
 
 FEWEST_HITS = 3  # turns that found their history cached although slots alone had lost it: then something else keeps it
+LEAST_HITS = 0.05  # … and of those that the slots had lost: who of two came first is not known to the millisecond
 FEWEST_TO_TIME = 5  # of either kind, to say what a restore costs
 SIZES_TRIED = 14  # of a host cache
 NEARLY_ALL_TURNS = 0.97  # of the turns that a host cache without limit would keep
@@ -180,7 +181,7 @@ class CacheReplay:
     @property
     def host_cache(self) -> bool | None:
         """Whether the server keeps conversations outside its slots; None where the run does not show it."""
-        if self.restored.sum() >= FEWEST_HITS:
+        if self.restored.sum() >= _fewest_hits(int(self.lost_by_slots.sum())):
             return True
         return False if self.lost_by_slots.sum() >= FEWEST_HITS else None
 
@@ -216,6 +217,11 @@ def replay_on(run: RunData, number: int, use: CacheUse) -> CacheReplay:
     return CacheReplay(number, kept, lost, restored, cost)
 
 
+def _fewest_hits(lost: int) -> float:
+    """Return how many turns that found their history cached show a host cache, of so many that the slots had lost."""
+    return max(FEWEST_HITS, LEAST_HITS * lost)
+
+
 def is_paged(run: RunData) -> bool:
     """Whether the server keeps prompts in pages of one cache, as vLLM does: that is not modelled."""
     return bool(run.fact("server", "kind") == "vllm")
@@ -237,10 +243,11 @@ def host_size(run: RunData, number: int, use: CacheUse) -> tuple[float, bool]:
 def unseen_host_size(run: RunData, number: int, use: CacheUse) -> float | None:
     """Return the tokens of the largest host cache that may not have shown in a run; None where any would have.
 
-    It would have kept less than FEWEST_HITS turns that the slots lost, and holds at least a usual conversation.
+    It would have kept too few turns that the slots lost, and holds at least a usual conversation.
     """
     sizes, kept = _by_size(run, number, use, float(np.median(use.history[np.isfinite(use.kept)])))
-    unseen = sizes[kept - _would_keep(run, number, use, None) < FEWEST_HITS]
+    by_slots = _would_keep(run, number, use, None)
+    unseen = sizes[kept - by_slots < _fewest_hits(int(np.isfinite(use.kept).sum()) - by_slots)]
     return float(unseen.max()) if len(unseen) else None
 
 

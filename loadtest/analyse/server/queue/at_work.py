@@ -39,7 +39,7 @@ def headers_mark_start(run: RunData) -> bool:
     if timed.any() and held_back(run, timed):
         return False
     waited = np.maximum(run.column("ttft_s") - run.column("prefill_s"), 0.0)
-    off = finite(np.abs(run.column("queue_wait_s") - waited)[timed])
+    off = finite(np.abs(run.column("headers") - run.column("send") - waited)[timed])
     return bool(len(off)) and float(np.median(off)) <= max(HEADERS_ERROR_S, token_gap(run))
 
 
