@@ -140,7 +140,9 @@ def test_a_refused_start_says_why_until_another_begins() -> None:
     assert shown() == ("running", None)
 
 
-def test_the_decider_says_why_it_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("code", [2, None])
+def test_the_decider_says_why_it_refused(monkeypatch: pytest.MonkeyPatch, code: int | None) -> None:
+    """A second test that --autostart's page refuses leaves the exit code to the first."""
     from loadtest.users.processes import recording
     from loadtest.users.processes.coordinator import Coordinator
 
@@ -151,8 +153,13 @@ def test_the_decider_says_why_it_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     environment.user_classes = [user]
     runner = environment.runner
     assert runner is not None
-    Coordinator(environment, runner).listen()
+    coordinator: Any = Coordinator(environment, runner)
+    coordinator.listen()
+    environment.parsed_options = argparse.Namespace(autostart=True, headless=False)
+    coordinator._last = None if code else "measured"
     gevent.spawn(runner.start, 1, 1).join()
+    gevent.sleep(0)
+    assert environment.process_exit_code == code
     refused = recording.current_test.refusal
     assert refused is not None
     assert "http://127.0.0.1:1" in refused

@@ -213,7 +213,7 @@ class Coordinator:
             self._run.failure = sentence
         if runner is None:
             raise SystemExit(code)
-        if self._at_once:
+        if self._at_once and self._last is self._run:  # else an earlier test of this process was measured
             self._environment.process_exit_code = code
         gevent.spawn(runner.quit if self._environment.web_ui is None else runner.stop)
         raise GreenletExit  # stops later listeners and the start of users; Locust logs no traceback for it
