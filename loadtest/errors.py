@@ -43,6 +43,12 @@ class PredictionError(LoadTestError):
     """A run does not show enough to predict from, or a prediction cannot be scored; the sentence says what to do."""
 
 
+def exit_code_of(error: Exception) -> int:
+    """Return the exit code of what an exception ends: 2 where the user can mend it, else 3, for it is loadtest's or a disk's fault."""
+    mendable = isinstance(error, LoadTestError | OSError) and not isinstance(error, StorageError | WorkerError)
+    return MISTAKE if mendable else NOT_TO_BE_BELIEVED
+
+
 def refuse(wrong: object, sentence: str, kind: type[LoadTestError] = ScenarioError) -> None:
     """Raise an error with `sentence` where what was asked for is wrong."""
     if wrong:

@@ -19,7 +19,7 @@ from loadtest import __version__
 from loadtest.cli.options.arguments import check_given, check_typed
 from loadtest.cli.output.lasting_output import lasting_output
 from loadtest.cli.output.mistakes import print_mistake, print_usage_error
-from loadtest.errors import LoadTestError, ScenarioError, StorageError, WorkerError
+from loadtest.errors import LoadTestError, ScenarioError, exit_code_of
 from loadtest.measure.interruption import NothingRecorded, interrupting
 
 NARROWEST = 20  # columns of a terminal that are believed
@@ -128,7 +128,7 @@ def _exit_code_of(args: list[str]) -> int:
         return 130
     except LoadTestError as error:
         print_mistake(str(error))
-        return 3 if isinstance(error, StorageError | WorkerError) else 2
+        return exit_code_of(error)
     except (FileExistsError, NotADirectoryError) as error:
         print_mistake(f"cannot write into {error.filename}: it is a file, not a folder; name another folder.")
     except OSError as error:

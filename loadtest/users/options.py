@@ -223,6 +223,13 @@ class Settings:
         return cls(keys=asked, **others)
 
 
+def text_again(options: argparse.Namespace | None) -> None:
+    """Make text of what `Settings.of` wrote back, for Locust reads a start form's fields as the types that the values have."""
+    if options is not None:
+        known = ((option.key, getattr(options, option.key, None)) for option in OPTIONS if not option.repeated)
+        vars(options).update((key, str(value)) for key, value in known if value is not None)
+
+
 def metrics_of(options: argparse.Namespace | None) -> tuple[int | None, str]:
     """Return the port of --metrics-port (None where it was not given) and its address; raise ScenarioError."""
     given = vars(options) if options is not None else {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from locust import FastHttpUser, HttpUser, User
@@ -29,55 +28,7 @@ class ModelUser(User):
 
     host: str | None = without_secrets(default_url())  # without a password: Locust shows it and sends it to workers
 
-    # Declared for type checkers; the defaults are set below, from the scenario's keys.
-    model: str | None
     api: str
-    endpoint: str  # of a plain ask()
-    inputs_per_request: int  # texts in a request for embeddings
-    input_tokens: int | str | None  # a text is a distribution, such as "lognormal(800, 0.6)"
-    output_tokens: int | str | None
-    prompt: str | None
-    data: str | None  # a file whose rows are sent
-    data_column: str | None
-    system: str | None
-    system_tokens: int | None
-    prefixes: int | None
-    prefix_zipf: float | None
-    turns: int | str | None  # of made-up conversations, which asks then hold; a text is a distribution
-    follow_up_tokens: int | str | None
-    answers: str | None  # "server" or "recorded"
-    think_time: float | str  # s; between an answer and the user's next request, beside Locust's wait_time
-    warmup: int  # requests of each user at the start of a level that are kept but not counted
-    warm_cache: bool
-    num_ctx: int | None
-    temperature: float | None
-    max_tokens_key: str
-    header: Sequence[str]  # "Name: value"; ${NAME} in a value is filled in from the environment
-    body: str | Mapping[str, Any] | None  # laid over every body; ${NAME} as in a header
-    query: Sequence[str]
-    path: str | None
-    top_p: float | None
-    top_k: int | None
-    think: str | None
-    keep_alive: str | None
-    ignore_eos: bool
-    sampling_seed: int | None
-    first_token_timeout: float  # s; covers the server's whole queue
-    first_byte_timeout: float | None  # s; former name of first_token_timeout
-    idle_timeout: float  # s
-    total_timeout: float | None  # s
-    patience: float | str | None  # s, or a distribution: how long users wait for the first token before they hang up
-    leave: float | str | None  # share of the answers in whose middle users hang up
-    stop_after_errors: int | None  # failed requests in a row that end a level
-    key_env: str | None  # the variable that holds the key
-    ca_file: str | None
-    insecure: bool
-    cert: str | None
-    cert_key: str | None
-    proxy: str | None
-    no_proxy: str | Sequence[str] | None
-    save_text: bool
-
     client: Client
 
     def __init__(self, environment: Any) -> None:

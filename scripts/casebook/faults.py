@@ -17,6 +17,8 @@ from support.odd_server import Every, Script, Then, Wait
 Answer = Callable[[Wire], Script]
 LIMITS = {"first_byte_timeout": 0.7, "idle_timeout": 0.7, "total_timeout": 2.5}
 HALF_HEAD = b"HTTP/1.1 200 OK\r\nContent-Ty"
+OLD_HEAD = b"HTTP/1.0 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+LONG_HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n"
 PAGE = b"<html><head><title>Bad gateway</title></head><body>x</body></html>"
 
 
@@ -73,6 +75,12 @@ FAULTS: dict[str, tuple[Answer, str]] = {  # what the server does, and the outco
     "open after the end": (lambda wire: streamed(*wire.whole(), Then.HOLD, last=False), "ok"),
     "pings after the end": (lambda wire: streamed(*wire.whole(), Every(ping(wire), 0.2), last=False), "ok"),
     "framing ends, no end mark": (lambda wire: streamed(*wire.tokens()), "truncated"),
+    "early hints first": (lambda wire: [b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n", *wire.good()], "ok"),
+    "HTTP/1.0, ended by the close": (lambda wire: [OLD_HEAD, *wire.whole(), Wait(0.02), Then.FIN], "ok"),
+    "headers without end": (lambda wire: [b"HTTP/1.1 200 OK\r\n", b"X: y\r\n" * 60_000, Then.HOLD], "stream_error"),
+    "shorter than it says": (lambda wire: [LONG_HEAD, *wire.tokens(), Wait(0.02), Then.FIN], "truncated"),
+    "204 with nothing": (lambda wire: [b"HTTP/1.1 204 No Content\r\n\r\n"], "truncated or stream_error"),
+    "401 without a key": (instead({"error": "no key"}, status=b"401 Unauthorized"), "http_error"),
     "400 with an error": (instead({"error": {"message": "no such option"}}, status=b"400 Bad Request"), "http_error"),
     "404 with a text": (instead(b"404 page not found\n", status=b"404 Not Found"), "http_error"),
     "429 with Retry-After": (instead(b"", b"Retry-After: 9", status=b"429 Too Many Requests"), "http_error"),

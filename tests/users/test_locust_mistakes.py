@@ -50,6 +50,23 @@ class Web({base}):
     def other(self):
         self.client.ask(output_tokens=4)
 """
+FAILS = """
+import importlib
+from locust import events, task
+from loadtest.errors import StorageError
+from loadtest.users import OllamaUser
+
+class Chat(OllamaUser):
+    @task
+    def ask(self):
+        self.client.ask(output_tokens=4)
+
+def planted(*_, **__):
+    raise {error}
+
+{how}
+"""
+PLANT = "setattr(importlib.import_module('loadtest.users.{module}'), '{name}', planted)"
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +147,40 @@ def test_a_task_that_uses_its_client_wrongly_ends_the_test_with_a_sentence(
     assert run.said.count("the test ends here") == 1
     assert "Traceback" not in run.said
     assert run.facts["failure"].startswith(why)
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "sentence", "recorded"),
+    [
+        (("results.tables", "board_lines"), "KeyError('planted')", "Run folder: ", True),
+        (
+            ("processes.coordinator", "LocustRun"),
+            "KeyError('planted')",
+            "loadtest itself failed (KeyError: 'planted').",
+            False,
+        ),
+        (
+            ("processes.worker", "_records_folder"),
+            "StorageError('planted')",
+            "cannot record: planted; the test ends",
+            False,
+        ),
+        ("events.request.add_listener(planted)", "KeyError('planted')", "failed outside of its tasks", True),
+    ],
+    ids=["at the end", "at the begin", "a worker's disk", "a listener"],
+)
+def test_what_fails_outside_of_tasks_is_not_the_exit_code_of_a_mistake(
+    start: Start, simulated_url: str, how: tuple[str, str] | str, error: str, sentence: str, *, recorded: bool
+) -> None:
+    """Locust ends with 2 where a listener of an event raises, and a begin that failed was a test without records."""
+    planted = how if isinstance(how, str) else PLANT.format(module=how[0], name=how[1])
+    workers = ("--processes", "2") if "worker" in planted else ()
+    run = start(
+        FAILS.format(how=planted, error=error), "-u", "2", "-r", "9", "-t", "3", "--host", simulated_url, *workers
+    )
+    assert run.code == 3, run.said
+    assert sentence in run.said
+    assert bool((run.place / "run").exists() and run.records) == recorded
 
 
 def test_a_single_user_without_a_server_is_one_sentence_too(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_a_user_of_one_api_refuses_another() -> None:
 def test_a_class_that_makes_no_sense_is_named() -> None:
     class Wrong(ModelUser):
         abstract = True
-        temperature = "hot"  # type: ignore[assignment]
+        temperature = "hot"
 
     with pytest.raises(LoadTestError, match="user class Wrong: temperature must be a number"):
         Wrong.scenario(Settings(), host=None, name="x", seed=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import dataclasses
 import json
@@ -26,7 +27,7 @@ with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and th
     from locust.env import Environment
 
     from loadtest.users import ModelUser
-    from loadtest.users.options import OPTIONS
+    from loadtest.users.options import OPTIONS, Settings
     from loadtest.users.processes.recording import CurrentTest
     from loadtest.users.results import locust_files, tables, web
     from loadtest.users.results.live_figures import TOTAL_ROW, Board
@@ -139,7 +140,9 @@ def test_a_refused_start_says_why_until_another_begins() -> None:
     assert shown() == ("running", None)
 
 
-def test_the_decider_says_why_it_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("code", [2, None])
+def test_the_decider_says_why_it_refused(monkeypatch: pytest.MonkeyPatch, code: int | None) -> None:
+    """A second test that --autostart's page refuses leaves the exit code to the first."""
     from loadtest.users.processes import recording
     from loadtest.users.processes.coordinator import Coordinator
 
@@ -150,8 +153,13 @@ def test_the_decider_says_why_it_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     environment.user_classes = [user]
     runner = environment.runner
     assert runner is not None
-    Coordinator(environment, runner).listen()
+    coordinator: Any = Coordinator(environment, runner)
+    coordinator.listen()
+    environment.parsed_options = argparse.Namespace(autostart=True, headless=False)
+    coordinator._last = None if code else "measured"
     gevent.spawn(runner.start, 1, 1).join()
+    gevent.sleep(0)
+    assert environment.process_exit_code == code
     refused = recording.current_test.refusal
     assert refused is not None
     assert "http://127.0.0.1:1" in refused
@@ -267,6 +275,43 @@ def test_a_password_in_the_start_form_is_shown_by_no_page_even_where_a_test_runs
         assert environment.host == "http://127.0.0.1:9"
         assert "secret-of-theirs" not in client.get("/").text
         assert "secret-of-theirs" not in client.get("/stats/report").text
+
+
+def test_a_host_that_is_given_to_a_running_test_is_not_shown_for_the_one_it_measures() -> None:
+    web_ui = web_ui_of(board_of("chat"))
+    client, environment = client_of(web_ui), web_ui.environment
+    assert environment.runner is not None
+    environment.runner.start = lambda *_, **__: None  # type: ignore[method-assign]
+    for state, host, shown in (
+        ("ready", "http://a", "http://a"),
+        ("running", "http://b", "http://a"),
+        ("stopped", "http://b", "http://b"),
+    ):
+        environment.runner.state = state
+        answer = client.post("/swarm", data={"user_count": "1", "spawn_rate": "1", "host": host})
+        assert answer.get_json()["host"] == environment.host == shown
+
+
+def test_the_start_form_takes_any_text_where_a_number_stood_before() -> None:
+    """Locust reads a field as the type that the last test's value has: an emptied field was an error 500."""
+    web_ui = web_ui_of(board_of())
+    client, environment = client_of(web_ui), web_ui.environment
+    assert environment.runner is not None
+    environment.runner.start = lambda *_, **__: None  # type: ignore[method-assign]
+    environment.parsed_options = argparse.Namespace(output_tokens="9", ignore_eos="true")
+    form = {"user_count": "1", "spawn_rate": "1"}
+    read = [Settings.of(environment.parsed_options).keys]
+    for more in (
+        {},
+        {"output_tokens": "lognormal(20, 0.5)"},
+        {"output_tokens": "8"},
+        {"output_tokens": "", "ignore_eos": ""},
+    ):
+        assert client.post("/swarm", data={**form, **more}).status_code == 200
+        read.append(Settings.of(environment.parsed_options).keys)
+    lengths = [keys.get("output_tokens") for keys in read]
+    assert lengths == [9, 9, "lognormal(20, 0.5)", 8, None]
+    assert [keys.get("ignore_eos") for keys in read] == [True, True, True, True, None]
 
 
 def test_beside_a_real_server_the_simulated_one_is_named() -> None:

@@ -12,10 +12,11 @@ from typing import Any
 import gevent
 from gevent import GreenletExit
 from locust.env import Environment
+from locust.log import greenlet_exception_logger
 from locust.rpc import Message
 from locust.runners import STATE_RUNNING, MasterRunner, Runner
 
-from loadtest.errors import MISTAKE, NOT_TO_BE_BELIEVED, LoadTestError, StorageError
+from loadtest.errors import MISTAKE, LoadTestError, exit_code_of
 from loadtest.measure.descriptors import room_for
 from loadtest.run_folder import RunFolder
 from loadtest.users.options import Settings
@@ -46,7 +47,7 @@ class Coordinator:
         self._run: LocustRun | None = None  # while a test runs
         self._last: LocustRun | None = None
         self._barred: LoadTestError | None = None  # why no test can begin in this process
-        self._ahead: UserTargets | LoadTestError = {}  # tried out before the test began
+        self._ahead: UserTargets | Exception = {}  # tried out before the test began
         self._announced = 0  # the target user count that workers were told last
         self._steady = False  # whether they were told that all users are running
         self._shares: list[str] = []  # the workers that they were told share an open loop's schedule
@@ -80,7 +81,7 @@ class Coordinator:
                 if asked := Settings.of(self._environment.parsed_options).out:
                     RunFolder.check_free(Path(asked))
                 self._ahead = prepare(self._environment, logger.info, {})
-            except LoadTestError as error:
+            except Exception as error:  # noqa: BLE001 - raised again where the test begins; Locust would end with 1 here
                 self._ahead = error
 
     def has_begun(self) -> bool:
@@ -104,17 +105,15 @@ class Coordinator:
     def _start(self, **_: Any) -> None:
         try:
             self._begin()
-        except LoadTestError as error:
-            self._refuse(str(error), NOT_TO_BE_BELIEVED if isinstance(error, StorageError) else MISTAKE)
-        except OSError as error:
-            self._refuse(f"the run's files cannot be written: {error}.")
+        except Exception as error:  # noqa: BLE001 - Locust would go on without us, and end with 2
+            self._refuse(error)
 
     def _begin(self) -> None:
         environment, runner = self._environment, self._runner
         if self._barred is not None:
             raise self._barred
         ahead, self._ahead = self._ahead, {}
-        if isinstance(ahead, LoadTestError):
+        if isinstance(ahead, Exception):
             raise ahead
         settings = Settings.of(environment.parsed_options)
         path = None
@@ -156,6 +155,7 @@ class Coordinator:
             recording.current_test.share = recording.ScheduleShare(time.time_ns(), PlanShare())
         else:
             self._follower = gevent.spawn(self._follow, runner, run)
+            self._follower.link_exception(greenlet_exception_logger(logger))  # type: ignore[no-untyped-call]
 
     def _end_early(self, why: str, *, failed: bool) -> None:
         """End the test because records can no longer be kept (`failed`), or because a level is hopeless."""
@@ -186,10 +186,10 @@ class Coordinator:
             self._misused(why)
         elif not msg.data["refused"]:
             self._end_early(f"{worker}: {why}", failed=msg.data["failed"])
-        elif self._run is not None and watch.used - {msg.node_id}:
+        elif self._run is not None and watch.others_record(msg.node_id):
             watch.lose(msg.node_id, f"it cannot record: {why.rstrip('.')}")
         elif self._run is not None:
-            self._environment.process_exit_code = MISTAKE
+            self._environment.process_exit_code = msg.data["code"]
             self._end_early(f"{worker} cannot record: {why.rstrip('.')}", failed=True)
 
     def _look_after_users(self, runner: Runner, run: LocustRun) -> None:
@@ -203,14 +203,17 @@ class Coordinator:
         if now() - self._short > (REPORTED_NS if isinstance(runner, MasterRunner) else GONE_NS):
             run.levels.miss(self._announced, gone)
 
-    def _refuse(self, sentence: str, code: int = MISTAKE) -> None:
+    def _refuse(self, error: Exception) -> None:
         """Say why the test cannot begin, and end it; end the process too, unless there is a web UI to try again."""
+        code, sentence = exit_code_of(error), recording.why_not(error)
         logger.error(sentence)
         recording.current_test.refusal = sentence
         runner = self._runner
+        if self._run is not None:
+            self._run.failure = sentence
         if runner is None:
             raise SystemExit(code)
-        if self._at_once:
+        if self._at_once and self._last is self._run:  # else an earlier test of this process was measured
             self._environment.process_exit_code = code
         gevent.spawn(runner.quit if self._environment.web_ui is None else runner.stop)
         raise GreenletExit  # stops later listeners and the start of users; Locust logs no traceback for it

@@ -18,7 +18,7 @@ import gevent
 from gevent import GreenletExit
 from gevent.lock import BoundedSemaphore
 
-from loadtest.errors import RunFolderError
+from loadtest.errors import LoadTestError, RunFolderError
 from loadtest.measure.descriptors import room_for
 from loadtest.measure.failure import FailedInARow
 from loadtest.measure.ledger import Ledger
@@ -115,6 +115,16 @@ def _failures_allowed(user_targets: Iterable[UserTarget]) -> dict[int, int]:
         if (most := one.scenario.stop_after_errors) is not None:
             found[one.index] = min(most, found.get(one.index, most))
     return found
+
+
+def why_not(error: Exception) -> str:
+    """Return one sentence on what keeps a process from recording; the log gets the traceback of what is loadtest's own fault."""
+    if isinstance(error, LoadTestError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"the run's files cannot be written: {error}."
+    logger.error("loadtest itself failed", exc_info=error)
+    return f"loadtest itself failed ({type(error).__name__}: {error})."
 
 
 class Recorder:

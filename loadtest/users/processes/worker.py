@@ -15,7 +15,7 @@ from locust.rpc import Message
 from locust.runners import WorkerRunner
 from zmq.utils.monitor import recv_monitor_message
 
-from loadtest.errors import MISTAKE, NOT_TO_BE_BELIEVED, LoadTestError, RunFolderError, TargetError, os_error_as
+from loadtest.errors import NOT_TO_BE_BELIEVED, RunFolderError, TargetError, exit_code_of, os_error_as
 from loadtest.run_folder import RunFolder
 from loadtest.users.processes import recording
 from loadtest.users.processes.levels import CurrentLevel
@@ -73,10 +73,11 @@ class LocustWorker:
     def _start(self, **_: Any) -> None:
         try:
             self._begin()
-        except (LoadTestError, OSError) as error:
-            logger.error("this worker cannot record: %s", error)  # noqa: TRY400 - the user's mistake, not ours
-            self._runner.send_message(TROUBLE, {"why": str(error), "refused": True})
-            self._environment.process_exit_code = MISTAKE
+        except Exception as error:  # noqa: BLE001 - Locust would go on without us
+            why, code = recording.why_not(error), exit_code_of(error)
+            logger.error("this worker cannot record: %s", why)  # noqa: TRY400 - the traceback of ours is logged
+            self._runner.send_message(TROUBLE, {"why": why, "refused": True, "code": code})
+            self._environment.process_exit_code = code
             gevent.spawn(self._runner.quit)
             raise GreenletExit from None
 

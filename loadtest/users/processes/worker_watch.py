@@ -26,6 +26,7 @@ class WorkerWatch:
         self.used: set[str] = set()  # ids of the workers that have had users in this test …
         self.ended: set[str] = set()  # … of those that have ended it …
         self.lost: dict[str, dict[str, Any]] = {}  # … and of those that are lost, with what run.json says of each
+        self._refused: set[str] = set()  # of those that cannot record
         self._heard: dict[str, int] = {}  # when each worker was last heard of, monotonic ns
 
     def index(self, client_id: str) -> int:
@@ -51,6 +52,11 @@ class WorkerWatch:
                 self.lose(client_id, SILENT)
             elif known is None and now() - self._heard.get(client_id, 0) > GONE_NS:
                 self.lose(client_id, "it quit during the test")
+
+    def others_record(self, refused: str) -> bool:
+        """Note that a worker cannot record; return whether others do, or did."""
+        self._refused.add(refused)
+        return bool(self.used.union(client.id for client in self._runner.clients.all) - self._refused)
 
     def lose(self, client_id: str, why: str) -> None:
         """Take a worker for lost, and say so in the log and in run.json."""

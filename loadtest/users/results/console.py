@@ -38,13 +38,13 @@ def listen_to(events: Events) -> None:
         # A worker has no figures to show; neither has a web UI that is closed before any test began.
         if isinstance(environment.runner, WorkerRunner) or board.generation is None:
             return
-        rows, run, facts = board.rows(), recording.current_test.folder, recording.current_test.facts
-        mark = tables.simulated_profile(facts)
-        text.extend((*tables.board_lines(rows, mark), ""))
-        text.extend(str(gate) for gate in apply_gates(environment))
-        text.extend(conclude(environment, run, facts))
-        text.extend(locust_files.write_files(environment.parsed_options, rows, run, mark))
-        text.extend(tables.folder_note(run))
+        try:
+            text.extend(results(environment))
+        except Exception:
+            _withhold_belief(environment)
+            raise  # Locust logs the traceback
+        finally:
+            text.extend(tables.folder_note(recording.current_test.folder))
 
     def after_the_tables_of_locust(**_: Any) -> None:
         for line in text:
@@ -53,6 +53,15 @@ def listen_to(events: Events) -> None:
     hooks: Any = events  # untyped in Locust
     hooks.quitting.add_listener(quitting)
     hooks.quit.add_listener(after_the_tables_of_locust)
+
+
+def results(environment: Environment) -> Iterator[str]:
+    rows, run, facts = board.rows(), recording.current_test.folder, recording.current_test.facts
+    mark = tables.simulated_profile(facts)
+    yield from (*tables.board_lines(rows, mark), "")
+    yield from map(str, apply_gates(environment))
+    yield from conclude(environment, run, facts)
+    yield from locust_files.write_files(environment.parsed_options, rows, run, mark)
 
 
 def conclude(environment: Environment, run: RunFolder | None, facts: dict[str, Any]) -> Iterator[str]:
@@ -78,7 +87,14 @@ def conclude(environment: Environment, run: RunFolder | None, facts: dict[str, A
         yield f"Verdict: {verdict}"
         yield from (f"  {reason}" for reason in reasons)
     yield from cost
-    if environment.process_exit_code != MISTAKE and (failure or verdict == VOID):
+    if broken := log.unhandled_greenlet_exception:  # Locust would end with 2, which means that nothing was measured
+        yield "Code of this test failed outside of its tasks: what was recorded is kept, and the traceback is above."
+    if failure or verdict == VOID or broken:
+        _withhold_belief(environment)
+
+
+def _withhold_belief(environment: Environment) -> None:
+    if environment.process_exit_code not in (INTERRUPTED, MISTAKE):
         environment.process_exit_code = NOT_TO_BE_BELIEVED
 
 

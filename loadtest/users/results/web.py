@@ -8,11 +8,12 @@ takes under 1 ms (10 names, 15 minutes of history), so a process that also runs 
 from __future__ import annotations
 
 import functools
+import logging
 from pathlib import Path
 from typing import Any
 
 import orjson
-from flask import Blueprint, Flask, Response, before_render_template, request
+from flask import Blueprint, Flask, Response, before_render_template, g, request
 from locust.event import Events
 from locust.runners import STATE_INIT, STATE_MISSING, STATE_RUNNING, STATE_SPAWNING, STATE_STOPPED
 from locust.web import WebUI
@@ -20,6 +21,7 @@ from locust.web import WebUI
 from loadtest.metrics import FORMULAS
 from loadtest.run_folder import RunFolder
 from loadtest.urls import without_secrets
+from loadtest.users.options import text_again
 from loadtest.users.processes import recording
 from loadtest.users.processes.recording import CurrentTest
 from loadtest.users.processes.run import withhold_passwords
@@ -31,6 +33,8 @@ STATIC = Path(__file__).parent / "static"
 SCRIPT = b'<script type="module" src="./loadtest/static/tab.js"></script>'
 # The page loads nothing from elsewhere, and no request's name can make it do so.
 POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'"
+
+logger = logging.getLogger(__name__)
 
 
 def listen_to(events: Events) -> None:
@@ -54,6 +58,12 @@ def attach(web_ui: WebUI, shown: Board, test: CurrentTest) -> None:
     assert app is not None
     app.register_blueprint(_routes(app, web_ui, shown, test))
     app.after_request(functools.partial(_amended, web_ui, shown, test))
+
+    @app.before_request
+    def before_the_form_is_read() -> None:
+        if request.endpoint == "locust.swarm":
+            g.host = web_ui.environment.host
+            text_again(web_ui.environment.parsed_options)
 
     def begin(_: Flask, context: dict[str, Any], **__: Any) -> None:
         if "template_args" in context:
@@ -113,10 +123,15 @@ def _amended(web_ui: WebUI, shown: Board, test: CurrentTest, answer: Response) -
         section = locust_files.section(rows, charts, mark)
         answer.set_data(locust_files.page_with(answer.get_data(as_text=True), section))
     elif request.endpoint == "locust.swarm":  # before the test is started or changed with what the form said
+        runner = web_ui.environment.runner
+        running = runner is not None and runner.state in (STATE_SPAWNING, STATE_RUNNING)
+        if running and (web_ui.environment.host or None) != (g.host or None):
+            logger.warning("the test goes on with the host that it began with; to measure another one, stop it first")
+            web_ui.environment.host = g.host
         withhold_passwords(web_ui.environment)
         body = orjson.loads(answer.get_data())
         if isinstance(body.get("host"), str):
-            body["host"] = without_secrets(body["host"])
+            body["host"] = without_secrets(web_ui.environment.host or "")
         answer.set_data(orjson.dumps(body))
     elif request.endpoint == "locust.request_stats":
         body = orjson.loads(answer.get_data())  # a new answer, because Locust caches its own for 2 s
