@@ -126,7 +126,7 @@ class Judged:
     value: float  # inf where the percentile falls on a failed request, nan where it is unknown
     interval: tuple[float, float] | None
     failed: int = 0  # requests that failed, were left or never got a token, and so miss the objective
-    requests: int = 0  # requests sent, where some failed
+    requests: int = 0  # requests sent
     unjudged: str | None = None  # why the objective cannot be judged: what follows "TTFT p95 …"
     few: bool = False  # whether more requests would make it judged
     left: int = 0  # those of `failed` whose user hung up
@@ -263,14 +263,14 @@ def judged_before(level: Mapping[str, Any]) -> tuple[Judged, ...]:
 def judge_by_figures(objective: Objective, level: Mapping[str, Any]) -> Judged:
     """Judge an objective by the level's figures, which come from the requests that ended well."""
     value, interval = objective.value(level), objective.interval(level)
+    failed, sent = failed_and_sent(level)
     if math.isnan(value):
         why, few = _why_unknown(objective, level)
-        return Judged(objective, value, None, unjudged=why, few=few)
+        return Judged(objective, value, None, requests=sent, unjudged=why, few=few)
     if objective.at_most and objective.met(value) and objective.statistic in _least_known(level, objective):
         why = f"is at least {objective.quantity(value)}: users hung up before their first token"
-        return Judged(objective, value, None, unjudged=why)
-    failed, sent = failed_and_sent(level) if objective.figure == ERRORS else (0, 0)
-    return Judged(objective, value, interval, failed, sent)
+        return Judged(objective, value, None, requests=sent, unjudged=why)
+    return Judged(objective, value, interval, failed if objective.figure == ERRORS else 0, sent)
 
 
 def _least_known(level: Mapping[str, Any], objective: Objective) -> Sequence[str]:

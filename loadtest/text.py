@@ -44,6 +44,14 @@ def seconds(value: float | None, *, exact: bool = False) -> str:
     return f"{number(value * factor, exact=exact)} {unit}"
 
 
+def about(value: float) -> str:
+    """Return how long something will take, for people who wait: 40 s, 5 min, 2 h 10 min."""
+    if value < 90:
+        return f"{max(value, 1):.0f} s"
+    minutes = math.ceil(value / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def instant(iso: str | None) -> str:
     """Return when something began that is written as ISO 8601 in UTC, as people read it: "2026-11-27, 23:52 UTC"."""
     return f"{iso[:10]}, {iso[11:16]} UTC" if iso else "start unknown"

@@ -93,6 +93,12 @@ def test_an_objective_is_clear_where_its_interval_is(
     assert (judged.met, judged.sure, all_met(found)) == (met, sure, clear)
 
 
+def test_it_says_how_many_requests_were_sent_where_none_failed() -> None:
+    level = {"ttft_s": {"p95": 1.0}, "outcomes": {"ok": 20}}
+    found = judge_objectives(parse_objectives("ttft_p95=2,e2e_p99=9,errors=0.5"), level)
+    assert [(judged.failed, judged.requests) for judged in found] == [(0, 20)] * 3
+
+
 def test_one_sure_miss_decides_and_one_doubt_does_not() -> None:
     level = {"ttft_s": {"p95": 1.9, "ci95_p95": [1.5, 2.2]}, "output_tokens_per_s": 50.0}
     level_missed = {**level, "output_tokens_per_s_ci95": [45.0, 55.0]}

@@ -62,12 +62,12 @@ def parse_sources(texts: Sequence[str], *, servers: Sequence[str] = ()) -> list[
 
     Where ollama, vllm and llamacpp come without a URL they stand for each of `servers`. Raises ScenarioError.
     """
-    between = re.compile(rf",(?=(?:{'|'.join(SOURCE_KINDS)})(?:=|,|$))")  # commas separate metric names, too
+    between = re.compile(rf",\s*(?=(?:{'|'.join(SOURCE_KINDS)})(?:=|,|$))")  # commas separate metric names, too
     asked = [
-        _parse_source(text.strip(), server)
+        _parse_source(text.strip(" ,"), server)
         for group in texts
         for text in between.split(group)
-        if text.strip()
+        if text.strip(" ,")
         for server in servers or (None,)
     ]
     refuse(not asked, f"name at least one source to monitor: {', '.join(SOURCE_KINDS)}.")
@@ -76,7 +76,8 @@ def parse_sources(texts: Sequence[str], *, servers: Sequence[str] = ()) -> list[
 
 def _parse_source(text: str, server: str | None) -> SourceSpec:
     kind, given, rest = text.partition("=")
-    refuse(kind not in SOURCE_KINDS, f"{kind!r} is not a source to monitor; the sources are {', '.join(SOURCE_KINDS)}.")
+    unknown = next((part for part in map(str.strip, kind.split(",")) if part not in SOURCE_KINDS), None)
+    refuse(unknown is not None, f"{unknown!r} is not a source to monitor; the sources are {', '.join(SOURCE_KINDS)}.")
     if kind not in WITH_URL:
         refuse(given, f"{kind} samples this machine and takes no address; write {kind} alone.")
         return SourceSpec(kind)

@@ -53,6 +53,13 @@ def test_where_there_is_room_all_is_said() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("eta", "said"), [(0.2, "1 s"), (89.0, "89 s"), (91.0, "2 min"), (5320.0, "89 min"), (7700.0, "2 h 9 min")]
+)
+def test_a_long_time_is_not_told_in_seconds(eta: float, said: str) -> None:
+    assert live_sentence(progress(eta=eta)).endswith(f"ETA {said}")
+
+
 def test_a_level_of_embeddings_speaks_of_no_token_from_its_beginning_on() -> None:
     line = live_sentence(progress(done=0, decoding=0, ttfts=(), tokens_per_s=0.0, textless=True))
     assert "128 in flight  E2E p50 –  0 input tokens/s" in line

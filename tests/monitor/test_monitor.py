@@ -66,6 +66,10 @@ def test_sources_may_be_joined_by_commas_and_stand_for_the_measured_server() -> 
     ]
 
 
+def test_blanks_may_stand_behind_commas() -> None:
+    assert parse_sources(["host, nvidia,"]) == parse_sources(["host", "nvidia"])
+
+
 @pytest.mark.parametrize(
     "text", ["gpu", "host=http://h", "ollama", "dcgm=h:9400", "dcgm=http://h:99999", "ollama=http://h:1:metric", ""]
 )
@@ -77,7 +81,7 @@ def test_a_mistake_is_a_sentence(text: str) -> None:
 def test_a_run_does_not_begin_with_a_source_that_is_none(
     loadtest: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
-    code, _, err = loadtest("run", "--url", "http://127.0.0.1:9", "--monitor", "gpu", "--out", tmp_path / "run")
+    code, _, err = loadtest("run", "--url", "http://127.0.0.1:9", "--monitor", "host, gpu", "--out", tmp_path / "run")
     assert (code, err.count("\n")) == (2, 1)
     assert "'gpu' is not a source to monitor" in err
     assert not (tmp_path / "run").exists()

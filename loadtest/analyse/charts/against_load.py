@@ -150,9 +150,8 @@ def _draw_percentiles(axes: Axes, analysis: Analysis, series: Series, *, name: s
     # Panels of one page share their axis: it holds the levels of all.
     every = [level.figure(name, part) for level in analysis.levels for part, *_ in DRAWN_PERCENTILES]
     low, high = (end(value for value in every if value) for end in (min, max))
-    room = 1.8 if high < 10 * low else 1.15
-    axes.set(ylabel=f"{called}, logarithmic", ylim=(low / room, high * room))
-    style.logarithmic_y(axes)
+    axes.set_ylabel(f"{called}, logarithmic")
+    style.logarithmic_y(axes, (low / 1.1, high * 1.1))
     style.load_axis(axes, {level.amount for level in levels}, axis_of(levels))
 
 

@@ -229,7 +229,7 @@ def _durations(axes: Axes, every: Sequence[StyledSeries], *, key: str, high: str
         axes.add_line(Line2D([], [], color=style.GREY, linestyle=":", linewidth=1.3, label=label))
     _load_axis(axes, every, f"No level has a {name}.")
     axes.set_ylabel(f"{name}, logarithmic")
-    _logarithmic_y(axes)
+    style.logarithmic_y(axes)
 
 
 def _tradeoff(axes: Axes, every: Sequence[StyledSeries], *, key: str, name: str, rate: tuple[str, str]) -> None:
@@ -250,7 +250,7 @@ def _tradeoff(axes: Axes, every: Sequence[StyledSeries], *, key: str, name: str,
     style.plain(axes.xaxis)
     better = f"{rate[1]}: lower right is better; a number is a load"
     axes.set(xlim=(0, None), xlabel=better, ylabel=f"{name} {part}, logarithmic")
-    _logarithmic_y(axes)
+    style.logarithmic_y(axes)
 
 
 def _plot(axes: Axes, one: StyledSeries, points: Sequence[tuple[float, float]]) -> None:
@@ -274,12 +274,6 @@ def _load_axis(axes: Axes, every: Sequence[StyledSeries], nothing: str) -> None:
     if any(line.get_label() == f"_{VOID_CROSS}" for line in axes.lines):
         axes.add_line(Line2D([], [], color=style.GREY, linestyle="", marker="x", markersize=9, label=VOID_CROSS))
     style.load_axis(axes, {level.amount for level in levels}, axis_of(levels))
-
-
-def _logarithmic_y(axes: Axes) -> None:
-    low, high = style.logarithmic_y(axes)
-    if high < 4 * low:
-        axes.set_ylim(low / 1.5, high * 1.5)
 
 
 def _subtitle(many: Many, *, bars: bool = True) -> str:

@@ -112,7 +112,7 @@ def itl_tail(axes: Axes, analysis: Analysis, series: Series) -> None:
         return
     style.logarithmic_x(axes)
     most = max((level.get("itl_s") or {}).get("n", 0) for level in analysis.levels)  # of all panels
-    axes.set(yscale="log", ylim=(1 / (1.5 * most), 1.3))
+    axes.set(yscale="log", ylim=(10.0 ** math.floor(math.log10(1.1 / most)), 1.3))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_formatter(lambda value, _: percent(value))
     axes.set(xlabel=_axis([gaps for _, gaps, _ in every], shortest), ylabel="share of gaps this long or longer")

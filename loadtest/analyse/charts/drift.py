@@ -46,10 +46,10 @@ def over_time(axes: Axes, analysis: Analysis) -> None:
     if not axes.lines:
         style.empty(axes, "No request ended well, so there is no TTFT to show.")
         return
-    low, high = style.logarithmic_y(axes)
-    room = (high / low) ** 0.12  # for the loads on top
-    height = (low, high * room) if high >= 12 * low else (low / 1.6, high * 2)
-    axes.set(xlim=(-0.02 * axes.get_xlim()[1], None), ylim=height, ylabel="TTFT, logarithmic")
+    style.logarithmic_y(axes)
+    low, high = axes.get_ylim()
+    loads_on_top = high * (high / low) ** 0.12
+    axes.set(xlim=(-0.02 * axes.get_xlim()[1], None), ylim=(low, loads_on_top), ylabel="TTFT, logarithmic")
     style.level_marks(axes, analysis)
 
 

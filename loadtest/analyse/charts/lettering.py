@@ -62,6 +62,7 @@ def _characters() -> frozenset[int]:
     return frozenset(get_font(findfont(FONT)).get_charmap())
 
 
+CLOSE = 1.1  # how far beyond a label a point may lie
 # What is labelled of each decade, the most first.
 ROUND = ((1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0), (1.0, 2.0, 5.0), (1.0, 3.0), (1.0,))
 
@@ -87,6 +88,18 @@ class RoundDurations(Locator):
             if len(ticks) > 1 and min(after / before for before, after in pairwise(ticks)) >= least
         ]
         return clear[0] if clear else apart(next((ticks for ticks in reversed(every) if ticks), []), least)
+
+    def around(self, first: float, last: float, low: float, high: float) -> tuple[float, float]:
+        """Return limits from (low, high) on, so far apart that nothing from `first` to `last` lies outside of the labels."""
+        if high < 4 * low:  # too narrow for round ticks
+            low, high = low / 1.5, high * 1.5
+        for _ in range(50):
+            ticks = self.tick_values(low, high)
+            below, above = len(ticks) and ticks[0] <= first * CLOSE, len(ticks) and ticks[-1] >= last / CLOSE
+            if below and above:
+                break
+            low, high = low if below else low / CLOSE, high if above else high * CLOSE
+        return low, high
 
 
 def _between(low: float, high: float, mantissas: Sequence[float]) -> list[float]:

@@ -191,8 +191,8 @@ def ttft_panel(axes: Axes, analysis: Analysis, found: Sequence[PromptLengthSerie
     p95 = [pair for line in found for pair in line.known("ttft_p95_s")]
     if p95:
         axes.plot(*zip(*p95, strict=True), "^", color=style.INK, markersize=6, label="p95 (from 20 requests on)")
-    low, high = style.logarithmic_y(axes)
-    axes.set(title="TTFT", ylim=(low / 1.1, high * 1.3))
+    style.logarithmic_y(axes)
+    axes.set(title="TTFT", ylim=(axes.get_ylim()[0] / 1.1, axes.get_ylim()[1] * 1.3))
     names = PointNames(axes, -1)
     if len(found) == 1:
         at = found[0].known("ttft_p50_s")

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
-from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from loadtest.analyse.charts.lettering import (
     FONT,
@@ -57,6 +57,7 @@ WIDTH, DPI = 10.0, 150
 LETTER = 0.075  # inches, of the legend
 USUAL_HEAD = 1.2  # inches of title, subtitle and legend that a page's height allows for
 LABEL_WIDTH = 0.62  # inches that a duration on an axis takes
+LABELS_UP = 0.08  # of a panel's height, from one label to the next
 MARGIN = 0.3  # inches between one panel and the next
 EDGE = 0.017  # margin left and right, of the width
 MOST_PANELS, COLUMNS = 6, 3
@@ -288,28 +289,25 @@ def share_over_log(axes: Axes) -> None:
 def logarithmic_x(axes: Axes) -> None:
     """Make x, of seconds, logarithmic, with as many labels as there is room for."""
     axes.set_xscale("log")
-    _label_durations(axes.xaxis)
     axes.grid(visible=True, axis="x")
-    low, high = axes.get_xlim()
-    if high < 4 * low:  # too narrow for round ticks
-        low, high = axes.set_xlim(low / 1.5, high * 1.5)
     panels = 1 if axes.figure is None else min(len(axes.figure.axes), COLUMNS)
-    axes.xaxis.set_major_locator(RoundDurations(LABEL_WIDTH / ((WIDTH - 1) / panels - MARGIN)))
+    axes.set_xlim(_label_durations(axes.xaxis, LABEL_WIDTH / ((WIDTH - 1) / panels - MARGIN)))
 
 
-def logarithmic_y(axes: Axes) -> tuple[float, float]:
-    """Make y, of seconds, logarithmic; return the limits of the axis."""
+def logarithmic_y(axes: Axes, drawn: tuple[float, float] | None = None) -> None:
+    """Make y, of seconds, logarithmic; `drawn` is what it must hold where other panels share it."""
     axes.set_yscale("log")
-    _label_durations(axes.yaxis)
-    low, high = axes.get_ylim()
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 300 * low else (1.0,)))
-    return low, high
+    axes.set_ylim(_label_durations(axes.yaxis, LABELS_UP, drawn))
 
 
-def _label_durations(axis: Axis) -> None:
-    """Label a logarithmic axis of seconds with the unit of each duration."""
+def _label_durations(axis: Axis, apart: float, drawn: tuple[float, float] | None = None) -> tuple[float, float]:
+    """Label a logarithmic axis of seconds; return limits between which each point has a label on both sides."""
     axis.set_major_formatter(lambda value, _: seconds(value, exact=True))
     axis.set_minor_formatter(NullFormatter())
+    axis.set_major_locator(labels := RoundDurations(apart))
+    first, last = drawn or axis.get_data_interval()
+    low, high = drawn or axis.get_view_interval()
+    return labels.around(max(first, axis.get_minpos()), last, low, high)
 
 
 def scale(longest: float) -> tuple[float, str]:

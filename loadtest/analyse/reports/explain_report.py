@@ -249,7 +249,7 @@ def notes(found: Explanation) -> Iterator[str]:
     if found.level["verdict"] == VOID:
         yield "Its level is void, so these times may not be the server's; `loadtest report` says why."
     if found.warmup:
-        yield "It was a warm-up request, and is in no figure of its level."
+        yield "It was a warm-up request, which no percentile and no mean of its level counts."
 
 
 # -- a table of several ---------------------------------------------------------------------------------------------

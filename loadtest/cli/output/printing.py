@@ -22,7 +22,7 @@ from loadtest.credentials import scrubber
 from loadtest.grid import hanging
 from loadtest.measure.progress import Progress
 from loadtest.run_folder import RunFolder, check_writable
-from loadtest.text import UNKNOWN, seconds
+from loadtest.text import UNKNOWN, about, seconds
 
 
 def print_lines(console: Console, lines: Iterable[str], *, before: str = "", style: str = "") -> None:
@@ -101,7 +101,7 @@ def live_sentence(at: Progress, width: int | None = None) -> str:
         "waiting": f"{at.waiting} waiting",
         "ttft": f"TTFT p50 {UNKNOWN if at.ttft_p50 is None else seconds(at.ttft_p50)}",
         "tokens": f"{at.tokens_per_s:.0f} tokens/s",
-        "eta": "" if at.eta is None else f"ETA {at.eta:.0f} s",
+        "eta": "" if at.eta is None else f"ETA {about(at.eta)}",
     }
     if at.textless:
         parts |= {

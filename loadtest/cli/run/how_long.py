@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 from loadtest.measure.progress import Progress
 from loadtest.scenario import OPEN_LOOP_S, Level, Scenario
 from loadtest.slo import Objective, least_requests
-from loadtest.text import joined
+from loadtest.text import about, joined
 from loadtest.workloads.conversations import mean_turns
 from loadtest.workloads.schedule import mean_think_time
 from loadtest.workloads.workload import as_files_say
@@ -47,9 +46,9 @@ def requests_sentence(scenario: Scenario, objectives: Sequence[Objective]) -> st
         )
     if scenario.rate and scenario.duration is not None:
         seconds = sum(_level_seconds(scenario, level) for level in levels)
-        return f"{_the_levels(levels)} will take about {_time(seconds)}, plus the time for the last answers."
+        return f"{_the_levels(levels)} will take about {about(seconds)}, plus the time for the last answers."
     if scenario.duration is not None:
-        return f"{_the_levels(levels)} will take about {_time(scenario.duration * len(levels))}, plus warm-up."
+        return f"{_the_levels(levels)} will take about {about(scenario.duration * len(levels))}, plus warm-up."
     if scenario.trace is not None:
         return None
     sent = ", ".join(str(level.requests) for level in levels)
@@ -67,7 +66,7 @@ def people_sentence(scenario: Scenario, turns: float, whole: str = "the whole ru
     think = mean_think_time(scenario)
     pauses = think * max(turns * scenario.warmup - 1, 0)
     levels = scenario.levels()
-    join = f"People join within {_time(think)}; each" if think else "Each"
+    join = f"People join within {about(think)}; each" if think else "Each"
     warm_up = "a conversation" if scenario.warmup == 1 else f"{scenario.warmup} conversations"
     counts = f"{join} level counts once everybody has ended {warm_up} of about {turns:.3g} turns"
     if not scenario.warmup:
@@ -78,7 +77,7 @@ def people_sentence(scenario: Scenario, turns: float, whole: str = "the whole ru
     for level in levels:
         alone = think * level.requests / (level.concurrency or 1)
         least += (think + pauses) * bool(scenario.warmup) + (scenario.duration or alone)
-    return f"{counts}. Thinking alone takes {_time(least)} of {whole}; answers come on top of that."
+    return f"{counts}. Thinking alone takes {about(least)} of {whole}; answers come on top of that."
 
 
 def search_sentence(scenario: Scenario) -> str:
@@ -115,8 +114,8 @@ class TimeNotice:
             return
         self._told = True
         low, high = self._between(at.done / at.elapsed, first)
-        waits = f" in all if streams do not slow each other down, {_time(high)} if they wait for each other"
-        self._say(f"At the pace of the first answers this takes {_time(low)}{waits if len(self._levels) > 1 else ''}.")
+        waits = f" in all if streams do not slow each other down, {about(high)} if they wait for each other"
+        self._say(f"At the pace of the first answers this takes {about(low)}{waits if len(self._levels) > 1 else ''}.")
 
     def _between(self, rate: float, first: Level) -> tuple[float, float]:
         """Return the shortest and the longest time for all levels in seconds, where `first` completes `rate` requests/s.
@@ -148,11 +147,3 @@ def _level_seconds(scenario: Scenario, level: Level) -> float:
 
 def _the_levels(levels: Sequence[Level]) -> str:
     return "The level" if len(levels) == 1 else f"The {len(levels)} levels"
-
-
-def _time(seconds: float) -> str:
-    """Return a duration for people: 40 s, 5 min, 2 h 10 min."""
-    if seconds < 90:
-        return f"{max(seconds, 1):.0f} s"
-    minutes = math.ceil(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -145,6 +145,29 @@ def test_durations_on_an_axis_have_units_and_room(panels: int, low: float, high:
         assert all(one.x1 < other.x0 for one, other in itertools.pairwise(boxes))
 
 
+@pytest.mark.parametrize(("low", "high"), [(0.27, 5.4), (0.048, 0.16), (1.0, 1.02), (0.0021, 47), (2e-4, 900)])
+def test_what_a_logarithmic_axis_shows_lies_between_labels(low: float, high: float) -> None:
+    for axes, scaled in zip(style.page(2, share_y=False)[1], (style.logarithmic_y, style.logarithmic_x), strict=True):
+        axes.plot([low, high], [low, high])
+        scaled(axes)
+        axis = axes.yaxis if scaled is style.logarithmic_y else axes.xaxis
+        begin, end = axis.get_view_interval()
+        ticks = [tick for tick in axis.get_majorticklocs() if begin <= tick <= end]
+        assert len(ticks) > 1
+        assert ticks[0] <= 1.1 * low
+        assert ticks[-1] >= high / 1.1
+
+
+def test_the_rarest_gap_lies_above_a_labelled_share(tmp_path: Path) -> None:
+    make(tmp_path / "run", Made(tokens=40), users=(4,), each=4)
+    analysis = analyse(tmp_path / "run")
+    _, (axes,) = style.page(1)
+    distributions.itl_tail(axes, analysis, series_of(analysis.summary["levels"])[0])
+    lowest = min(float(min(line.get_ydata())) for line in axes.lines)  # type: ignore[arg-type] # a sequence here
+    low, high = axes.get_ylim()
+    assert min(tick for tick in axes.get_yticks() if low <= tick <= high) <= lowest
+
+
 def test_figures_stand_clear_of_the_slots(tmp_path: Path) -> None:
     make(tmp_path / "run", Made(gap_ms=1, tokens=40), users=(1, 4, 8, 16))
     analysis = analyse(tmp_path / "run")
