@@ -40,6 +40,17 @@ PER_REQUEST = (
     "prefill_tokens_per_s",
     "stall_s",
 )
+# those of them that hold a request's wait, and in an open loop what its queue remembers
+OF_A_QUEUE = {
+    "ttft_s",
+    "ttft_sched_s",
+    "e2e_s",
+    "e2e_sched_s",
+    "e2e_tokens_per_s",
+    "queue_wait_s",
+    "slot_wait_s",
+    "batch_wait_s",
+}
 NO_WAITS = "this server does not say how long requests wait"
 NO_LIMIT = (
     "more requests were in flight than were ever at work at once, and whether that is the slots' limit is not known"
@@ -68,7 +79,7 @@ def level_summary(
     requests = run.requests[rows]
     stamps = verdict.stamps_of(run.requests[good])
     commonest = run.requests["wait_source"][good].mode()
-    flow = rates.flow(run, level)
+    flow, queue = rates.flow(run, level), stationarity.queue_memory(run, level)
     little = stationarity.little(run, index, flow)
     throughput = rates.level_rates(run, flow, good)
     found: dict[str, Any] = {
@@ -82,7 +93,8 @@ def level_summary(
         "warmup_requests": int((run.of_level(index) & run.flag("warmup")).sum()),
         "outcomes": outcome_counts(requests),
         "failures": outcome_rules.list_outcomes(requests[~requests["outcome"].isin(NO_FAILURES)]) or None,
-        **_described(run, index, good, block),
+        **({"queue_memory": queue} if queue > 1 else {}),
+        **_described(run, index, good, block, queue),
         **leavers.left_figures(run, index, found_slots),
         **or_reason("little", little, "no request ended in the steady window"),
         **({"cold_load": cold_load.cold_load(run, index)} if cold_load.is_cold(run) else {}),
@@ -128,13 +140,14 @@ def outcome_counts(requests: pd.DataFrame) -> dict[str, int]:
     return {str(name): int(count) for name, count in requests["outcome"].value_counts().items()}
 
 
-def _described(run: RunData, index: int, good: BoolArray, block: int) -> dict[str, Any]:
+def _described(run: RunData, index: int, good: BoolArray, block: int, queue: float) -> dict[str, Any]:
     """Return the distribution of each figure over a level's requests or gaps, or the reason why it has none."""
     found: dict[str, Any] = {}
     for name in PER_REQUEST:
-        found |= _figure_or_reason(name, stats.describe_values(run.column(name)[good], block=block), good)
+        kept = queue if name in OF_A_QUEUE else 1.0
+        found |= _figure_or_reason(name, stats.describe_values(run.column(name)[good], block=block, queue=kept), good)
     if run.left(index).any():
-        found |= _waits_with_left(run, index, block)
+        found |= _waits_with_left(run, index, block, queue)
     if found["queue_wait_s"] is not None and found["slot_wait_s"] is None:
         found |= dict.fromkeys(("slot_wait_s_reason", "batch_wait_s_reason"), NO_LIMIT)
     for name, pooled in (("itl_s", run.itl), ("server_itl_s", run.server_itl), ("delivery_delay_s", run.delivery)):
@@ -142,14 +155,15 @@ def _described(run: RunData, index: int, good: BoolArray, block: int) -> dict[st
     return found
 
 
-def _waits_with_left(run: RunData, index: int, block: int) -> dict[str, Any]:
+def _waits_with_left(run: RunData, index: int, block: int, queue: float) -> dict[str, Any]:
     """Return TTFT where users hung up: who left before the first token waited at least so long."""
     left, seen = run.left(index), np.isfinite(run.column("first_token"))
     rows = run.good(index) | left
     found: dict[str, Any] = {}
     for name, since in (("ttft_s", "send"), ("ttft_sched_s", "sched")):
         waited = run.column("end") - run.column(since)
-        said = stats.describe_waits(run.column(name)[rows], (left & ~seen)[rows], waited[rows], block=block)
+        who = (left & ~seen)[rows]
+        said = stats.describe_waits(run.column(name)[rows], who, waited[rows], block=block, queue=queue)
         found |= _figure_or_reason(name, said, rows)
     return found
 

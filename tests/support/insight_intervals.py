@@ -2,11 +2,13 @@
 
 Queues with Poisson arrivals and constant service (M/D/4 at 80 % load, 2000 requests), whose truth comes from long runs,
 once in equilibrium from the start and once from empty; and closed loops of the simulated engine in virtual time, whose
-truth is the mean of all runs. All of it is simulated.
+truth is the mean of all runs. Short levels at a rate, even and in bursts, at three utilisations, have an interval where
+their queue leaves them one. All of it is simulated.
 """
 
 from __future__ import annotations
 
+import itertools
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -16,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from loadtest.analyse.figures import rates, stats
-from loadtest.analyse.run.arrays import FloatArray, IntArray
+from loadtest.analyse.figures.stationarity import queue_memory
+from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
 from loadtest.analyse.run.frames import load as read
 from loadtest.simulate.model.timing import StepLaw, Timing
 from support.virtual_runs import Load, Played, play
@@ -57,10 +60,16 @@ def cover(name: str, intervals: Sequence[object], truth: float) -> Cover:
     return Cover(name, held, len(known), len(intervals), half)
 
 
-def queue(runs: int, requests: int, *, seed: int, before: int) -> tuple[FloatArray, FloatArray]:
-    """Return arrivals and waits of M/D/c queues, a row a run, after `before` requests that are not returned."""
+def queue(
+    runs: int, requests: int, *, seed: int, before: int, load: float = LOAD, shape: float = 1.0
+) -> tuple[FloatArray, FloatArray]:
+    """Return arrivals and waits of G/D/c queues, a row a run, after `before` requests that are not returned.
+
+    Gaps between arrivals are gamma of this shape: 1 is Poisson, below it requests come in bursts.
+    """
     rng = np.random.default_rng(seed)
-    arrivals = np.cumsum(rng.exponential(SERVICE / LOAD / SERVERS, (runs, before + requests)), axis=1)
+    gaps = rng.gamma(shape, SERVICE / load / SERVERS / shape, (runs, before + requests))
+    arrivals = np.cumsum(gaps, axis=1)
     waits = np.zeros_like(arrivals)
     for i in range(SERVERS, before + requests):  # constant service: whoever started c places earlier frees the server
         passed = arrivals[:, i] - arrivals[:, i - SERVERS]
@@ -86,6 +95,34 @@ def queue_covers(runs: int, *, seed: int, before: int) -> Iterator[Cover]:
         spread = rates.rate_spread(end[inside], np.ones(int(inside.sum())))
         outputs.append([rate * (1 + off) for off in spread.around(0.0)] if spread else None)
     yield cover("throughput", outputs, SERVERS * LOAD / SERVICE)
+
+
+def rate_covers(runs: int, requests: int, load: float, shape: float) -> Iterator[Cover]:
+    """Yield how often the intervals of TTFT hold in a level at a rate, in equilibrium; a prompt takes a tenth of an answer."""
+    prompt = SERVICE / 10
+    truth = queue(100, 6000, seed=99, before=4000, load=load, shape=shape)[1] + prompt
+    described = []
+    for sent, waits in zip(*queue(runs, requests, seed=7, before=3000, load=load, shape=shape), strict=True):
+        first = waits + prompt
+        level = {"sched": sent, "send": sent, "first_token": sent + first, "end": sent + waits + SERVICE}
+        columns = {**level, "queue_wait_s": np.full(requests, np.nan)}
+        memory = queue_memory(_Columns(columns), {"index": 0, "rate": SERVERS * load / SERVICE})  # type: ignore[arg-type]
+        described.append(stats.describe_values(first, queue=memory))
+    for figure, true in (("mean", truth.mean()), ("p50", np.median(truth)), ("p95", np.quantile(truth, 0.95))):
+        yield cover(f"TTFT {figure}", [one[f"ci95_{figure}"] for one in described], float(true))
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """A run of one level whose requests all ended well."""
+
+    columns: dict[str, FloatArray]
+
+    def good(self, _: int) -> BoolArray:
+        return np.ones(len(self.columns["send"]), dtype=np.bool_)
+
+    def column(self, name: str) -> FloatArray:
+        return self.columns[name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +177,12 @@ def main(runs: int) -> None:
         print(f"M/D/4 at 80 % load, 2000 requests, {name}, {runs} runs:")
         for found in queue_covers(runs, seed=before + 1, before=before):
             print(found, flush=True)
+    for shape, utilisation in itertools.product((1.0, 0.25), (0.5, 0.8, 0.95)):
+        for requests in (100, 300, 1000):
+            kind = "Poisson" if shape == 1 else f"gamma {shape:g}"
+            print(f"{kind} at {utilisation * 100:g} % load, {requests} requests, {runs} runs:")
+            for found in rate_covers(runs, requests, utilisation, shape):
+                print(found, flush=True)
     for users, each in ((2, 5), (8, 5), (1, 8), (4, 8), (8, 8), (4, 16), (8, 16), (4, 25)):
         one = Load(users=users, requests=users * each)
         mixed = Load(users=users, requests=users * each, prompt=(50, 400), output=(20, 100))

@@ -33,6 +33,7 @@ SKEWNESS_SEEN = 1.25
 # Effective number of independent samples that an interval needs; a tail needs more, since a short run has not seen it.
 FEWEST_INDEPENDENT_AT = {0.05: 20, 0.50: 10, 0.90: 10, 0.95: 20, 0.99: 300}
 FEWEST_INDEPENDENT = 10  # likewise, of a mean and its error
+FEWEST_OF_A_QUEUE = 20  # likewise, of any figure whose samples share an open loop's queue
 MOST_STRETCH = 10.0  # times as far from the median as a percentile is an upper end that says something
 
 
@@ -120,20 +121,23 @@ class Sample:
     starts: IntArray | None  # index of each request's first value; None: one value a request
     requests: int
     time: float  # correlation time: n requests are worth n / time independent ones; at least 1
+    fewest: int  # independent samples that an interval of these needs
     batches: int
     length: int  # requests in a batch
     drains: bool  # whether the last batch holds a closed loop's drain
 
     @classmethod
-    def of(cls, values: FloatArray, *, block: int = 1, starts: IntArray | None = None) -> Self:
+    def of(cls, values: FloatArray, *, block: int = 1, queue: float = 1.0, starts: IntArray | None = None) -> Self:
         """Cut `values`, at least one and none of them nan, into batches.
 
         Args:
             block: requests that depend on each other, in a closed loop the concurrency; a batch holds a multiple of them.
+            queue: correlation time, at least, of requests that share an open loop's queue (see stationarity.queue_memory).
             starts: index of each request's first value, where requests have many.
         """
         n = len(values) if starts is None else len(starts)
-        time = correlation_time(_residuals(values, starts))
+        time = max(correlation_time(_residuals(values, starts)), queue)
+        fewest = FEWEST_OF_A_QUEUE if queue > 1 else FEWEST_INDEPENDENT
         batches = min(MOST_BATCHES, max(FEWEST_BATCHES, int(n / (BATCH_TIMES * time))), n)
         whole = n // max(block, 1)  # whole rounds of a closed loop
         if whole >= FEWEST_ROUNDS:
@@ -141,7 +145,7 @@ class Sample:
             length = n // batches // block * block
         else:
             length = max(1, n // batches)
-        return cls(values, starts, n, time, n // length, length, block > 1 and whole >= FEWEST_ROUNDS)
+        return cls(values, starts, n, time, fewest, n // length, length, block > 1 and whole >= FEWEST_ROUNDS)
 
     @property
     def effective(self) -> float:
@@ -203,8 +207,8 @@ def _residuals(values: FloatArray, starts: IntArray | None, *, above: float | No
 
 
 def mean_interval(sample: Sample) -> tuple[float, float] | None:
-    """Return the 95 % interval of the mean; None with fewer than ten independent samples."""
-    if sample.effective < FEWEST_INDEPENDENT:
+    """Return the 95 % interval of the mean; None with too few independent samples."""
+    if sample.effective < sample.fewest:
         return None
     return sample.mean().around(float(sample.values.mean()))
 
@@ -215,7 +219,7 @@ def percentile_interval(sample: Sample, ordered: Ordered, share: float) -> tuple
     None where the run is too short for that tail: too few independent samples, or a lower end that reaches the median, or
     comes so near to it that the upper end is unknown.
     """
-    if sample.effective < FEWEST_INDEPENDENT:
+    if sample.effective < sample.fewest:
         return None
     if share < 0.5:  # mirror the values, so that the lower tail becomes the upper one
         mirrored = ordered.negative() if isinstance(ordered, ValueCounts) else -ordered[::-1]

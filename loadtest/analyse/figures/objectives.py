@@ -54,7 +54,7 @@ def _judged_objective(
         values = run.column(objective.figure)
         if answered.any() and not np.isfinite(values[answered]).any():
             return by_figures  # this server does not report the figure for any request
-        value, interval = _of_requests(objective, values, sent, answered, block=int(level.get("concurrency") or 1))
+        value, interval = _of_requests(objective, values, sent, answered, level)
     if math.isnan(value):
         lost = "failed or were left" if left.any() else "failed"
         few = f"needs {objective.requests} requests and has {requests}, {failed} of them {lost}"
@@ -94,13 +94,14 @@ def binomial_tail(least: int, tries: int, share: float) -> float:
 
 
 def _of_requests(
-    objective: Objective, values: FloatArray, sent: BoolArray, answered: BoolArray, *, block: int
+    objective: Objective, values: FloatArray, sent: BoolArray, answered: BoolArray, level: dict[str, Any]
 ) -> tuple[float, tuple[float, float] | None]:
     """Return the statistic of a figure over all requests sent, and its interval."""
     if objective.at_most and objective.statistic == "mean":
         return math.inf, None
     worst = ENDLESS_S if objective.at_most else 0.0
-    found = stats.describe_values(np.where(answered, values, worst)[sent], block=block)
+    block, queue = int(level.get("concurrency") or 1), level.get("queue_memory", 1.0)
+    found = stats.describe_values(np.where(answered, values, worst)[sent], block=block, queue=queue)
     value, interval = found[objective.statistic], found[f"ci95_{objective.statistic}"]
     if not isinstance(value, float):
         # Too few requests for this percentile. But where enough failed, it is a failed request's, however few there are.

@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from loadtest.analyse.figures.intervals import FEWEST_OF_A_QUEUE
 from loadtest.analyse.figures.rates import Flow
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import RunData
-from loadtest.text import seconds
+from loadtest.analyse.run.levels import LevelData
+from loadtest.analyse.run.overlaps import peak_at_once
+from loadtest.text import number, seconds
 
 LITTLE_TOLERANCE = 0.10  # |L / λW − 1| above it, and above what the window's edges explain, is not stationary
 QUEUE_GROWTH = 1.5  # requests in flight in the last third of a level over the first, above which a queue grows …
@@ -31,6 +34,7 @@ SHORTEST = 0.1  # quantile of the waits for a first token: hardly any other requ
 SLOWED = (
     1.25  # times as long as in its first third: from there on answers of a level's later part are slower under its load
 )
+MOST_USED = 0.99  # of a server: a queue that never settles remembers ten thousand requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,3 +162,34 @@ def _unhindered(send: FloatArray, begun: FloatArray) -> float:
     alone = np.searchsorted(sent, send[late], side="right") - over <= 1
     soon = (begun - send)[late] <= IDLE_TIMES * np.quantile(begun - send, SHORTEST)
     return float(max(alone.mean(), soon.mean()))
+
+
+def queue_memory(run: RunData, level: dict[str, Any]) -> float:
+    """Return how many requests in a row an open loop's queue keeps alike, at least; 1 in a closed loop.
+
+    Where work takes the share u of what the server was seen to do at once, a queue forgets its length in (ca² + cs²) · u / (1 - u)²
+    requests (the correlation time of a reflected Brownian motion; ca and cs: how arrivals and work vary). The run's own
+    correlation does not show it: a short run that met no long queue looks as if its requests were independent.
+    """
+    rows = run.good(level["index"]) & np.isfinite(run.column("sched"))
+    if level.get("concurrency") or rows.sum() < FEWEST_ARRIVALS:
+        return 1.0
+    send, first, end, said = (run.column(name)[rows] for name in ("send", "first_token", "end", "queue_wait_s"))
+    until_first = np.where(np.isfinite(first), first, end) - send
+    wait = np.where(np.isfinite(said), said, until_first - until_first.min())
+    work, gaps = end - send - wait, np.diff(np.sort(run.column("sched")[rows]))
+    if not gaps.any() or work.mean() <= 0:
+        return 1.0
+    asked = level.get("rate") if level.get("rate_to") is None and "model" not in level else None
+    used = min(
+        float(work.mean()) * (asked or 1 / float(gaps.mean())) / max(peak_at_once(end - work, end), 1), MOST_USED
+    )
+    varying = sum(float(part.var() / part.mean() ** 2) for part in (gaps, work))
+    return max(1.0, varying * used / (1 - used) ** 2)
+
+
+def too_few_for_queue(level: LevelData, name: str, part: str) -> str:
+    """Say below how many requests an open loop's queue leaves a figure without an interval; empty where it has one."""
+    fewest, described = math.ceil(FEWEST_OF_A_QUEUE * level.get("queue_memory", 0.0)), level.get(name) or {}
+    missing = described.get(part) is not None and level.interval(name, part) is None
+    return f" below {number(fewest)} requests" if missing and described["n"] < fewest else ""

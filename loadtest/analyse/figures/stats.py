@@ -29,7 +29,9 @@ MANY = 1 << 19  # pooled values; more of them are counted instead of sorted
 FEWEST_FOR_INTERVAL = 20  # samples that an interval needs
 
 
-def describe_values(values: FloatArray, *, block: int = 1, requests: IntArray | None = None) -> Described:
+def describe_values(
+    values: FloatArray, *, block: int = 1, queue: float = 1.0, requests: IntArray | None = None
+) -> Described:
     """Return {n, mean, p5, p50, p90, p95, p99, max, ci95_mean, ci95_p5, …, ci95_p99} of `values`, which are in time order.
 
     Unknown values (nan) are left out. A percentile is None with too few samples (p5, p95: 20, p99: 100). An interval is None
@@ -37,25 +39,28 @@ def describe_values(values: FloatArray, *, block: int = 1, requests: IntArray | 
 
     Args:
         block: how many consecutive requests depend on each other: in a closed loop the concurrency.
+        queue: correlation time, at least, of the waits of an open loop (see stationarity.queue_memory).
         requests: the request of each value (equal numbers side by side, none negative), where a request has many values, as
             token gaps: an interval then follows from how much requests differ, not single gaps.
     """
     finite = np.isfinite(values)
     known = values[finite]
     starts = None if requests is None else np.flatnonzero(np.diff(requests[finite], prepend=-1))
-    return _described_values(known, np.sort(known), block, starts)
+    return _described_values(known, np.sort(known), block, starts, queue)
 
 
-def describe_waits(values: FloatArray, left: BoolArray, waited: FloatArray, *, block: int = 1) -> dict[str, Any]:
+def describe_waits(
+    values: FloatArray, left: BoolArray, waited: FloatArray, *, block: int = 1, queue: float = 1.0
+) -> dict[str, Any]:
     """Return the same of waits that some users did not wait out: those marked in `left`, who had `waited` so long.
 
     Each of them ranks as slower than all who stayed. A statistic that such a wait decides is at least what is said, and
     `at_least` names it.
     """
     if not left.any():
-        return describe_values(values, block=block)
-    found = describe_values(np.where(left, ENDLESS_S, values), block=block)
-    least = describe_values(np.where(left, waited, values), block=block)
+        return describe_values(values, block=block, queue=queue)
+    found = describe_values(np.where(left, ENDLESS_S, values), block=block, queue=queue)
+    least = describe_values(np.where(left, waited, values), block=block, queue=queue)
     known, at_least = 0.0, []
     for part in ("mean", *PERCENTILES, "max"):
         value, lowest, interval = found[part], least[part], found.get(f"ci95_{part}")
@@ -87,14 +92,16 @@ def ranked(pooled: EventGaps | Delays, rows: BoolArray) -> Ordered:
     return ValueCounts.of(pooled.ticks(rows), pooled.unit)
 
 
-def _described_values(known: FloatArray, ordered: Ordered, block: int, starts: IntArray | None) -> Described:
+def _described_values(
+    known: FloatArray, ordered: Ordered, block: int, starts: IntArray | None, queue: float = 1.0
+) -> Described:
     n = len(known)
     described: Described = {"n": n, "mean": float(known.mean()) if n else None}
     for name, share in PERCENTILES.items():
         described[name] = quantile_of_sorted(ordered, share) if metrics.enough_for(share, n) else None
     described["max"] = float(ordered[-1]) if n else None
     found: dict[str, tuple[float, float] | None] = {}
-    sample = Sample.of(known, block=block, starts=starts) if n >= FEWEST_FOR_INTERVAL else None
+    sample = Sample.of(known, block=block, queue=queue, starts=starts) if n >= FEWEST_FOR_INTERVAL else None
     if sample is not None and sample.requests >= FEWEST_ROUNDS * block:
         found["mean"] = mean_interval(sample)
         for name, share in PERCENTILES.items():

@@ -105,7 +105,7 @@ def pace_findings(steps: Steps, levels: Sequence[dict[str, Any]]) -> list[Findin
     if change is None:
         return []
     slower = change.factor > 1
-    said = f"the same steps took {within:.1f} times as long {'from then on as before' if slower else 'before as from then on'}"
+    said = f"on average the same steps took at least {within:.1f} times as long {'from then on as before' if slower else 'before as from then on'}"
     became = f"{'slower' if slower else 'faster'} within the level at {labels[change.level]}, after about {seconds(change.after_s)}"
     return [Finding(f"The server became {became}: {said}.", PACE_EVIDENCE)]
 

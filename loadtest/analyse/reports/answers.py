@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from loadtest.analyse.figures import knee as knee_of
+from loadtest.analyse.figures.stationarity import too_few_for_queue
 from loadtest.analyse.figures.stats import PERCENTILES
 from loadtest.analyse.findings.measured_on import ALL, SOME, simulated_badge
 from loadtest.analyse.findings.slot_findings import believed_slots, only_void, slots_told, what_happens
@@ -287,7 +288,8 @@ def _ttft(at: LevelData | None, best: LevelData) -> Tile:
     name = "TTFT p95 there" if at is not None else "TTFT p95 at the most output"
     if level.figure("ttft_s", "p95") is not None:
         ends = level.interval_in_words("ttft_s", "p95")
-        between = f"95 % interval {ends}, " if ends else "no 95 % interval, "
+        none = f"no 95 % interval{too_few_for_queue(level, 'ttft_s', 'p95')}, "
+        between = f"95 % interval {ends}, " if ends else none
         return Tile(name, level.wait_in_words("ttft_s", "p95"), f"{between}at {level['label']}")
     count = (level.get("ttft_s") or {}).get("n", 0)
     return Tile(name, "", f"p95 needs {needed(PERCENTILES['p95'])} requests, {level['label']} has {count}")

@@ -126,6 +126,10 @@ REMEDIES: dict[str, Remedy] = {
         "Where a gateway or proxy stands between, switch its buffering off or measure without it. Where none does, the server or the "
         "client was too busy to handle tokens one by one: end other programs there.",
     ),
+    "bundled": Remedy(
+        "All tokens but the first came together.",
+        "Have the gateway hand each piece on as it comes, or measure without it: TTFT may be right, the rest of an answer was held back.",
+    ),
     "client_busy": Remedy("The client's processor was busy.", LESS_LOAD),
     "beyond_capacity": Remedy("More arrived than this client measures truthfully.", LESS_LOAD),
     "growing": Remedy(

@@ -19,7 +19,7 @@ from loadtest.analyse.server.alternating_models import work_spans
 from loadtest.analyse.server.model_memory import by_slots as memory
 from loadtest.analyse.verdict import outcome_rules
 from loadtest.analyse.verdict.evidence import Evidence
-from loadtest.metrics import SUSPECT, VALID, VOID, Doubt
+from loadtest.metrics import S_PER_US, SUSPECT, VALID, VOID, Doubt
 from loadtest.text import counted, percent, seconds
 
 CACHED_TOKENS = 32  # up to so many cached tokens are the chat template, which comes before the nonce in each prompt
@@ -171,6 +171,29 @@ def _coalesced(e: Evidence) -> Iterator[Doubt]:
     )
 
 
+BUNDLED_PIECES = 16  # of an answer that is looked at: no server makes so many tokens but the first in one step
+
+
+def _bundled(e: Evidence) -> Iterator[Doubt]:
+    """Doubt answers whose first token came alone and all others at once, long after it; a stall leaves them one by one."""
+    chunks, row = e.run.chunks, np.flatnonzero(e.run.good(e.level["index"]))
+    row = row[
+        (chunks.counts[row] >= BUNDLED_PIECES) & ~e.run.flag("together")[row] & ~e.run.flag("first_coalesced")[row]
+    ]
+    first, second, last = (
+        chunks.flat[at] * S_PER_US for at in (chunks.starts[row], chunks.starts[row] + 1, chunks.starts[row + 1] - 1)
+    )
+    at_once = (last - second < metrics.HELD_BACK_SHARE * (last - first)) & (last - first > metrics.HELD_BACK_S)
+    at_once &= chunks.counts[row] >= metrics.BUFFERED_PIECES * e.run.column("reads")[row]
+    if 2 * at_once.sum() > len(e.requests):
+        later = seconds(float(np.median((second - first)[at_once])))
+        yield Doubt(
+            SUSPECT,
+            f"the first token came alone and all others of an answer together, {later} after it, in {at_once.sum()} of "
+            f"{len(e.requests)} requests: a gateway on the way or the server itself gathers them, so token gaps are not the model's",
+        )
+
+
 def _client_busy(e: Evidence) -> Iterator[Doubt]:
     cpu = client_cpu(e.run, e.level["index"])
     if cpu is not None and cpu > metrics.CLIENT_CPU_SHARE:
@@ -320,6 +343,7 @@ RULES: dict[str, Callable[[Evidence], Iterator[Doubt]]] = {
     "clock_gap": _clock_gap,
     "reload": _reload,
     "coalesced": _coalesced,
+    "bundled": _bundled,
     "client_busy": _client_busy,
     "beyond_capacity": _beyond_capacity,
     "growing": _growing,

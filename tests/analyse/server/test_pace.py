@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 from support import made_runs
 from support.virtual_runs import Load, play
 
 from loadtest.analyse.findings.step_findings import pace_findings, steps_findings
-from loadtest.analyse.server.timing.pace import PaceChange
+from loadtest.analyse.server.timing.pace import PaceChange, _change_at
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.analyse.whatif.model.self_check import as_measured
 from loadtest.analyse.whatif.predictions.predict_loads import describe_basis, predict_loads
@@ -53,12 +56,12 @@ def test_levels_at_other_paces_show_by_how_much_another_run_may_differ(tmp_path:
         (
             1.5,
             (60, 240),
-            "slower within the level at 4 streams, after about 20.7 s: the same steps took 1.5 times as long from then on as before.",
+            "slower within the level at 4 streams, after about 20.7 s: on average the same steps took at least 1.5 times as long from then on as before.",
         ),
         (
             0.5,
             (60, 240),
-            "faster within the level at 4 streams, after about 20.1 s: the same steps took 2.0 times as long before as from then on.",
+            "faster within the level at 4 streams, after about 20.1 s: on average the same steps took at least 1.8 times as long before as from then on.",
         ),
         (1.05, (60, 240), None),
         (1.5, (600, 900), None),  # longer prompts, as in conversations: a step takes longer for their context
@@ -80,6 +83,30 @@ def test_a_pace_that_changes_within_a_level_is_said(
     assert [each.removeprefix("The server became ") for each in changed] == [said] * bool(said)
     assert any("A step of the server" in each or "Prefill" in each for each in found) is not bool(said)
     assert prompt != (60, 240) or not any("of two kinds" in each for each in found)  # that would be the two paces
+
+
+@pytest.mark.parametrize(
+    ("paces", "contexts", "told"),
+    [
+        ((1.0, 1.0, 1.3, 1.3), (400, 400, 400, 400), 1.3),
+        ((1.0, 1.0, 1.3, 1.3), (300, 300, 380, 380), 1.0),  # was "1.3 times as long" of longer prompts
+        ((1.0, 1.0, 1.6, 1.0), (400, 400, 400, 400), 1.0),  # a hiccup: over before the end
+        ((1.0, 1.5, 1.5, 1.7), (400, 400, 400, 400), 1.0),  # it wavers
+    ],
+)
+def test_a_change_of_pace_is_neither_a_longer_context_nor_a_hiccup(
+    paces: Sequence[float], contexts: Sequence[int], told: float
+) -> None:
+    each = 100
+    steps = pd.DataFrame(
+        {
+            "at": np.arange(4 * each) * 0.1,
+            "row": np.arange(4 * each) // 20,
+            "step_s": np.repeat(paces, each) * (0.01 + 1e-4 * np.sin(np.arange(4 * each))),
+            "context": np.repeat(contexts, each),
+        }
+    )
+    assert math.exp(_change_at(20.0, [(1, steps)])) == pytest.approx(told, rel=0.05)
 
 
 def test_a_pace_that_differs_between_levels_is_said(tmp_path: Path) -> None:

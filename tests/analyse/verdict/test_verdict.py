@@ -22,6 +22,16 @@ from loadtest.scenario import Scenario
 from loadtest.simulate.model.timing import StepLaw, Timing
 
 
+def in_reads(reads: int, *after_us: int) -> Spoil:
+    """Return answers whose tokens after the first came so long after it, in so many reads with it."""
+
+    def spoilt(record: Record) -> dict[str, Any]:
+        chunks = [record.chunks[0], *(record.chunks[0] + each for each in after_us)]
+        return {"chunks": chunks, "t_end": (record.t_send or 0) + chunks[-1] * 1000, "reads": reads, "server_us": None}
+
+    return spoilt
+
+
 def server(record: Record, **changes: Any) -> dict[str, Any]:
     return {"server": {**(record.server or {}), **changes}}
 
@@ -94,6 +104,15 @@ def silent(tokens: int | None) -> Spoil:
         (lambda _: {"lag_us": 6000}, 1, "valid", ""),  # the kernel's stamps are right all the same
         (lambda r: server(r, load_duration=25 * MS), 8, "valid", ""),
         (lambda _: {"first_coalesced": True}, 4, "suspect", "one read with a later one in 8 of 32 requests (25 %)"),
+        (
+            in_reads(2, *[400_000] * 19),  # a gateway that gathers; was valid, with a median token gap of 0
+            1,
+            "suspect",
+            "the first token came alone and all others of an answer together, 400 ms after it, in 32 of 32 requests",
+        ),
+        (in_reads(2, *[400_000] * 19), 3, "valid", ""),  # of some, as where a machine paused
+        (in_reads(6, *[20_000 * (1 + i // 4) for i in range(19)]), 1, "valid", ""),  # four accepted at each step
+        (in_reads(20, *[400_000 + 500 * i for i in range(19)]), 1, "valid", ""),  # a stall: others come one by one
         (lambda _: {"output_tokens": 12}, 1, "suspect", "output length is not as asked: 12.0 tokens a request instead"),
         (
             lambda _: {"output_tokens": 12, "token_source": "chunks"},

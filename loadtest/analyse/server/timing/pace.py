@@ -21,7 +21,7 @@ FEWEST_OF_A_LEVEL = 100  # steps of one number of streams, from which on their m
 PARTS = 16  # of a level, at whose borders, the outermost apart, a change is looked for
 LEAST_CHANGE = 1.2  # times as long, or as short, as steps take behind a border, for the pace to have changed there
 FEWEST_OF_A_SIDE = 32  # steps of one number of streams before a border, and behind it
-LONGER = 1.25  # times the prompts before a border: with so much more context, or less, steps are not the same
+LEAST_SIDE_S = 1.0  # before a border, and behind it: what is over sooner is a hiccup, of the machine or of its host
 LEAST_ERROR = 0.02  # of a mean step: the blocks may agree by chance
 SURELY = 4.0  # standard errors that a change is more than none
 BLOCKS = 8  # of consecutive steps on a side, whose means give the error of its mean
@@ -81,17 +81,18 @@ def level_paces(run: RunData, gaps: TokenGaps) -> dict[int, float]:
 
 
 def _steps(run: RunData, gaps: TokenGaps) -> pd.DataFrame:
-    """Return a row for each gap that is one decode step: its level, request, instant, streams and seconds."""
-    clean = gaps.clean
-    levels = run.requests["level"].to_numpy(dtype=np.int64)
+    """Return a row for each gap that is one decode step: its level, request, instant, streams, seconds and tokens of context."""
+    row, at = gaps.row[gaps.clean], gaps.right[gaps.clean]
+    first, last = (run.column(name)[row] for name in ("first_token", "last"))
+    answered = run.column("output_tokens")[row] * (at - first) / np.maximum(last - first, 1e-9)
     return pd.DataFrame(
         {
-            "level": levels[gaps.row[clean]],
-            "row": gaps.row[clean],
-            "at": gaps.right[clean],
-            "streams": gaps.streams[clean],
-            "step_s": gaps.step_s[clean],
-            "prompt": run.column("prompt_tokens")[gaps.row[clean]],
+            "level": run.requests["level"].to_numpy(dtype=np.int64)[row],
+            "row": row,
+            "at": at,
+            "streams": gaps.streams[gaps.clean],
+            "step_s": gaps.step_s[gaps.clean],
+            "context": run.column("prompt_tokens")[row] + answered,
         }
     )
 
@@ -106,39 +107,48 @@ class PaceChange:
 
 
 def pace_change(run: RunData, gaps: TokenGaps) -> PaceChange | None:
-    """Return the largest change of pace within a level; None where steps took about as long to its end.
-
-    Where its prompts grew or shrank meanwhile, as in conversations, steps took another time for their context.
-    """
-    found: list[PaceChange] = []
+    """Return the plainest change of pace within a level; None where steps took about as long to its end, or wavered."""
+    found: list[tuple[float, PaceChange]] = []
     every = _steps(run, gaps).sort_values("at", kind="stable")
     for level in np.unique(every["level"]).tolist():
         steps = every[every["level"] == level]
         at = steps["at"].to_numpy()
         of_each = [(number, steps[steps["streams"] == number]) for number in np.unique(steps["streams"]).tolist()]
         for border in np.linspace(at[0], at[-1], PARTS + 1)[2:-2]:
-            place = int(np.searchsorted(at, border))
-            early, late = steps["prompt"].iloc[:place].mean(), steps["prompt"].iloc[place:].mean()
-            if max(early, late) > LONGER * min(early, late):
+            if min(border - at[0], at[-1] - border) < LEAST_SIDE_S:
                 continue
-            if factor := _change_at(border, of_each):
-                found.append(PaceChange(level, factor, float(border - at[0])))
-    return max(found, key=lambda one: abs(math.log(one.factor)), default=None)
+            log = _change_at(border, of_each)
+            if abs(log) > math.log(LEAST_CHANGE):
+                share = float(np.searchsorted(at, border)) / len(at)
+                change = PaceChange(level, math.exp(log), float(border - at[0]))
+                found.append((log**2 * share * (1 - share), change))  # what a step there explains of the scatter
+    return max(found, key=lambda one: one[0], default=(0.0, None))[1]
 
 
-def _change_at(border: float, of_each: Sequence[tuple[int, pd.DataFrame]]) -> float | None:
-    """Return by what factor steps of the same numbers of streams took longer from an instant on; None where not surely."""
-    changes, weights = [], []
+def _change_at(border: float, of_each: Sequence[tuple[int, pd.DataFrame]]) -> float:
+    """Return the logarithm of how much longer steps of the same numbers of streams took from an instant on; 0 where not surely.
+
+    It is sure where it stands out of the errors, and where steps took longer in each half of the one side than of the other.
+    """
+    changes, weights, halves = [], [], []
     for number, steps in of_each:
         place = int(np.searchsorted(steps["at"], border))
-        before, behind = _log_mean(steps.iloc[:place], number), _log_mean(steps.iloc[place:], number)
+        sides = steps.iloc[:place], steps.iloc[place:]
+        before, behind = (_log_mean(side, number) for side in sides)
         if before and behind:
-            changes.append(behind[0] - before[0])
+            early, late = (float(side["context"].mean()) for side in sides)
+            change = behind[0] - before[0]
+            by_context = float(np.nan_to_num(math.log(late / early)))  # at most in proportion to it does a step grow
+            changes.append(change - np.clip(by_context, min(change, 0.0), max(change, 0.0)))
             weights.append(1 / max(math.hypot(before[1], behind[1]), LEAST_ERROR) ** 2)
+            of_halves = (np.array_split(side["step_s"].to_numpy(), 2) for side in sides)
+            halves.append([math.log(half.mean()) for side in of_halves for half in side])
     if not changes:
-        return None
+        return 0.0
     log = float(np.average(changes, weights=weights))
-    return math.exp(log) if abs(log) > max(math.log(LEAST_CHANGE), SURELY / math.sqrt(sum(weights))) else None
+    early_1, early_2, late_1, late_2 = np.average(halves, axis=0, weights=weights) * math.copysign(1.0, log)
+    apart = min(late_1, late_2) > max(early_1, early_2)
+    return log if apart and abs(log) > SURELY / math.sqrt(sum(weights)) else 0.0
 
 
 def _log_mean(steps: pd.DataFrame, streams: int) -> tuple[float, float] | None:
