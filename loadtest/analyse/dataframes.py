@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.run.levels import LevelData
+from loadtest.analyse.run import LevelData, RunData
 from loadtest.metrics import S_PER_US
 from loadtest.records import Outcome
 

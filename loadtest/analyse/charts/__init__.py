@@ -22,9 +22,7 @@ from loadtest.analyse.charts import (
     timeline,
     ttft,
 )
-from loadtest.analyse.run import groups
-from loadtest.analyse.run.arrays import evenly
-from loadtest.analyse.run.levels import Series, axis_of, has_tokens
+from loadtest.analyse.run import Series, axis_of, evenly, groups, has_tokens
 from loadtest.analyse.summary import Analysis
 from loadtest.text import joined
 

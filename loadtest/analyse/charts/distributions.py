@@ -16,8 +16,7 @@ from loadtest.analyse.charts import style
 from loadtest.analyse.figures import stats
 from loadtest.analyse.figures.intervals import Ordered
 from loadtest.analyse.findings.run_findings import heaviest
-from loadtest.analyse.run.arrays import evenly, finite
-from loadtest.analyse.run.levels import LevelData, Series, name_among
+from loadtest.analyse.run import LevelData, Series, evenly, finite, name_among
 from loadtest.analyse.summary import Analysis
 from loadtest.text import number, percent, seconds
 

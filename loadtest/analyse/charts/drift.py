@@ -8,8 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.run.arrays import FloatArray
-from loadtest.analyse.run.levels import LevelData
+from loadtest.analyse.run import FloatArray, LevelData
 from loadtest.analyse.summary import Analysis
 from loadtest.text import counted, percent, seconds
 

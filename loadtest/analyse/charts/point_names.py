@@ -14,7 +14,7 @@ from matplotlib.path import Path
 from matplotlib.transforms import Bbox
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.run.arrays import evenly
+from loadtest.analyse.run import evenly
 
 SIZE = 8.5  # points, of the letters
 WIDE, HIGH = 0.64, 1.15  # of a character, as a share of that

@@ -12,8 +12,7 @@ from matplotlib.axes import Axes
 from loadtest.analyse.charts import style
 from loadtest.analyse.figures.intervals import Interval
 from loadtest.analyse.findings.slot_findings import believed_slots
-from loadtest.analyse.run.arrays import grouped
-from loadtest.analyse.run.levels import LevelData, users_axis
+from loadtest.analyse.run import LevelData, grouped, users_axis
 from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif.model.fit import ClosedLoopSeries, PredictedCurve
 from loadtest.analyse.whatif.model.predict import SLICED_WAY

@@ -29,8 +29,7 @@ from loadtest.analyse.charts.lettering import (
     wrapped,
 )
 from loadtest.analyse.findings.measured_on import measured_on, simulated_badge, simulated_mark
-from loadtest.analyse.run.arrays import evenly, finite
-from loadtest.analyse.run.levels import LevelData
+from loadtest.analyse.run import LevelData, evenly, finite
 from loadtest.analyse.summary import Analysis
 from loadtest.text import counted, joined, percent, seconds
 

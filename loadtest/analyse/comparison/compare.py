@@ -32,8 +32,7 @@ from loadtest.analyse.comparison.differences import (
 )
 from loadtest.analyse.comparison.traits import slots_of
 from loadtest.analyse.figures.intervals import Interval
-from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.run.levels import LevelData, has_tokens
+from loadtest.analyse.run import LevelData, RunData, has_tokens
 from loadtest.analyse.summary import Analysis
 from loadtest.records import Outcome
 from loadtest.text import listed, percent, size

@@ -16,9 +16,7 @@ import numpy as np
 
 from loadtest.analyse.figures import rates, stats
 from loadtest.analyse.figures.intervals import Sample, correlation_time, percentile_interval, t_quantile, t_tail
-from loadtest.analyse.run.arrays import BoolArray, FloatArray, finite
-from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.run.levels import LevelData
+from loadtest.analyse.run import BoolArray, FloatArray, LevelData, RunData, finite
 from loadtest.analyse.server.timing.step_law import StepTimes, well_seen
 from loadtest.analyse.server.timing.steps import BLOCKS
 from loadtest.analyse.summary import Analysis

@@ -33,7 +33,7 @@ from loadtest.analyse.comparison.differences import (
     estimate_of,
     noise_between,
 )
-from loadtest.analyse.run.levels import LevelData, has_tokens
+from loadtest.analyse.run import LevelData, has_tokens
 from loadtest.analyse.summary import Analysis
 from loadtest.errors import LoadTestError, RunFolderError
 

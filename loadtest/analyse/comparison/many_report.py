@@ -11,8 +11,7 @@ from loadtest.analyse.comparison.differences import FAILED, NOISE_FROM, Estimate
 from loadtest.analyse.comparison.many import OF_TOKENS, Entry, Many, Pair
 from loadtest.analyse.figures.intervals import t_quantile
 from loadtest.analyse.findings.measured_on import measured_on, simulated_mark
-from loadtest.analyse.run.arrays import grouped
-from loadtest.analyse.run.levels import LevelData, shared_parts
+from loadtest.analyse.run import LevelData, grouped, shared_parts
 from loadtest.grid import Grid, escaped
 from loadtest.records import SCHEMA
 from loadtest.templates import render

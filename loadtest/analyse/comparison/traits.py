@@ -9,7 +9,7 @@ from typing import Any
 
 from loadtest.analyse.comparison.comparable import CACHED_APART, DEFAULTS, asked_facts, cached_share, value_text
 from loadtest.analyse.findings.slot_findings import believed_slots
-from loadtest.analyse.run.arrays import grouped
+from loadtest.analyse.run import grouped
 from loadtest.analyse.server.queue.slots import known_slots
 from loadtest.analyse.summary import Analysis
 from loadtest.scenario import ADDED_KEYS, SAID_KEYS

@@ -15,9 +15,7 @@ from loadtest.analyse.explain.splitter import BIG_PROMPT, Splitter
 from loadtest.analyse.explain.time_parts import Cause, Parts, TimePart
 from loadtest.analyse.explain.timeline import Timeline, silent_windows
 from loadtest.analyse.figures.intervals import Interval
-from loadtest.analyse.run.arrays import FloatArray, IntArray, finite, grouped
-from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.run.levels import LevelData
+from loadtest.analyse.run import FloatArray, IntArray, LevelData, RunData, finite, grouped
 from loadtest.analyse.server.queue.slots import Slots, known_slots
 from loadtest.analyse.server.timing import token_gaps
 from loadtest.analyse.server.timing.steps import Steps

@@ -18,9 +18,7 @@ import numpy as np
 
 from loadtest.analyse.explain.timeline import Timeline
 from loadtest.analyse.figures.intervals import Interval, t_quantile
-from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray, grouped
-from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.run.levels import LevelData
+from loadtest.analyse.run import BoolArray, FloatArray, IntArray, LevelData, RunData, grouped
 from loadtest.analyse.server.alternating_models import LONG_LOAD_S
 from loadtest.analyse.server.queue.slots import Slots, known_slots
 from loadtest.analyse.server.timing.steps import Steps

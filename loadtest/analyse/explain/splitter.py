@@ -27,8 +27,7 @@ from loadtest.analyse.explain.timeline import (
     silent_windows,
     step_time,
 )
-from loadtest.analyse.run.arrays import FloatArray, IntArray
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run import FloatArray, IntArray, RunData
 from loadtest.analyse.server.alternating_models import LONG_LOAD_S
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing.steps import Steps

@@ -15,8 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run import BoolArray, FloatArray, IntArray, RunData
 from loadtest.analyse.server.queue.waits import NEVER_SERVED, left_slot
 from loadtest.analyse.server.timing.step_law import well_seen
 from loadtest.analyse.server.timing.steps import Steps

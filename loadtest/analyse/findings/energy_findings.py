@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from loadtest.analyse.findings.finding import Finding
-from loadtest.analyse.run.levels import LevelData, believed
+from loadtest.analyse.run import LevelData, believed
 from loadtest.analyse.server.energy import IN_USE, NOT_SAMPLED
 from loadtest.scenario.price import Price
 from loadtest.text import capitalised, number, percent

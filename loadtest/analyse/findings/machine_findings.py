@@ -11,9 +11,8 @@ import numpy as np
 import pandas as pd
 
 from loadtest.analyse.findings.finding import Finding
-from loadtest.analyse.run.arrays import FloatArray, finite
+from loadtest.analyse.run import FloatArray, RunData, finite
 from loadtest.analyse.run.files.samples import SERVERS, Machine, Models, SamplingGap, grown
-from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.model_memory import cold_load
 from loadtest.analyse.verdict.verdict import reloaded
 from loadtest.metrics import S_PER_NS

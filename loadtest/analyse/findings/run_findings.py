@@ -20,8 +20,7 @@ from loadtest.analyse.findings import (
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.findings.slot_findings import behind_the_url, slots_finding
 from loadtest.analyse.findings.waiting_findings import batching, leaving_findings, queueing, void_above
-from loadtest.analyse.run import groups
-from loadtest.analyse.run.levels import LevelData, Series, believed, has_tokens
+from loadtest.analyse.run import LevelData, Series, believed, groups, has_tokens
 from loadtest.analyse.server import alternating_models, prompt_length
 from loadtest.analyse.server.model_memory import by_slots as memory
 from loadtest.analyse.server.model_memory import cold_load, memory_comparison

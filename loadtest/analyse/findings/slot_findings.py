@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from loadtest.analyse.findings.finding import Finding
-from loadtest.analyse.run.levels import LevelData, believed
+from loadtest.analyse.run import LevelData, believed
 from loadtest.analyse.server.queue.slots import Slots, known_slots
 from loadtest.analyse.summary import Analysis
 from loadtest.records import TURNED_AWAY

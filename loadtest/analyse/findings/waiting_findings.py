@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.findings.slot_findings import believed_slots
-from loadtest.analyse.run.levels import LevelData, Series, believed
+from loadtest.analyse.run import LevelData, Series, believed
 from loadtest.analyse.server.queue.waits import ADMISSION_ERROR_S, passed_share
 from loadtest.analyse.summary import Analysis
 from loadtest.text import capitalised, counted, listed, number, percent, seconds

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 from loadtest.analyse.findings.measured_on import marked, measured_on, simulated_mark
 from loadtest.analyse.reports import tables
-from loadtest.analyse.run.levels import LevelData
+from loadtest.analyse.run import LevelData
 from loadtest.grid import Grid, escaped
 from loadtest.metrics import VOID
 from loadtest.slo import Judged, Objective, judge_objectives

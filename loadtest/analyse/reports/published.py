@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from loadtest.analyse.findings.measured_on import simulated_mark
-from loadtest.analyse.run.arrays import IntArray
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run import IntArray, RunData
 from loadtest.analyse.summary import Analysis
 from loadtest.errors import RunFolderError, refuse
 from loadtest.grid import Grid

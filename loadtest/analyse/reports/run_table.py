@@ -12,8 +12,7 @@ from loadtest.analyse.findings import slot_findings
 from loadtest.analyse.findings.measured_on import ALL as SIMULATED
 from loadtest.analyse.findings.measured_on import measured_on, simulated_badge, simulated_mark
 from loadtest.analyse.reports.tables import sections
-from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.run.levels import LevelData, shared_parts
+from loadtest.analyse.run import LevelData, RunData, shared_parts
 from loadtest.analyse.server.energy import NOT_SAMPLED
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.summary import Analysis

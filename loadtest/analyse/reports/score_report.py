@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loadtest.analyse.comparison import comparable
-from loadtest.analyse.run.levels import LevelData
+from loadtest.analyse.run import LevelData
 from loadtest.analyse.server.queue.slots import known_slots
 from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif.model.predict import WHO_WAIT

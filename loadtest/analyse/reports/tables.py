@@ -7,7 +7,7 @@ from typing import Any
 
 from loadtest.analyse.figures import client_capacity
 from loadtest.analyse.figures.stats import PERCENTILES
-from loadtest.analyse.run.levels import LevelData, has_tokens
+from loadtest.analyse.run import LevelData, has_tokens
 from loadtest.analyse.server.model_memory import memory_comparison
 from loadtest.analyse.summary import Analysis
 from loadtest.grid import Grid

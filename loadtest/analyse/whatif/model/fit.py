@@ -20,9 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.analyse.run import excerpts
-from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.run.levels import series_of
+from loadtest.analyse.run import RunData, excerpts, series_of
 from loadtest.analyse.run.overlaps import Depth
 from loadtest.analyse.server.prompt_cache.cache import measure_cache
 from loadtest.analyse.server.queue import admission

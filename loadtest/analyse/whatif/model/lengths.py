@@ -13,8 +13,7 @@ from itertools import cycle, islice
 
 import numpy as np
 
-from loadtest.analyse.run.arrays import FloatArray
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run import FloatArray, RunData
 from loadtest.analyse.whatif.model.predict import ServerModel
 from loadtest.analyse.whatif.model.sessions import only_levels
 from loadtest.scenario import lengths_of

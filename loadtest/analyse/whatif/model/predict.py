@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from loadtest.analyse.figures.intervals import Interval
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run import RunData
 from loadtest.analyse.server.prompt_cache.cache import measure_cache
 from loadtest.analyse.server.queue import admission
 from loadtest.analyse.server.queue.admission import LoadPattern

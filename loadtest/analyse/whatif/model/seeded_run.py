@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run import RunData
 from loadtest.errors import PredictionError, ScenarioError
 from loadtest.metrics import NS_PER_S
 from loadtest.scenario import Level, lengths_of

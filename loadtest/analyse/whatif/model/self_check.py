@@ -10,7 +10,7 @@ import numpy as np
 
 from loadtest import metrics
 from loadtest.analyse.figures.intervals import Interval
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run import RunData
 from loadtest.analyse.server.timing.prefill_law import pairs
 from loadtest.analyse.whatif.model.predict import Prediction, ServerModel
 from loadtest.metrics import VOID

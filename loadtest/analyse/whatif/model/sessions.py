@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from loadtest.analyse.run.arrays import FloatArray
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run import FloatArray, RunData
 from loadtest.analyse.server.prompt_cache import cache
 from loadtest.analyse.server.prompt_cache.cache import CacheUse, session_keys
 from loadtest.analyse.server.queue.slots import Slots

@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loadtest import __version__
-from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.run.levels import shared_parts
+from loadtest.analyse.run import RunData, shared_parts
 from loadtest.analyse.server.queue.slots import Slots, known_slots
 from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.whatif.advice.slot_advice import Advice

@@ -13,7 +13,7 @@ from itertools import combinations, pairwise
 
 import numpy as np
 
-from loadtest.analyse.run.arrays import FloatArray, grouped
+from loadtest.analyse.run import FloatArray, grouped
 
 FigureValues = dict[str, float]  # by "name.statistic", as in bands of a Prediction
 Points = list[tuple[int, float]]  # (users, figure), in order of users
