@@ -1,7 +1,5 @@
 """`loadtest compare`: two sides, or several runs side by side."""
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import os

@@ -6,8 +6,6 @@ A scenario is a grid: every combination of concurrency (or rate, in an open loop
 What needs a part only asks for that part: a Scenario is LoadKeys, RequestKeys and so on.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import math

@@ -1,7 +1,5 @@
 """What each number of slots would give at each load: tables of colour, a panel a figure."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import matplotlib as mpl

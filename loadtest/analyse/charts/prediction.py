@@ -1,7 +1,5 @@
 """What the model of a run predicts over concurrency, with its band, beside what was measured."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path

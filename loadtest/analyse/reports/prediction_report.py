@@ -1,7 +1,5 @@
 """A prediction in a table and sentences."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 

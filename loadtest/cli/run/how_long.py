@@ -1,7 +1,5 @@
 """How many requests a run's objectives need, and how long the run takes: said beforehand and after the first answers."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 

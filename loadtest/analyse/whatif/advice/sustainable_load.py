@@ -1,7 +1,5 @@
 """The highest concurrency and the highest rate at which a server meets its objectives, by the model of a run."""
 
-from __future__ import annotations
-
 import bisect
 import functools
 import math
