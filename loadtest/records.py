@@ -72,7 +72,7 @@ class Record:
     """
 
     id: int  # position in the plan
-    level: int  # index of the level (grid cell)
+    level: int  # index of the level
     seed: int  # from which the prompt can be rebuilt
     dialect: str
     model: str

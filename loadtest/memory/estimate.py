@@ -5,9 +5,8 @@ It needs no server.
 
 from __future__ import annotations
 
-import bisect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +14,7 @@ from loadtest.errors import ScenarioError, refuse
 from loadtest.memory import weights
 from loadtest.memory.gguf import KEEP_OTHERS, GgufHeader, whole_numbers
 from loadtest.memory.shapes import FULL_EVERY, Shape, find
+from loadtest.metrics import highest
 from loadtest.text import read_amount
 
 CACHE_DTYPES = {  # bytes a value; the quantised ones store blocks of 32 values
@@ -175,20 +175,14 @@ class MemoryPlan:
         """Return the most slots of this context that fit; 0 where none does, None where the KV cache is unknown."""
         if self.kv is None:
             return None
-        return _largest_fitting(lambda slots: replace(self, slots=slots).total <= gpu, MOST_SLOTS)
+        return highest(lambda slots: replace(self, slots=slots).total <= gpu, MOST_SLOTS)
 
     def most_context(self, gpu: float) -> int | None:
         """Return the longest context of so many slots that fits, at most the one that the model was trained for."""
         if self.kv is None:
             return None
-        return _largest_fitting(
-            lambda context: replace(self, context=context).total <= gpu, self.facts.trained or LONGEST_CONTEXT
-        )
-
-
-def _largest_fitting(fits: Callable[[int], bool], limit: int) -> int:
-    """Return the largest number up to `limit` that fits, given that all smaller ones do; 0 where not even 1 fits."""
-    return bisect.bisect_left(range(1, limit + 1), True, key=lambda number: not fits(number))
+        most = self.facts.trained or LONGEST_CONTEXT
+        return highest(lambda context: replace(self, context=context).total <= gpu, most)
 
 
 @dataclass(frozen=True, slots=True)

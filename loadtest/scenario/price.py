@@ -29,7 +29,7 @@ class Price:
             raise ScenarioError(f"{option} must be a price above 0 like 2.49, 2.49EUR or $2.49, not {text!r}.")
         return cls(amount, found["before"] or found["after"])
 
-    def of(self, amount: float | None) -> str:
+    def written(self, amount: float | None) -> str:
         """Return another amount in the same currency."""
         if amount is None or not math.isfinite(amount):
             return UNKNOWN

@@ -223,13 +223,13 @@ def _energy_row(level: dict[str, Any], costs: list[tuple[str, str, str]], *, mis
     for key, part, _ in costs:
         cost = level.get(key) or {}
         amount = cost.get(part)
-        cells.append(Price(1.0, cost["currency"]).of(amount) if amount is not None else UNKNOWN)
+        cells.append(Price(1.0, cost["currency"]).written(amount) if amount is not None else UNKNOWN)
     return level["label"], *cells, *([level.get("energy_reason") or UNKNOWN] if missing else [])
 
 
 def _cost_head(levels: list[dict[str, Any]], key: str, price: str, head: str) -> str:
     named = next((level[key] for level in levels if level.get(key)), None)
-    return head.format(Price(named[price], named["currency"]).of(named[price]) if named else "the price")
+    return head.format(Price(named[price], named["currency"]).written(named[price]) if named else "the price")
 
 
 def energy_fact(summary: dict[str, Any]) -> str:
