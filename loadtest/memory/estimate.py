@@ -3,12 +3,10 @@
 It needs no server.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 from loadtest.errors import ScenarioError, refuse
 from loadtest.memory import weights
@@ -100,7 +98,7 @@ class MemoryPlan:
     buffers_from: str = "as given with --buffers"  # … and why
     gpu: bool = True  # False: the model lies in host memory
 
-    def of_simulated(self) -> MemoryPlan:
+    def of_simulated(self) -> Self:
         """Return the plan as a simulated server holds it, which has no engine, and so no buffers, unless they were given."""
         return replace(self, buffers=0, buffers_from="a simulated server has none") if self.buffers is None else self
 

@@ -1,11 +1,9 @@
 """Prices that a user names, in any currency: an amount, with what stands before or behind it."""
 
-from __future__ import annotations
-
 import math
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from loadtest.errors import ScenarioError
 from loadtest.text import UNKNOWN, number
@@ -22,7 +20,7 @@ class Price:
     currency: str = ""
 
     @classmethod
-    def parse(cls, text: str, option: str) -> Price:
+    def parse(cls, text: str, option: str) -> Self:
         """Read "2.49", "2.49 EUR" or "$2.49"; raise ScenarioError for anything else."""
         found = _PRICE.fullmatch(text)
         if not found or (found["before"] and found["after"]) or not 0 < (amount := float(found["amount"])) < 1e9:

@@ -5,8 +5,6 @@ for times and rates change by factors. What a run cannot show of itself, how muc
 rates, where pages lie, a neighbour), is seen between several runs, or taken from the user (`noise`).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -114,7 +112,7 @@ class Estimate:
         """Whether its own run tells its error."""
         return math.isfinite(self.down)
 
-    def scaled(self, factor: float) -> Estimate:
+    def scaled(self, factor: float) -> Self:
         """Return it as another run of the same server would have it that is so many times as large."""
         return replace(self, value=self.value * factor)
 

@@ -1,11 +1,9 @@
 """Why one request took as long as it did: its time in parts, whose doing they were, and what it would have been without."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -184,7 +182,7 @@ class Explainer:
         steps: Steps,
         levels: Sequence[LevelData],
         beside: Sequence[str] = (),
-    ) -> Explainer:
+    ) -> Self:
         slots = known_slots(run, slots)
         splitter = Splitter(run, slots, steps, token_gaps.read_gaps(run, slots), Timeline.of(run, steps))
         return cls(run, levels, splitter, replay_models(run, slots, steps, levels), tuple(beside))

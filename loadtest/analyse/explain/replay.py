@@ -5,14 +5,13 @@ that its user waited for as it did in the run, so what is left out moves those b
 out pauses for as long as that one took.
 """
 
-from __future__ import annotations
-
 import heapq
 import itertools
 import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 import numpy as np
 
@@ -83,7 +82,7 @@ class LevelReplay:
     base: list[dict[int, float]] = field(default_factory=list)  # TTFT by row of the level as it was, by seed
 
     @classmethod
-    def of(cls, run: RunData, timeline: Timeline, model: ServerModel, row: int) -> LevelReplay | str:
+    def of(cls, run: RunData, timeline: Timeline, model: ServerModel, row: int) -> Self | str:
         """Return the replay for a request that got a token, or why there can be none: a clause."""
         until = float(timeline.first[row])
         rows = np.flatnonzero(

@@ -288,10 +288,11 @@ def choose_model(server: Server, asked: str | None) -> ServedModel:
         TargetError,
     )
     if not server.models:
-        if server.kind == "ollama":
-            raise TargetError(
-                f"{server.url} has no model yet; fetch one (`ollama pull NAME`) or name one with --model."
-            )
+        refuse(
+            server.kind == "ollama",
+            f"{server.url} has no model yet; fetch one (`ollama pull NAME`) or name one with --model.",
+            TargetError,
+        )
         raise TargetError(f"{server.url} lists no model, which need not mean that it has none; name one with --model.")
     refuse(not named, f"{server.url} lists patterns of names, no model: {present}. Name one with --model.", TargetError)
     raise TargetError(f"{server.url} has several models; choose one with --model: {present}.")
