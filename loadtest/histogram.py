@@ -1,7 +1,5 @@
 """Distributions that several processes measure together: percentiles cannot be added up, counts in buckets can."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any, Self
@@ -41,7 +39,7 @@ class Histogram:
         self.min = min(self.min, *known)
         self.max = max(self.max, *known)
 
-    def merge(self, other: Histogram) -> None:
+    def merge(self, other: Self) -> None:
         for index, count in other._buckets.items():
             self._buckets[index] = self._buckets.get(index, 0) + count
         self._zeros += other._zeros

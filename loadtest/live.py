@@ -1,7 +1,5 @@
 """Live figures of the requests of one name, and whether to trust them: sums and histograms that can be merged."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections import Counter
@@ -150,7 +148,7 @@ class Figures:
         self.histograms["itl_s"].add(*((after - before) * 1e-6 for before, after in pairwise(record.chunks)))
         self.output_tokens += record.output_tokens or 0
 
-    def merge(self, other: Figures) -> None:
+    def merge(self, other: Self) -> None:
         self.outcomes.update(other.outcomes)
         for name in _SUMMED:
             setattr(self, name, getattr(self, name) + getattr(other, name))

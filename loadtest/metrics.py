@@ -5,8 +5,7 @@ line, the analysis and the Locust users compute the same figures with the same c
 `bench serve` where it has one. Each formula stands in its docstring and in FORMULAS, from which reports print it.
 """
 
-from __future__ import annotations
-
+import bisect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -214,6 +213,11 @@ def schedule_lag_limit(median_ttft_s: float) -> float:
 TRUE_WITHIN_S = 0.001  # errors of TTFT at p50 and p99, of ITL at p99
 TRUE_WITHIN_SHARE = 0.01  # of the true median gap: error of ITL at p50
 BIN_S = 0.01  # content events are counted in bins of this length for the busiest second
+
+
+def highest(holds: Callable[[int], bool], most: int) -> int:
+    """Return the highest number up to `most` that holds, given that all lower ones do; 0 where not even 1 holds."""
+    return bisect.bisect_left(range(1, most + 1), True, key=lambda number: not holds(number))
 
 
 def busiest_second(bins: Sequence[int]) -> int:

@@ -7,8 +7,6 @@ Measuring writes these files of a run folder, and analysing reads them (run_fold
     samples-*.jsonl     what the driver and monitors sampled over time
 """
 
-from __future__ import annotations
-
 import builtins
 import dataclasses
 import json
@@ -74,7 +72,7 @@ class Record:
     """
 
     id: int  # position in the plan
-    level: int  # index of the level (grid cell)
+    level: int  # index of the level
     seed: int  # from which the prompt can be rebuilt
     dialect: str
     model: str

@@ -8,11 +8,8 @@ of summary.json or from a prediction, which use the same names. A failed request
 (loadtest.analyse.figures.objectives).
 """
 
-from __future__ import annotations
-
 import difflib
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -43,7 +40,6 @@ TOTAL_FIGURES = {  # one number for a level, so without a statistic
 ERRORS = "errors"  # share of the requests sent that failed, also without a statistic
 STATISTIC_SHARES = {"p5": 0.05, "p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 STATISTICS = ("mean", *STATISTIC_SHARES)
-USUAL_STATISTICS = ("p50", "p95", "p99")
 LIMIT_UNITS = {"": 1.0, "s": 1.0, "ms": 1e-3}
 FEWEST_FOR_MEAN = 5  # requests for a mean or a median
 MOST_FOR_ERRORS = 100  # requests that even the smallest share of errors asks for: as many as p99
@@ -339,43 +335,14 @@ def _figure_and_statistic(name: str) -> tuple[str, str]:
     known = [*DURATION_FIGURES, *SPEED_FIGURES]
     endings = ", ".join(f"_{each}" for each in STATISTICS)
     refuse(name in known, f"--slo: {name} needs a statistic, e.g. {name}_p95; there are {endings}.")
-    refuse(
-        figure in known and _statistic_meant(statistic) is None,
-        f"--slo: {name[:60]!r} is not an objective; of {figure} there are {endings}.",
-    )
-    near = _meant(name, known)
-    hint = f"did you mean {near!r}? " if near else ""
+    refuse(figure in known, f"--slo: {name[:60]!r} is not an objective; of {figure} there are {endings}.")
+    near = difflib.get_close_matches(figure or name, [*known, *TOTAL_FIGURES, ERRORS], n=1)
+    whole = "".join(near) + (f"_{statistic}" if statistic in STATISTICS and set(near) <= set(known) else "")
+    hint = f"did you mean {whole!r}? " if near else ""
     raise ScenarioError(
         f"--slo: {name[:60]!r} is not an objective; {hint}objectives are {', '.join(known)}, each with {endings}, "
         f"and {', '.join((*TOTAL_FIGURES, ERRORS))} as they are."
     )
-
-
-def _meant(name: str, known: Sequence[str]) -> str | None:
-    """Return the objective that was misspelt as `name`; None where it may be another percentile than the one meant."""
-    ending = re.fullmatch(r"(.+?)[^a-z0-9]*(p?[\d.]+)", name)
-    figure, statistic = ending.groups() if ending else name.rpartition("_")[::2]
-    end = _statistic_meant(statistic)
-    near = difflib.get_close_matches(figure, known, n=1)
-    if end and near:
-        return f"{near[0]}_{end}"
-    whole = () if ending else difflib.get_close_matches(name, [*TOTAL_FIGURES, ERRORS, *known], n=1, cutoff=0.75)
-    return whole[0] if whole else None
-
-
-def _statistic_meant(text: str) -> str | None:
-    """Return the statistic that `text` means: the same number, or its digits in another order, the most usual first."""
-    if text in STATISTICS:
-        return text
-    digits = text.removeprefix("p")
-    if digits.isdecimal() and len(digits) < 5:
-        percentiles = sorted(STATISTIC_SHARES, key=lambda one: (one not in USUAL_STATISTICS, one))
-        same = [one for one in percentiles if int(one[1:]) == int(digits)]
-        turned = [one for one in percentiles if sorted(one[1:]) == sorted(digits)]
-        return next(iter(same + turned), None)
-    if text == "median":
-        return "p50"
-    return "mean" if difflib.get_close_matches(text, ("mean", "average", "avg"), n=1, cutoff=0.7) else None
 
 
 def _read_share(text: str) -> float:

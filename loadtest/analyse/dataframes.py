@@ -1,14 +1,11 @@
 """A run as DataFrames for whoever analyses it further; docs/python.md describes every column."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.run.levels import LevelData
+from loadtest.analyse.run import LevelData, RunData
 from loadtest.metrics import S_PER_US
 from loadtest.records import Outcome
 

@@ -9,9 +9,7 @@ import numpy as np
 import pandas as pd
 
 from loadtest.analyse.figures import client_capacity, objectives, rates, stationarity, stats
-from loadtest.analyse.run.arrays import BoolArray, FloatArray, finite
-from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.run.levels import LevelData
+from loadtest.analyse.run import BoolArray, FloatArray, LevelData, RunData, finite
 from loadtest.analyse.server import prompt_length
 from loadtest.analyse.server.model_memory import cold_load
 from loadtest.analyse.server.prompt_cache import cache

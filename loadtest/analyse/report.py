@@ -1,7 +1,5 @@
 """What people read: summary.json, report.md and one-file report.html in the run folder, PNGs, and the console table."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,7 @@ from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.findings.measured_on import marked, measured_on
 from loadtest.analyse.findings.run_findings import all_findings
 from loadtest.analyse.reports import answers, pages, prediction_report, score_report, tables
-from loadtest.analyse.run.levels import LevelData, has_tokens, shared_parts
+from loadtest.analyse.run import LevelData, has_tokens, shared_parts
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.grid import Grid, hanging
 from loadtest.run_folder import write_whole

@@ -13,10 +13,8 @@ import numpy as np
 
 from loadtest.analyse.figures import knee
 from loadtest.analyse.level_summary import level_summary, or_reason, outcome_counts
-from loadtest.analyse.run import frames, groups
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run import LevelData, RunData, Series, believed, frames, groups, has_tokens, series_of
 from loadtest.analyse.run.groups import Group
-from loadtest.analyse.run.levels import LevelData, Series, believed, has_tokens, series_of
 from loadtest.analyse.server import alternating_models, energy, prompt_length
 from loadtest.analyse.server.alternating_models import AlternatingModels
 from loadtest.analyse.server.model_memory.memory_comparison import MemoryComparison, compare_memory

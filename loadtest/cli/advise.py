@@ -171,13 +171,13 @@ def _advice_of(
 
 
 def _write_advice(folder: Path, analysis: Analysis, found: Advice) -> list[Path]:
-    from loadtest.analyse.charts import advice as chart
+    from loadtest.analyse.charts import prediction as chart
     from loadtest.analyse.comparison.comparable import asked_facts
     from loadtest.analyse.reports import advice_report as words
     from loadtest.analyse.whatif.predictions.predict_loads import promise
     from loadtest.analyse.whatif.predictions.prediction_file import FILE_NAME
 
-    picture = chart.draw(folder / "advice.png", analysis, found, words.title(found))
+    picture = chart.draw_slots(folder / "advice.png", analysis, found, words.title(found))
     written = [folder / "advice.md", folder / "advice.json", picture]
     body = orjson.dumps(words.to_dict(found, analysis), option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY)
     written[0].write_text(words.markdown(found, analysis, picture.name), encoding="utf-8")

@@ -1,7 +1,5 @@
 """`loadtest compare`: two sides, or several runs side by side."""
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import os
@@ -195,8 +193,11 @@ def compare(
         partial(_print_comparison, found),
         as_json=as_json,
     )
-    if found.verdict == NOT_COMPARABLE:
-        raise LoadTestError(f"nothing was judged. {compare_report.outcome(found)}.")
+    refuse(
+        found.verdict == NOT_COMPARABLE,
+        f"nothing was judged. {compare_report.outcome(found)}.",
+        LoadTestError,
+    )
     return 1 if found.regressions else 0
 
 

@@ -1,7 +1,5 @@
 """`loadtest plot`: the PNG charts alone."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`loadtest serve`: the simulated model server."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -3,18 +3,16 @@
 It needs no server.
 """
 
-from __future__ import annotations
-
-import bisect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 from loadtest.errors import ScenarioError, refuse
 from loadtest.memory import weights
 from loadtest.memory.gguf import KEEP_OTHERS, GgufHeader, whole_numbers
 from loadtest.memory.shapes import FULL_EVERY, Shape, find
+from loadtest.metrics import highest
 from loadtest.text import read_amount
 
 CACHE_DTYPES = {  # bytes a value; the quantised ones store blocks of 32 values
@@ -100,7 +98,7 @@ class MemoryPlan:
     buffers_from: str = "as given with --buffers"  # … and why
     gpu: bool = True  # False: the model lies in host memory
 
-    def of_simulated(self) -> MemoryPlan:
+    def of_simulated(self) -> Self:
         """Return the plan as a simulated server holds it, which has no engine, and so no buffers, unless they were given."""
         return replace(self, buffers=0, buffers_from="a simulated server has none") if self.buffers is None else self
 
@@ -175,20 +173,14 @@ class MemoryPlan:
         """Return the most slots of this context that fit; 0 where none does, None where the KV cache is unknown."""
         if self.kv is None:
             return None
-        return _largest_fitting(lambda slots: replace(self, slots=slots).total <= gpu, MOST_SLOTS)
+        return highest(lambda slots: replace(self, slots=slots).total <= gpu, MOST_SLOTS)
 
     def most_context(self, gpu: float) -> int | None:
         """Return the longest context of so many slots that fits, at most the one that the model was trained for."""
         if self.kv is None:
             return None
-        return _largest_fitting(
-            lambda context: replace(self, context=context).total <= gpu, self.facts.trained or LONGEST_CONTEXT
-        )
-
-
-def _largest_fitting(fits: Callable[[int], bool], limit: int) -> int:
-    """Return the largest number up to `limit` that fits, given that all smaller ones do; 0 where not even 1 fits."""
-    return bisect.bisect_left(range(1, limit + 1), True, key=lambda number: not fits(number))
+        most = self.facts.trained or LONGEST_CONTEXT
+        return highest(lambda context: replace(self, context=context).total <= gpu, most)
 
 
 @dataclass(frozen=True, slots=True)

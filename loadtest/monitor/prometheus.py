@@ -1,7 +1,5 @@
 """Prometheus text pages: of DCGM's exporter, vLLM and llama.cpp the metrics known here, of any other those the user names."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import re
@@ -57,7 +55,6 @@ _EXEMPLAR = re.compile(rb"((?:^[\w:]+|\}) +[^\s\"]+(?: +[^\s\"]+)?) # \{[^\n]*$"
 _DCGM_LABELS = frozenset({"gpu", "GPU_I_ID"})
 # What the parser was seen to raise on pages that are not metrics.
 _RUBBISH = (ValueError, KeyError, IndexError, AttributeError)
-_MOST_SERIES = 20_000  # lines of a page that are remembered
 
 
 class Prometheus:
@@ -69,8 +66,6 @@ class Prometheus:
         known = KNOWN_METRICS.get(name) or tuple(itertools.chain(*KNOWN_METRICS.values()))
         self._asked = tuple(metrics)
         self._wanted = frozenset(self._asked or known)
-        # Line without its number -> key, None for a metric that nobody asked for.
-        self._keys: dict[bytes, str | None] = {}
 
     def open(self) -> dict[str, Any]:
         samples = self._samples(self._read())
@@ -84,23 +79,8 @@ class Prometheus:
         return facts
 
     def sample(self) -> dict[str, Any]:
-        """Return {"values": {name{labels}: number}} as the page has them; NaN and ±Inf are left out.
-
-        The parser takes about 20 µs a line, and a vLLM page has hundreds of lines. So it parses a line only once: from then
-        on, the text before the line's number is the key to what the number is of.
-        """
-        page = self._read()
-        values: dict[str, float] = {}
-        try:
-            for line in page.splitlines():
-                head, _, number = line.rpartition(b" ")
-                key = self._keys[head] if head in self._keys else self._learn(head, line)
-                if key is not None:
-                    values[key] = float(number)
-        except _RUBBISH:  # or a less usual form, which the parser knows
-            values = {}
-        if not values:
-            values = {_series_key(sample): sample.value for sample in self._samples(page)}
+        """Return {"values": {name{labels}: number}} as the page has them; NaN and ±Inf are left out."""
+        values = {_series_key(sample): sample.value for sample in self._samples(self._read())}
         return {"values": {key: value for key, value in values.items() if math.isfinite(value)}}
 
     def close(self) -> None:
@@ -111,29 +91,11 @@ class Prometheus:
         page = self._page.read()
         return _EXEMPLAR.sub(rb"\1", page) if b" # {" in page else page
 
-    def _learn(self, head: bytes, line: bytes) -> str | None:
-        """Return and remember the key of a line that begins with `head`; None for comments and metrics not asked for.
-
-        Raises ValueError where a time follows the number, or no space comes before it.
-        """
-        if not head:
-            if line.strip():
-                raise ValueError(line)
-            return None
-        if len(self._keys) >= _MOST_SERIES:  # its labels keep changing
-            self._keys.clear()
-        text = line.decode()
-        key = None
-        if _NAME_ENDS.split(text, 1)[0] in self._wanted:
-            found = _parsed_samples([text])
-            if len(found) != 1 or not head.endswith((b"}", found[0].name.encode())):
-                raise ValueError(text)
-            key = _series_key(found[0])
-        self._keys[head] = key
-        return key
-
     def _samples(self, page: bytes) -> list[Sample]:
-        """Return the samples asked for; raise SourceError where there are none."""
+        """Return the samples asked for; raise SourceError where there are none.
+
+        The parser takes about 20 µs a line, and a vLLM page has hundreds of lines: it is given those that were asked for.
+        """
         try:
             text = page.decode()
             lines = [line for line in text.splitlines() if _NAME_ENDS.split(line, 1)[0] in self._wanted]

@@ -3,8 +3,6 @@
 What bodies, client libraries and other tools call the same key is here, too, for hints to people who write that.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import types
@@ -102,8 +100,10 @@ class Key:
         for one in value if self.listed else (value,):
             if self.bounds is not None and not isinstance(one, str):
                 self.bounds.check(self.name, one)
-            if self.choices and one not in self.choices:
-                raise ScenarioError(f"{self.name} must be one of {', '.join(self.choices)}, not {short_repr(one)}.")
+            refuse(
+                self.choices and one not in self.choices,
+                f"{self.name} must be one of {', '.join(self.choices)}, not {short_repr(one)}.",
+            )
             if self.text is not None:
                 self.text.check(self.name, one)
         if self.many and len(set(value)) != len(value):

@@ -1,11 +1,9 @@
 """Prices that a user names, in any currency: an amount, with what stands before or behind it."""
 
-from __future__ import annotations
-
 import math
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from loadtest.errors import ScenarioError
 from loadtest.text import UNKNOWN, number
@@ -22,14 +20,14 @@ class Price:
     currency: str = ""
 
     @classmethod
-    def parse(cls, text: str, option: str) -> Price:
+    def parse(cls, text: str, option: str) -> Self:
         """Read "2.49", "2.49 EUR" or "$2.49"; raise ScenarioError for anything else."""
         found = _PRICE.fullmatch(text)
         if not found or (found["before"] and found["after"]) or not 0 < (amount := float(found["amount"])) < 1e9:
             raise ScenarioError(f"{option} must be a price above 0 like 2.49, 2.49EUR or $2.49, not {text!r}.")
         return cls(amount, found["before"] or found["after"])
 
-    def of(self, amount: float | None) -> str:
+    def written(self, amount: float | None) -> str:
         """Return another amount in the same currency."""
         if amount is None or not math.isfinite(amount):
             return UNKNOWN

@@ -4,8 +4,6 @@ ${NAME} in a header, a query or a text of the body stands for a variable of the 
 request is made ready (`credentials.filled`), so the scenario and all that is written of it keep the template.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -66,8 +64,10 @@ def header_parts(text: str) -> tuple[str, str]:
     name, value = name.strip(), value.strip(" \t")
     refuse(len(text) > MOST_LINE, f"header is {len(text)} characters long; make it {MOST_LINE} or fewer.")
     refuse(not colon or not _NAME.fullmatch(name), f"header must be written 'Name: value', not {_hidden(text)}.")
-    if why := _OURS.get(name.lower()):
-        raise ScenarioError(f"header {name} cannot be set: {why}; leave it out.")
+    refuse(
+        why := _OURS.get(name.lower()),
+        f"header {name} cannot be set: {why}; leave it out.",
+    )
     refuse(
         not all(" " <= char <= "~" or char == "\t" for char in value),
         f"header {name} holds a line end, a control character or a non-ASCII character in its value, which HTTP does "

@@ -1,12 +1,10 @@
 """The scenario, the levels that its keys make, how it is read from a file, and what its keys must be together.
 
-A scenario is a grid: every combination of concurrency (or rate, in an open loop), input length, output length and
+Every combination of concurrency (or rate, in an open loop), input length, output length and
 {words} is a level, and levels run one after another.
 
 What needs a part only asks for that part: a Scenario is LoadKeys, RequestKeys and so on.
 """
-
-from __future__ import annotations
 
 import dataclasses
 import itertools
@@ -29,7 +27,7 @@ from loadtest.scenario.toml_tables import flat, other_loop_left_out, read_toml, 
 from loadtest.scenario.values import MOST_REQUESTS, MOST_S, Text
 from loadtest.text import counted, rated
 
-MOST_GRID = 10_000  # levels of a scenario
+MOST_LEVELS = 10_000  # levels of a scenario
 NO_OUTPUT = "an answer of embeddings has no output tokens; leave output_tokens out."
 IDLE_BESIDE = {  # keys that say nothing beside others, and why
     "input_tokens": (
@@ -44,7 +42,7 @@ MOST_WARMUPS = 100_000  # of a level, whose warm-up requests are all made before
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Level:
-    """One cell of the grid: what is put on the server at once, and for how many requests."""
+    """One combination of them: what is put on the server at once, and for how many requests."""
 
     index: int
     concurrency: int | None  # None in an open loop
@@ -194,7 +192,7 @@ class Scenario(LimitKeys, SessionKeys, DataKeys, PromptKeys, LoadKeys, Connectio
         own_texts = self.literal or self.data is not None
         return self.unload and own_texts and self.system_tokens is None
 
-    def grid(self) -> tuple[Sequence[Any], ...]:
+    def axes(self) -> tuple[Sequence[Any], ...]:
         """Return the values that levels are made of: words, input lengths, output lengths, loads."""
         inputs = () if self.literal or self.data is not None else self.input_tokens
         return (
@@ -205,7 +203,7 @@ class Scenario(LimitKeys, SessionKeys, DataKeys, PromptKeys, LoadKeys, Connectio
         )
 
     def levels(self) -> list[Level]:
-        """Return the grid in the order it runs: concurrency (or rate) changes fastest."""
+        """Return the levels in the order they run: concurrency (or rate) changes fastest."""
         return [
             Level(
                 index=index,
@@ -224,7 +222,7 @@ class Scenario(LimitKeys, SessionKeys, DataKeys, PromptKeys, LoadKeys, Connectio
                 turns=None if self.turns is None else str(self.turns),
                 sessions=self.has_sessions,
             )
-            for index, (words, input_tokens, output_tokens, load) in enumerate(itertools.product(*self.grid()))
+            for index, (words, input_tokens, output_tokens, load) in enumerate(itertools.product(*self.axes()))
         ]
 
 
@@ -272,8 +270,8 @@ def _check_together(scenario: Scenario) -> None:
         scenario.unload and scenario.api == "openai",
         "unload works over Ollama's own API only; leave out --api or set it to ollama.",
     )
-    levels = math.prod(map(len, scenario.grid()))
-    refuse(levels > MOST_GRID, f"the scenario has {levels} levels; name fewer values, for {MOST_GRID} at most.")
+    levels = math.prod(map(len, scenario.axes()))
+    refuse(levels > MOST_LEVELS, f"the scenario has {levels} levels; name fewer values, for {MOST_LEVELS} at most.")
     _check_closed_loop_ends(scenario)
     for rate in scenario.rate:
         _check_rate_ends(scenario, rate)

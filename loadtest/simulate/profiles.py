@@ -7,8 +7,6 @@ Most built-in profiles rest on measurements. A profile may also come from a JSON
      "model": {"name": "mine:7b", "parameters": 7000000000}}
 """
 
-from __future__ import annotations
-
 import codecs
 import dataclasses
 from dataclasses import dataclass, replace
@@ -213,7 +211,7 @@ def _check(fields: Any, cls: type) -> None:
     """Raise TypeError or ValueError for what is no object, a key that the class lacks, and a value that cannot be its own."""
     if not isinstance(fields, dict):
         raise TypeError(f"{cls.__name__} must be an object, not {fields!r:.40}")
-    known = {field.name: str(field.type) for field in dataclasses.fields(cls)}
+    known = {field.name: getattr(field.type, "__name__", str(field.type)) for field in dataclasses.fields(cls)}
     for key, value in fields.items():
         if key not in known:
             raise ValueError(f"unknown key {key!r}; {cls.__name__} has {', '.join(known)}")

@@ -3,8 +3,6 @@
 Nothing here waits: the shells do, each in its own way.
 """
 
-from __future__ import annotations
-
 import socket
 import ssl
 import sys

@@ -1,11 +1,9 @@
 """A timer of the Linux kernel with a descriptor that a loop can wait for; the loop's own timers count whole milliseconds."""
 
-from __future__ import annotations
-
 import os
 import struct
 import sys
-from typing import Any
+from typing import Any, Self
 
 from loadtest.metrics import NS_PER_S
 
@@ -21,7 +19,7 @@ class Timerfd:
         self.fd = fd
 
     @classmethod
-    def open(cls) -> Timerfd | None:
+    def open(cls) -> Self | None:
         """Return a timer, None where the system has none."""
         if sys.platform != "linux":
             return None

@@ -4,8 +4,6 @@ tiktoken fetches ranks that are not in its cache without a time limit. So loadte
 missing ranks itself within a limit, and asks tiktoken only once they lie in the cache.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os
@@ -17,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Self
 from weakref import WeakValueDictionary
 
 FETCH_TIMEOUT = 5.0  # seconds for the whole fetch of 1.7 or 3.6 MB
@@ -196,7 +194,7 @@ class TokenFit:
     ratio: float = 1.0  # server's tokens per token of ours
 
     @classmethod
-    def fit(cls, points: Sequence[tuple[int, int]], context: int | None = None) -> TokenFit:
+    def fit(cls, points: Sequence[tuple[int, int]], context: int | None = None) -> Self:
         """Fit to (our count, server's prompt_tokens) pairs: a line through the mean of the shortest and of the longest.
 
         Pairs that the context cut are left out: see uncut. Pairs of one length cannot tell overhead from ratio: what is

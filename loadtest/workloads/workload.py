@@ -1,9 +1,8 @@
 """What a run sends: the sessions of a scenario's source, with lengths drawn or recorded, behind what all prompts share."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Self
 
 from loadtest.errors import refuse
 from loadtest.scenario import EMBEDDINGS, Level, Scenario
@@ -55,9 +54,9 @@ class Workload:
         if isinstance(self.source, ConversationSource):
             self.source = replace(self.source, lengths=self.lengths)
 
-    def fitted(self, fit: TokenFit, context: int | None = None) -> Workload:
+    def fitted(self, fit: TokenFit, context: int | None = None) -> Self:
         """Return a workload whose prompts have the length asked for by the server's own count, and fit its context."""
-        return Workload(self.scenario, self.counter, fit, context)
+        return type(self)(self.scenario, self.counter, fit, context)
 
     def session(self, level: Level, i: int, *, warmup: bool = False, source: Source | None = None) -> Session:
         """Return the i-th session of a level; `source` says what instead of the scenario's own."""

@@ -64,7 +64,7 @@ WRONG = [
     (["--metrics-address", "127.0.0.1"], "--metrics-address does nothing without --metrics-port; leave it out."),
     (["--find-max", "1000000000", "--slo", "ttft_p95=2"], "1<=x<=100000"),
     (["--slo", "ttft_p95=nan"], "the limit of ttft_p95 is seconds"),
-    (["--slo", "ttft_p59=2"], "did you mean 'ttft_p95'"),
+    (["--slo", "tftt_p95=2"], "did you mean 'ttft_p95'"),
     (["--slo", "ttft_p95=2", "--slo", "itl_p95=2"], "--slo is given twice; give it once, with commas between"),
     (["--url", "http://127.0.0.1:9"], "url names http://127.0.0.1:9 twice; name each server once."),
     (["--model", "a,a"], "model names a twice; give it once"),

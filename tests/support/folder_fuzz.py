@@ -195,7 +195,7 @@ def read_all(path: Path, sound: Analysis, *, charts: bool = False, advise: bool 
 
 
 def _advise(found: Analysis, path: Path, *, charts: bool) -> None:
-    from loadtest.analyse.charts import advice as chart
+    from loadtest.analyse.charts import prediction as chart
     from loadtest.analyse.reports import advice_report as words
     from loadtest.analyse.server.model_memory.by_slots import memory_by_slots
     from loadtest.analyse.whatif.advice import slot_advice as work
@@ -229,7 +229,7 @@ def _advise(found: Analysis, path: Path, *, charts: bool) -> None:
     orjson.dumps(words.to_dict(said, found), option=orjson.OPT_SERIALIZE_NUMPY)
     words.markdown(said, found, "advice.png")
     if charts:
-        chart.draw(path / "advice.png", found, said, words.title(said))
+        chart.draw_slots(path / "advice.png", found, said, words.title(said))
 
 
 def main(cases: int, first: int) -> None:

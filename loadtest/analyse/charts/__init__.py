@@ -1,7 +1,5 @@
 """One function per chart, `(axes, data) -> None`, and `draw_all`, which puts them on pages."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,9 +20,7 @@ from loadtest.analyse.charts import (
     timeline,
     ttft,
 )
-from loadtest.analyse.run import groups
-from loadtest.analyse.run.arrays import evenly
-from loadtest.analyse.run.levels import Series, axis_of, has_tokens
+from loadtest.analyse.run import Series, axis_of, evenly, groups, has_tokens
 from loadtest.analyse.summary import Analysis
 from loadtest.text import joined
 

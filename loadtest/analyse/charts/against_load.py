@@ -1,7 +1,5 @@
 """Figures by load, a line a series: rates, percentiles of waits, and what a user gives up for the output of all."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -16,7 +14,7 @@ from loadtest.analyse.figures.stats import PERCENTILES
 from loadtest.analyse.findings.run_findings import as_title, heaviest, range_of_e2e, saturation
 from loadtest.analyse.findings.slot_findings import believed_slots
 from loadtest.analyse.findings.waiting_findings import void_above
-from loadtest.analyse.run.levels import LevelData, Series, axis_of, believed, has_tokens, name_among
+from loadtest.analyse.run import LevelData, Series, axis_of, believed, has_tokens, name_among
 from loadtest.analyse.summary import Analysis, series_with, with_most
 from loadtest.metrics import needed
 from loadtest.text import counted, listed, number

@@ -1,7 +1,5 @@
 """Runs that are compared: by how much each figure of two sides changed, and several runs over each other."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +17,7 @@ from loadtest.analyse.comparison.compare import BETTER, NOT_COMPARABLE, SAME, TO
 from loadtest.analyse.comparison.differences import FAILED, OF_REQUESTS, Metric
 from loadtest.analyse.comparison.many import Entry, Many
 from loadtest.analyse.findings.measured_on import measured_on
-from loadtest.analyse.run.levels import Series, axis_of, believed, series_of
+from loadtest.analyse.run import Series, axis_of, believed, series_of
 from loadtest.analyse.summary import Analysis
 from loadtest.analyse.verdict.verdict import worst
 from loadtest.text import counted, joined

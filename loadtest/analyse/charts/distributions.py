@@ -1,7 +1,5 @@
 """The distribution of what a level's requests waited for: TTFT and E2E, a line a level, and the gaps between tokens with their tail."""
 
-from __future__ import annotations
-
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
@@ -16,8 +14,7 @@ from loadtest.analyse.charts import style
 from loadtest.analyse.figures import stats
 from loadtest.analyse.figures.intervals import Ordered
 from loadtest.analyse.findings.run_findings import heaviest
-from loadtest.analyse.run.arrays import evenly, finite
-from loadtest.analyse.run.levels import LevelData, Series, name_among
+from loadtest.analyse.run import LevelData, Series, evenly, finite, name_among
 from loadtest.analyse.summary import Analysis
 from loadtest.text import number, percent, seconds
 

@@ -1,15 +1,12 @@
 """TTFT of every request over the run's time: whether a level was the same at its end as at its start."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.run.arrays import FloatArray
-from loadtest.analyse.run.levels import LevelData
+from loadtest.analyse.run import FloatArray, LevelData
 from loadtest.analyse.summary import Analysis
 from loadtest.text import counted, percent, seconds
 

@@ -1,7 +1,5 @@
 """The seconds around one request: a lane for each request at the server, its waits, its prompt and its tokens."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 
@@ -13,8 +11,7 @@ from loadtest.analyse.charts import style
 from loadtest.analyse.explain.explanation import Explainer, Explanation
 from loadtest.analyse.explain.timeline import Timeline
 from loadtest.analyse.reports import explain_report as words
-from loadtest.analyse.run.arrays import IntArray
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run import IntArray, RunData
 from loadtest.analyse.summary import Analysis
 from loadtest.metrics import S_PER_US
 

@@ -1,7 +1,5 @@
 """Names beside the points of a chart: none covers another, a point or a line, and a thin line leads to one further off."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Sequence
@@ -14,7 +12,7 @@ from matplotlib.path import Path
 from matplotlib.transforms import Bbox
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.run.arrays import evenly
+from loadtest.analyse.run import evenly
 
 SIZE = 8.5  # points, of the letters
 WIDE, HIGH = 0.64, 1.15  # of a character, as a share of that

@@ -1,7 +1,5 @@
 """What prompts do to TTFT: their length, and in conversations what earlier turns left in the cache."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,8 +11,7 @@ from loadtest.analyse.charts import style
 from loadtest.analyse.charts.lettering import apart, drawable
 from loadtest.analyse.charts.point_names import PointNames
 from loadtest.analyse.findings import cache_findings
-from loadtest.analyse.run.arrays import evenly
-from loadtest.analyse.run.levels import LevelData, axis_of
+from loadtest.analyse.run import LevelData, axis_of, evenly
 from loadtest.analyse.server import prompt_length
 from loadtest.analyse.server.prompt_length import TOKENS_OVER_TTFT, PromptLengthSeries
 from loadtest.analyse.summary import Analysis

@@ -1,7 +1,5 @@
 """One look for every chart: colours, the frame with title and footer, what is void, and what to draw when there is nothing."""
 
-from __future__ import annotations
-
 import math
 import textwrap
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -29,8 +27,7 @@ from loadtest.analyse.charts.lettering import (
     wrapped,
 )
 from loadtest.analyse.findings.measured_on import measured_on, simulated_badge, simulated_mark
-from loadtest.analyse.run.arrays import evenly, finite
-from loadtest.analyse.run.levels import LevelData
+from loadtest.analyse.run import LevelData, evenly, finite
 from loadtest.analyse.summary import Analysis
 from loadtest.text import counted, joined, percent, seconds
 

@@ -1,7 +1,5 @@
 """One level, a row a request: waiting, prefill and decoding over time."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
@@ -14,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.run.levels import LevelData, has_tokens
+from loadtest.analyse.run import LevelData, has_tokens
 from loadtest.analyse.run.overlaps import peak_at_once
 from loadtest.analyse.summary import Analysis
 from loadtest.records import Outcome

@@ -1,7 +1,5 @@
 """TTFT against concurrency or rate, split into what the request waited for."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -12,8 +10,7 @@ from loadtest.analyse.charts.lettering import drawable
 from loadtest.analyse.findings.run_findings import as_title, range_of_ttft
 from loadtest.analyse.findings.slot_findings import believed_slots
 from loadtest.analyse.findings.waiting_findings import queueing
-from loadtest.analyse.run.arrays import evenly
-from loadtest.analyse.run.levels import LevelData, Series, axis_of
+from loadtest.analyse.run import LevelData, Series, axis_of, evenly
 from loadtest.analyse.summary import Analysis
 from loadtest.text import seconds
 

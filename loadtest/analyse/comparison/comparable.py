@@ -1,7 +1,5 @@
 """Whether runs may be compared: what they asked of which server, how long prompts and answers were, what is void."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -9,9 +7,7 @@ from typing import Any
 import numpy as np
 
 from loadtest.analyse.comparison.differences import block_of, geometric, mean_of, ratio
-from loadtest.analyse.run.arrays import grouped
-from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.run.levels import LevelData
+from loadtest.analyse.run import LevelData, RunData, grouped
 from loadtest.analyse.summary import Analysis
 from loadtest.errors import RunFolderError, refuse
 from loadtest.scenario import ADDED_KEYS, SAID_KEYS, Scenario, keys_of

@@ -4,8 +4,6 @@ The ratio's interval is at 99 % over all headline figures of the comparison toge
 one comparison in a hundred says that something did, as long as runs of one server differ by no more than the noise given.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -32,8 +30,7 @@ from loadtest.analyse.comparison.differences import (
 )
 from loadtest.analyse.comparison.traits import slots_of
 from loadtest.analyse.figures.intervals import Interval
-from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.run.levels import LevelData, has_tokens
+from loadtest.analyse.run import LevelData, RunData, has_tokens
 from loadtest.analyse.summary import Analysis
 from loadtest.records import Outcome
 from loadtest.text import listed, percent, size

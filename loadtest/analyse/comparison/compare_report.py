@@ -1,14 +1,12 @@
 """A comparison in words: its one sentence, compare.md, compare.json."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
 from loadtest.analyse.comparison.compare import BETTER, NOT_COMPARABLE, SAME, WORSE, Change, Comparison
 from loadtest.analyse.comparison.differences import FAILED, NOISE_FROM, STEPS, note_on_rates
 from loadtest.analyse.findings.measured_on import measured_on, simulated_mark
-from loadtest.analyse.run.levels import shared_parts
+from loadtest.analyse.run import shared_parts
 from loadtest.analyse.summary import Analysis
 from loadtest.grid import Grid
 from loadtest.records import SCHEMA

@@ -5,8 +5,6 @@ for times and rates change by factors. What a run cannot show of itself, how muc
 rates, where pages lie, a neighbour), is seen between several runs, or taken from the user (`noise`).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -16,9 +14,7 @@ import numpy as np
 
 from loadtest.analyse.figures import rates, stats
 from loadtest.analyse.figures.intervals import Sample, correlation_time, percentile_interval, t_quantile, t_tail
-from loadtest.analyse.run.arrays import BoolArray, FloatArray, finite
-from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.run.levels import LevelData
+from loadtest.analyse.run import BoolArray, FloatArray, LevelData, RunData, finite
 from loadtest.analyse.server.timing.step_law import StepTimes, well_seen
 from loadtest.analyse.server.timing.steps import BLOCKS
 from loadtest.analyse.summary import Analysis
@@ -116,7 +112,7 @@ class Estimate:
         """Whether its own run tells its error."""
         return math.isfinite(self.down)
 
-    def scaled(self, factor: float) -> Estimate:
+    def scaled(self, factor: float) -> Self:
         """Return it as another run of the same server would have it that is so many times as large."""
         return replace(self, value=self.value * factor)
 

@@ -5,8 +5,6 @@ chances of error of all headline figures of all pairs are adjusted together (Hol
 where nothing differs one such table in a hundred says that something does.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -33,9 +31,9 @@ from loadtest.analyse.comparison.differences import (
     estimate_of,
     noise_between,
 )
-from loadtest.analyse.run.levels import LevelData, has_tokens
+from loadtest.analyse.run import LevelData, has_tokens
 from loadtest.analyse.summary import Analysis
-from loadtest.errors import LoadTestError, RunFolderError
+from loadtest.errors import LoadTestError, RunFolderError, refuse
 
 MOST_RUNS = 26  # each has a letter
 OF_TOKENS = tuple(metric for metric in METRICS if metric.headline)
@@ -120,10 +118,16 @@ def compare_many(
     Raises LoadTestError for fewer than two runs, models or servers.
     """
     parts = [part for one in runs for part in ([part for _, part in one.groups] or [one])]
-    if len(parts) < 2:
-        raise LoadTestError("name two runs or more: with one run of one model there is nothing to compare.")
-    if len(parts) > MOST_RUNS:
-        raise LoadTestError(f"{len(parts)} runs are more than one table holds: name {MOST_RUNS} or fewer.")
+    refuse(
+        len(parts) < 2,
+        "name two runs or more: with one run of one model there is nothing to compare.",
+        LoadTestError,
+    )
+    refuse(
+        len(parts) > MOST_RUNS,
+        f"{len(parts)} runs are more than one table holds: name {MOST_RUNS} or fewer.",
+        LoadTestError,
+    )
     named = traits.names_of(parts, across)
     entries = tuple(
         Entry(chr(ord("A") + place), name, one)

@@ -1,7 +1,5 @@
 """Runs side by side in words: what they show, a row a level and run, a row a level and pair; compare.md and compare.json."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -11,8 +9,7 @@ from loadtest.analyse.comparison.differences import FAILED, NOISE_FROM, Estimate
 from loadtest.analyse.comparison.many import OF_TOKENS, Entry, Many, Pair
 from loadtest.analyse.figures.intervals import t_quantile
 from loadtest.analyse.findings.measured_on import measured_on, simulated_mark
-from loadtest.analyse.run.arrays import grouped
-from loadtest.analyse.run.levels import LevelData, shared_parts
+from loadtest.analyse.run import LevelData, grouped, shared_parts
 from loadtest.grid import Grid, escaped
 from loadtest.records import SCHEMA
 from loadtest.templates import render

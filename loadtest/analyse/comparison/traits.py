@@ -1,7 +1,5 @@
 """What tells runs apart by their run.json (model, quantisation, server, GPU, slots, settings), and a short name of each."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +7,7 @@ from typing import Any
 
 from loadtest.analyse.comparison.comparable import CACHED_APART, DEFAULTS, asked_facts, cached_share, value_text
 from loadtest.analyse.findings.slot_findings import believed_slots
-from loadtest.analyse.run.arrays import grouped
+from loadtest.analyse.run import grouped
 from loadtest.analyse.server.queue.slots import known_slots
 from loadtest.analyse.summary import Analysis
 from loadtest.scenario import ADDED_KEYS, SAID_KEYS

@@ -1,11 +1,9 @@
 """Why one request took as long as it did: its time in parts, whose doing they were, and what it would have been without."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -15,9 +13,7 @@ from loadtest.analyse.explain.splitter import BIG_PROMPT, Splitter
 from loadtest.analyse.explain.time_parts import Cause, Parts, TimePart
 from loadtest.analyse.explain.timeline import Timeline, silent_windows
 from loadtest.analyse.figures.intervals import Interval
-from loadtest.analyse.run.arrays import FloatArray, IntArray, finite, grouped
-from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.run.levels import LevelData
+from loadtest.analyse.run import FloatArray, IntArray, LevelData, RunData, finite, grouped
 from loadtest.analyse.server.queue.slots import Slots, known_slots
 from loadtest.analyse.server.timing import token_gaps
 from loadtest.analyse.server.timing.steps import Steps
@@ -194,7 +190,7 @@ class Explainer:
         steps: Steps,
         levels: Sequence[LevelData],
         beside: Sequence[str] = (),
-    ) -> Explainer:
+    ) -> Self:
         slots = known_slots(run, slots)
         splitter = Splitter(run, slots, steps, token_gaps.read_gaps(run, slots), Timeline.of(run, steps))
         return cls(run, levels, splitter, replay_models(run, slots, steps, levels), tuple(beside))

@@ -5,22 +5,19 @@ that its user waited for as it did in the run, so what is left out moves those b
 out pauses for as long as that one took.
 """
 
-from __future__ import annotations
-
 import heapq
 import itertools
 import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 import numpy as np
 
 from loadtest.analyse.explain.timeline import Timeline
 from loadtest.analyse.figures.intervals import Interval, t_quantile
-from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray, grouped
-from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.run.levels import LevelData
+from loadtest.analyse.run import BoolArray, FloatArray, IntArray, LevelData, RunData, grouped
 from loadtest.analyse.server.alternating_models import LONG_LOAD_S
 from loadtest.analyse.server.queue.slots import Slots, known_slots
 from loadtest.analyse.server.timing.steps import Steps
@@ -85,7 +82,7 @@ class LevelReplay:
     base: list[dict[int, float]] = field(default_factory=list)  # TTFT by row of the level as it was, by seed
 
     @classmethod
-    def of(cls, run: RunData, timeline: Timeline, model: ServerModel, row: int) -> LevelReplay | str:
+    def of(cls, run: RunData, timeline: Timeline, model: ServerModel, row: int) -> Self | str:
         """Return the replay for a request that got a token, or why there can be none: a clause."""
         until = float(timeline.first[row])
         rows = np.flatnonzero(

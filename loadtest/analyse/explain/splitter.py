@@ -6,8 +6,6 @@ last stretch each moment goes to the prompts that were being read, by how fast e
 was are a step of the streams that decoded, at most as long as such a step takes here.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,8 +25,7 @@ from loadtest.analyse.explain.timeline import (
     silent_windows,
     step_time,
 )
-from loadtest.analyse.run.arrays import FloatArray, IntArray
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run import FloatArray, IntArray, RunData
 from loadtest.analyse.server.alternating_models import LONG_LOAD_S
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing.steps import Steps

@@ -5,18 +5,15 @@ durations it is taken to have been read just before its first token, for as long
 inferred, and done only where the run shows that prompts hold up other streams.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 
-from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run import BoolArray, FloatArray, IntArray, RunData
 from loadtest.analyse.server.queue.waits import NEVER_SERVED, left_slot
 from loadtest.analyse.server.timing.step_law import well_seen
 from loadtest.analyse.server.timing.steps import Steps
@@ -47,7 +44,7 @@ class Timeline:
     silent: BoolArray  # was at the server and ended without a token: cancelled, timed out or cut off
 
     @classmethod
-    def of(cls, run: RunData, steps: Steps) -> Timeline:
+    def of(cls, run: RunData, steps: Steps) -> Self:
         send, first, end = run.column("send"), run.column("first_token"), run.column("end")
         arrived = np.fmin(send + np.nan_to_num(run.column("load_s")), np.fmin(first, end))
         won = arrived + np.nan_to_num(run.column("slot_wait_s"))

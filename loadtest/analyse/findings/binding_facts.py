@@ -1,7 +1,5 @@
 """What a level of a run tells of the limit that it met: the arrays of an analysis as LoadFacts."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -9,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from loadtest.analyse.figures import rates
-from loadtest.analyse.run.arrays import BoolArray, FloatArray
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run import BoolArray, FloatArray, RunData
 from loadtest.analyse.server.queue.at_work import RequestInstants
 from loadtest.analyse.server.queue.slots import known_slots
 from loadtest.analyse.summary import Analysis

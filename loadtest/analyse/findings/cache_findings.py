@@ -1,14 +1,11 @@
 """What the run shows of the prefix cache: what it spares, how many conversations it keeps, and what lost ones cost."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
 
 from loadtest.analyse.findings.finding import Finding
-from loadtest.analyse.run.arrays import BoolArray, grouped
-from loadtest.analyse.run.levels import LevelData
+from loadtest.analyse.run import BoolArray, LevelData, grouped
 from loadtest.analyse.server.prompt_cache.cache import CacheReplay, CacheUse, is_paged
 from loadtest.analyse.server.queue.waits import INFERRED, UNKNOWN
 from loadtest.analyse.summary import Analysis

@@ -1,7 +1,5 @@
 """What a run shows of its own data: how long all rows took, and which lengths distributions came to."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from loadtest.analyse.findings.finding import Finding
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run import RunData
 from loadtest.metrics import VOID, enough_for
 from loadtest.text import capitalised, counted, listed, number
 

@@ -1,12 +1,10 @@
 """What tokens took in energy and cost, in sentences: as measured, or why it was not."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from loadtest.analyse.findings.finding import Finding
-from loadtest.analyse.run.levels import LevelData, believed
+from loadtest.analyse.run import LevelData, believed
 from loadtest.analyse.server.energy import IN_USE, NOT_SAMPLED
 from loadtest.scenario.price import Price
 from loadtest.text import capitalised, number, percent
@@ -84,7 +82,7 @@ def _cost(levels: Sequence[LevelData], key: str, per: str, mark: str) -> Iterato
     least, most = (pick(told, key=lambda level: level[key]["per_million_output_tokens"]) for pick in (min, max))
     cost = least[key]
     price = Price(cost["price_per_hour" if key == "cost_by_hour" else "price_per_kwh"], cost["currency"])
-    said = f"At {price.of(price.amount)} {per}, a million output tokens{mark} cost {_million(least, key, price)}"
+    said = f"At {price.written(price.amount)} {per}, a million output tokens{mark} cost {_million(least, key, price)}"
     if most is not least:
         said = f"{said}, and {_million(most, key, price)}"
     if key == "cost_by_hour":
@@ -93,11 +91,11 @@ def _cost(levels: Sequence[LevelData], key: str, per: str, mark: str) -> Iterato
             "Price / 3600 / output tokens/s, all of the price put on output tokens; where the machine is less busy than at this level, "
             "a token costs more."
         )
-        also = f" Input and output counted alike, a million tokens cost {price.of(every)}." if every else ""
+        also = f" Input and output counted alike, a million tokens cost {price.written(every)}." if every else ""
     else:
         how, also = "Joules an output token (with idle) × price; only what was sampled counts.", ""
     yield Finding(f"{said}.", f"{how}{also}")
 
 
 def _million(level: LevelData, key: str, price: Price) -> str:
-    return f"{price.of(level[key]['per_million_output_tokens'])} at {level.load}"
+    return f"{price.written(level[key]['per_million_output_tokens'])} at {level.load}"

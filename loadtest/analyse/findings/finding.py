@@ -1,7 +1,5 @@
 """A claim, apart from what it rests on."""
 
-from __future__ import annotations
-
 from typing import Self
 
 from loadtest.text import capitalised
@@ -18,6 +16,6 @@ class Finding(str):
         found.evidence = capitalised(evidence)
         return found
 
-    def about(self, who: str) -> Finding:
+    def about(self, who: str) -> Self:
         """Return it as said of one of several: "llama3.2:1b: The server handles …"."""
-        return Finding(f"{who}: {self}", self.evidence) if who else self
+        return type(self)(f"{who}: {self}", self.evidence) if who else self

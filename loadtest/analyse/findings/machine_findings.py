@@ -1,7 +1,5 @@
 """What the machine did beside the streams, in sentences with their figures."""
 
-from __future__ import annotations
-
 import datetime
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,9 +9,8 @@ import numpy as np
 import pandas as pd
 
 from loadtest.analyse.findings.finding import Finding
-from loadtest.analyse.run.arrays import FloatArray, finite
+from loadtest.analyse.run import FloatArray, RunData, finite
 from loadtest.analyse.run.files.samples import SERVERS, Machine, Models, SamplingGap, grown
-from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.model_memory import cold_load
 from loadtest.analyse.verdict.verdict import reloaded
 from loadtest.metrics import S_PER_NS

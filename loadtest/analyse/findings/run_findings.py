@@ -3,8 +3,6 @@
 No finding quotes a figure of a void level: such a level is named as void.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -20,8 +18,7 @@ from loadtest.analyse.findings import (
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.findings.slot_findings import behind_the_url, slots_finding
 from loadtest.analyse.findings.waiting_findings import batching, leaving_findings, queueing, void_above
-from loadtest.analyse.run import groups
-from loadtest.analyse.run.levels import LevelData, Series, believed, has_tokens
+from loadtest.analyse.run import LevelData, Series, believed, groups, has_tokens
 from loadtest.analyse.server import alternating_models, prompt_length
 from loadtest.analyse.server.model_memory import by_slots as memory
 from loadtest.analyse.server.model_memory import cold_load, memory_comparison
@@ -29,7 +26,6 @@ from loadtest.analyse.summary import Analysis, believed_knee
 from loadtest.analyse.verdict import outcome_rules
 from loadtest.text import counted, listed, number, seconds
 
-FEWEST_ENDED = 10  # requests, from which on Little's law is held against a level
 MOST_TOLD = 3  # series of levels; of more, the first and the last
 
 
@@ -133,7 +129,6 @@ def _server_findings(analysis: Analysis) -> list[Finding]:
         *longer_prompts(analysis),
         *(each.about(one.label if len(every) > 1 else "") for one in told for each in _of_series(analysis, one)),
         *leaving_findings(levels),
-        *unsteady(levels)[:MOST_TOLD],
         *rates.drained(believed(levels)),
     ]
     return [each if isinstance(each, Finding) else Finding(each) for each in found if each]
@@ -201,27 +196,6 @@ def saturation(series: Series) -> Finding | None:
         return Finding(f"{said.removesuffix('.')}{above}.") if said else None
     found, _ = believed_knee(series)
     return Finding(found.sentence) if found else None
-
-
-def unsteady(levels: Iterable[LevelData]) -> list[Finding]:
-    """Return a sentence for each level in which as many requests did not end as came, so that it was not stationary.
-
-    Where its queue grew that is said already, as a reason for doubt; a few requests obey no law.
-    """
-
-    def ended(level: LevelData) -> float:
-        window = level["window"]
-        return float(level["little"]["ends_per_s"] * (window["end"] - window["start"]))
-
-    return [
-        Finding(
-            f"{level['label']} was not stationary: {number(law['in_flight'])} requests were in flight on average, where Little's law "
-            f"gives {number(law['ends_per_s'] * law['sojourn_s'])}.",
-            f"{number(law['ends_per_s'])} requests/s ended, after {seconds(law['sojourn_s'])} each on average.",
-        )
-        for level in believed(levels)
-        if (law := level["little"]) and not law["holds"] and not law["growing"] and ended(level) >= FEWEST_ENDED
-    ]
 
 
 def range_of_ttft(series: Series) -> Finding | None:

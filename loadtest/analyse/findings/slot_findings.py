@@ -3,14 +3,12 @@
 And what that shows of what stands behind its URL: more servers than the one that was asked, or a gateway that lets fewer through.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np
 
 from loadtest.analyse.findings.finding import Finding
-from loadtest.analyse.run.levels import LevelData, believed
+from loadtest.analyse.run import LevelData, believed
 from loadtest.analyse.server.queue.slots import Slots, known_slots
 from loadtest.analyse.summary import Analysis
 from loadtest.records import TURNED_AWAY

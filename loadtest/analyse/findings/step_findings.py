@@ -1,16 +1,12 @@
 """What a step of the server takes, how fast it reads prompts, and what those cost other requests, in sentences."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from loadtest.analyse.findings.finding import Finding
-from loadtest.analyse.run.arrays import BoolArray, FloatArray, finite
-from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.run.levels import SERIES_KEYS, LevelData, Series, believed
+from loadtest.analyse.run import SERIES_KEYS, BoolArray, FloatArray, LevelData, RunData, Series, believed, finite
 from loadtest.analyse.run.overlaps import peak_at_once
 from loadtest.analyse.server.timing.pace import LEAST_CHANGE
 from loadtest.analyse.server.timing.pauses import find_pauses

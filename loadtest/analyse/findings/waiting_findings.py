@@ -1,12 +1,10 @@
 """What requests wait for before their first token, and what users who hung up cost, in sentences."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.findings.slot_findings import believed_slots
-from loadtest.analyse.run.levels import LevelData, Series, believed
+from loadtest.analyse.run import LevelData, Series, believed
 from loadtest.analyse.server.queue.waits import ADMISSION_ERROR_S, passed_share
 from loadtest.analyse.summary import Analysis
 from loadtest.text import capitalised, counted, listed, number, percent, seconds

@@ -3,8 +3,6 @@
 No figure is of a void level: where only void levels would have it, the tile says so.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,8 +13,7 @@ from loadtest.analyse.figures.stats import PERCENTILES
 from loadtest.analyse.findings.measured_on import ALL, SOME, simulated_badge
 from loadtest.analyse.findings.slot_findings import believed_slots, only_void, slots_told, what_happens
 from loadtest.analyse.findings.waiting_findings import void_above
-from loadtest.analyse.run.arrays import grouped
-from loadtest.analyse.run.levels import LevelData, Series, believed, has_tokens, series_of, shared_parts
+from loadtest.analyse.run import LevelData, Series, believed, grouped, has_tokens, series_of, shared_parts
 from loadtest.analyse.summary import Analysis, believed_knee, series_with, with_most
 from loadtest.analyse.verdict.remedies import REMEDIES
 from loadtest.metrics import SUSPECT, VALID, VOID, needed

@@ -1,7 +1,5 @@
 """An explanation in words: a line a part, whose doing it was, and what the time would have been without."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 

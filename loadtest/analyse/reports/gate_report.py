@@ -1,7 +1,5 @@
 """The outcome of gates for continuous integration: JUnit XML, and Markdown for the summary of a GitHub step."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +7,7 @@ from xml.etree import ElementTree
 
 from loadtest.analyse.findings.measured_on import marked, measured_on, simulated_mark
 from loadtest.analyse.reports import tables
-from loadtest.analyse.run.levels import LevelData
+from loadtest.analyse.run import LevelData
 from loadtest.grid import Grid, escaped
 from loadtest.metrics import VOID
 from loadtest.slo import Judged, Objective, judge_objectives

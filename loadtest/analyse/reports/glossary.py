@@ -1,7 +1,5 @@
 """The words of a report, each explained in a sentence."""
 
-from __future__ import annotations
-
 GLOSSARY = (
     (
         "stream",

@@ -1,7 +1,5 @@
 """report.md and report.html: the answers first, then findings, charts, every figure with its formula, and what was run."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -11,8 +9,7 @@ from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.findings.measured_on import measured_on, simulated_badge, simulated_mark, simulated_warning
 from loadtest.analyse.reports import answers, run_table, tables
 from loadtest.analyse.reports.glossary import GLOSSARY
-from loadtest.analyse.run import groups
-from loadtest.analyse.run.levels import has_tokens
+from loadtest.analyse.run import groups, has_tokens
 from loadtest.analyse.summary import Analysis
 from loadtest.grid import Grid
 from loadtest.records import Outcome

@@ -1,13 +1,11 @@
 """A prediction in a table and sentences."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 
 from loadtest.analyse.findings import slot_findings
 from loadtest.analyse.findings.measured_on import marked, measured_on
-from loadtest.analyse.run.arrays import grouped
+from loadtest.analyse.run import grouped
 from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif.model.fit import PredictedCurve
 from loadtest.analyse.whatif.model.predict import Prediction

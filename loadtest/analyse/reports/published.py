@@ -4,8 +4,6 @@ Published for llama3.1:70b (4 bit) in Ollama on one A100 80G: N threads send one
 token counted for every streamed line. The tables' figure is mean tokens / mean time over the threads, TTFT included.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from loadtest.analyse.findings.measured_on import simulated_mark
-from loadtest.analyse.run.arrays import IntArray
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run import IntArray, RunData
 from loadtest.analyse.summary import Analysis
 from loadtest.errors import RunFolderError, refuse
 from loadtest.grid import Grid

@@ -1,7 +1,5 @@
 """What was measured, from where and how, what energy it took, and the commands that do it again: the last tables of a report."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Iterator
 from typing import Any
@@ -12,8 +10,7 @@ from loadtest.analyse.findings import slot_findings
 from loadtest.analyse.findings.measured_on import ALL as SIMULATED
 from loadtest.analyse.findings.measured_on import measured_on, simulated_badge, simulated_mark
 from loadtest.analyse.reports.tables import sections
-from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.run.levels import LevelData, shared_parts
+from loadtest.analyse.run import LevelData, RunData, shared_parts
 from loadtest.analyse.server.energy import NOT_SAMPLED
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.summary import Analysis
@@ -226,13 +223,13 @@ def _energy_row(level: dict[str, Any], costs: list[tuple[str, str, str]], *, mis
     for key, part, _ in costs:
         cost = level.get(key) or {}
         amount = cost.get(part)
-        cells.append(Price(1.0, cost["currency"]).of(amount) if amount is not None else UNKNOWN)
+        cells.append(Price(1.0, cost["currency"]).written(amount) if amount is not None else UNKNOWN)
     return level["label"], *cells, *([level.get("energy_reason") or UNKNOWN] if missing else [])
 
 
 def _cost_head(levels: list[dict[str, Any]], key: str, price: str, head: str) -> str:
     named = next((level[key] for level in levels if level.get(key)), None)
-    return head.format(Price(named[price], named["currency"]).of(named[price]) if named else "the price")
+    return head.format(Price(named[price], named["currency"]).written(named[price]) if named else "the price")
 
 
 def energy_fact(summary: dict[str, Any]) -> str:

@@ -1,14 +1,12 @@
 """A prediction held against a run: what can be scored, what cannot and why, in tables and sentences."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from loadtest.analyse.comparison import comparable
-from loadtest.analyse.run.levels import LevelData
+from loadtest.analyse.run import LevelData
 from loadtest.analyse.server.queue.slots import known_slots
 from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif.model.predict import WHO_WAIT

@@ -1,14 +1,12 @@
 """The tables of a report: every figure of a run with its formula beside it."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 
 from loadtest.analyse.figures import client_capacity
 from loadtest.analyse.figures.stationarity import too_few_for_queue
 from loadtest.analyse.figures.stats import PERCENTILES
-from loadtest.analyse.run.levels import LevelData, has_tokens
+from loadtest.analyse.run import LevelData, has_tokens
 from loadtest.analyse.server.model_memory import memory_comparison
 from loadtest.analyse.summary import Analysis
 from loadtest.grid import Grid

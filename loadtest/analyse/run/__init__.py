@@ -1,1 +1,36 @@
-"""A run folder as arrays."""
+"""A run folder as arrays. What nearly everything that reads one needs can be had from here."""
+
+from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray, evenly, finite, grouped
+from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run.levels import (
+    SERIES_KEYS,
+    LevelData,
+    Series,
+    axis_of,
+    believed,
+    has_tokens,
+    name_among,
+    series_of,
+    shared_parts,
+    users_axis,
+)
+
+__all__ = [
+    "SERIES_KEYS",
+    "BoolArray",
+    "FloatArray",
+    "IntArray",
+    "LevelData",
+    "RunData",
+    "Series",
+    "axis_of",
+    "believed",
+    "evenly",
+    "finite",
+    "grouped",
+    "has_tokens",
+    "name_among",
+    "series_of",
+    "shared_parts",
+    "users_axis",
+]

@@ -1,8 +1,7 @@
 """Intervals of time that overlap: how many are open at an instant or within a while, and what ended before it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
@@ -17,7 +16,7 @@ class Depth:
     depth: FloatArray
 
     @classmethod
-    def of(cls, starts: FloatArray, ends: FloatArray) -> Depth:
+    def of(cls, starts: FloatArray, ends: FloatArray) -> Self:
         """Count the open intervals; one that ends where another starts does not overlap it."""
         times = np.concatenate((starts, ends))
         steps = np.concatenate((np.ones(len(starts)), -np.ones(len(ends))))

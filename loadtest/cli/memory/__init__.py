@@ -1,7 +1,5 @@
 """`loadtest memory`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """Command-line options made from the scenario's own keys, so that keys and options cannot drift apart."""
 
-from __future__ import annotations
-
 import functools
 import re
 import sys
@@ -123,11 +121,11 @@ def file_and_url(given: Sequence[str], url: str | None) -> tuple[Path | None, st
             f"{short_repr(stray)} is neither a scenario file nor a URL; several values of an option have commas between, and no "
             f"blanks: --concurrency 1,2,4.{port}"
         )
-    if word := next((text for text in files if text.lower() in _OF_FLAGS and not Path(text).exists()), None):
-        raise ScenarioError(
-            f"{short_repr(word)} is neither a scenario file nor a URL; an option such as --insecure takes no value: leave "
-            f"{word} out."
-        )
+    refuse(
+        word := next((text for text in files if text.lower() in _OF_FLAGS and not Path(text).exists()), None),
+        f"{short_repr(word)} is neither a scenario file nor a URL; an option such as --insecure takes no value: leave "
+        f"{word} out.",
+    )
     if len(files) > 1:
         raise ScenarioError(
             f"{short_repr(files[0])} and {short_repr(files[1])} both name a scenario file: give one, in quotes where its path "

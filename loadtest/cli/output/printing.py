@@ -3,8 +3,6 @@
 That of a run is cheap, because it runs on the core that reads the answers.
 """
 
-from __future__ import annotations
-
 import contextlib
 import shutil
 import sys

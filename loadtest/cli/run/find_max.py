@@ -1,14 +1,12 @@
 """`loadtest run --find-max`: measure a level, read its figures from the run folder, choose the next level."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from loadtest.analyse.run.levels import LevelData
+from loadtest.analyse.run import LevelData
 from loadtest.errors import refuse
 from loadtest.measure.search import RATE_STEPS, Loads, Search, SearchResult, TriedLevel
 from loadtest.run_folder import RunFolder

@@ -1,7 +1,5 @@
 """Request bodies of every API read into one kind of request, or refused with the errors that Ollama answers."""
 
-from __future__ import annotations
-
 import random
 import time
 from collections.abc import Sequence

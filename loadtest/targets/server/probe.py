@@ -4,8 +4,6 @@ What the user says (--api, --model) is believed. Otherwise two of three signs ma
 list of models, its greeting. One sign is not enough: other servers answer /api/version with a version of their own.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Sequence
@@ -290,10 +288,11 @@ def choose_model(server: Server, asked: str | None) -> ServedModel:
         TargetError,
     )
     if not server.models:
-        if server.kind == "ollama":
-            raise TargetError(
-                f"{server.url} has no model yet; fetch one (`ollama pull NAME`) or name one with --model."
-            )
+        refuse(
+            server.kind == "ollama",
+            f"{server.url} has no model yet; fetch one (`ollama pull NAME`) or name one with --model.",
+            TargetError,
+        )
         raise TargetError(f"{server.url} lists no model, which need not mean that it has none; name one with --model.")
     refuse(not named, f"{server.url} lists patterns of names, no model: {present}. Name one with --model.", TargetError)
     raise TargetError(f"{server.url} has several models; choose one with --model: {present}.")

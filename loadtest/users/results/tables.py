@@ -130,7 +130,7 @@ def cost_note(rows: BoardRows, facts: dict[str, Any]) -> Iterator[str]:
     if price is not None and million is not None and total["verdict"] != VOID:
         mark = " (simulated)" if simulated_profile(facts) else ""
         yield (
-            f"At {price.of(price.amount)} an hour, a million output tokens{mark} cost {price.of(million)} so far: "
+            f"At {price.written(price.amount)} an hour, a million output tokens{mark} cost {price.written(million)} so far: "
             f"all requests of this test together make {number(total['output_tokens_per_s'])} tokens/s."
         )
 

@@ -39,7 +39,7 @@ Call = Callable[..., tuple[int, str, str]]
 )
 def test_prices_are_read_with_their_currency(text: str, amount: float, currency: str, shown: str) -> None:
     price = Price.parse(text, "--price-per-hour")
-    assert (price.amount, price.currency, price.of(price.amount)) == (amount, currency, shown)
+    assert (price.amount, price.currency, price.written(price.amount)) == (amount, currency, shown)
 
 
 @pytest.mark.parametrize("text", ["", "free", "0", "-1", "1e3", "2,49", "$1$", "1 2", "nan", "EUROS 3"])

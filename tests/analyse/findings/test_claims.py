@@ -309,16 +309,3 @@ def test_a_speed_that_stays_is_said_once() -> None:
     ]
     said = str(findings.range_of_ttft(Series("", tuple(LevelData(end, index=0, rate=None) for end in ends))))
     assert said.endswith("; the median decode speed is 100 tokens/s a stream at both.")
-
-
-@pytest.mark.parametrize(
-    ("growing", "ended", "said"),
-    [(True, 30, 0), (False, 30, 1), (None, 30, 1), (False, 1, 0)],  # of a trace of four requests one had ended
-)
-def test_a_queue_that_grew_and_few_requests_are_not_told_by_littles_law(
-    growing: bool | None, ended: int, said: int
-) -> None:
-    law = {"in_flight": 9.0, "ends_per_s": 1.0, "sojourn_s": 2.0, "holds": False, "growing": growing}
-    window = {"start": 0.0, "end": float(ended)}
-    one = LevelData(label="1 request/s", verdict="suspect", little=law, window=window)
-    assert len(findings.unsteady([one])) == said

@@ -15,7 +15,6 @@ from support.advised import CONTEXT, LOADED, PROFILE, play
 from support.places import ROOT
 from support.virtual_runs import Load
 
-from loadtest.analyse.charts import advice as chart
 from loadtest.analyse.charts import prediction
 from loadtest.analyse.reports import advice_report as words
 from loadtest.analyse.server.model_memory.by_slots import MemoryBySlots, memory_by_slots
@@ -347,7 +346,7 @@ def test_the_pages_hold_the_advice(advice: Advice, analysis: Analysis, tmp_path:
     assert len(plain["sentences"]) == 3
     assert len(plain["predictions"]) == len(advice.slots) * len(advice.loads)
     assert {cell["slots"] for cell in plain["predictions"]} == set(advice.slots)
-    picture = chart.draw(tmp_path / "advice.png", analysis, advice, words.title(advice))
+    picture = prediction.draw_slots(tmp_path / "advice.png", analysis, advice, words.title(advice))
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 

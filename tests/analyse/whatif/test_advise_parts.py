@@ -15,11 +15,12 @@ from support.virtual_runs import Load
 from loadtest.analyse.server.model_memory.by_slots import MemoryBySlots, memory_by_slots
 from loadtest.analyse.summary import analyse
 from loadtest.analyse.whatif.advice import slot_advice as work
-from loadtest.analyse.whatif.advice.sustainable_load import SustainableLoad, _highest
+from loadtest.analyse.whatif.advice.sustainable_load import SustainableLoad
 from loadtest.analyse.whatif.model import predict
 from loadtest.cli.advise import _advice_of
 from loadtest.errors import ScenarioError
 from loadtest.memory.estimate import cache_of, parse_size
+from loadtest.metrics import highest
 from loadtest.slo import parse_objectives
 
 Call = Callable[..., tuple[int, str, str]]
@@ -144,9 +145,9 @@ def test_the_highest_number_that_holds(limit: int) -> None:
         asked.append(number)
         return number <= limit
 
-    assert _highest(holds, 32) == min(limit, 32)
+    assert highest(holds, 32) == min(limit, 32)
     assert max(asked) <= 32
-    assert _highest(lambda number: number <= limit, 6) == min(limit, 6)
+    assert highest(lambda number: number <= limit, 6) == min(limit, 6)
 
 
 def test_at_80_columns_no_cell_is_cut_and_both_figures_of_one_thing_say_why_they_differ(

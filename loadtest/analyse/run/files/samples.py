@@ -1,12 +1,10 @@
 """What monitors sampled during a run: samples-*.jsonl as frames on the run's time axis."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -107,7 +105,7 @@ class Machine:
     files: tuple[SamplesFile, ...]  # that all of this is from
 
     @classmethod
-    def of(cls, files: Sequence[SamplesFile]) -> Machine:
+    def of(cls, files: Sequence[SamplesFile]) -> Self:
         hosts = {file.host: _host(file) for file in files if file.source == "host" and file.samples}
         by_driver = (file for file in files if file.source == "nvidia" and file.samples)
         by_exporter = (file for file in files if any("DCGM_" in metric_name(key) for key in _metrics(file)))
@@ -130,10 +128,10 @@ class Machine:
             files=tuple(files),
         )
 
-    def of_server(self, url: str, every: Iterable[str]) -> Machine:
+    def of_server(self, url: str, every: Iterable[str]) -> Self:
         """Return what was sampled beside one of the measured servers: without the files of the others."""
         others = {origin(one) for one in every} - {None, origin(url)}
-        return Machine.of([file for file in self.files if origin(str(file.facts.get("url") or "")) not in others])
+        return self.of([file for file in self.files if origin(str(file.facts.get("url") or "")) not in others])
 
     @property
     def models(self) -> Models:

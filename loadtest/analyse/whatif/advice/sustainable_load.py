@@ -1,8 +1,5 @@
 """The highest concurrency and the highest rate at which a server meets its objectives, by the model of a run."""
 
-from __future__ import annotations
-
-import bisect
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loadtest.analyse.whatif.model.predict import Prediction, ServerModel
+from loadtest.metrics import highest
 from loadtest.slo import Objective
 from loadtest.text import counted, rated
 
@@ -88,8 +86,8 @@ def sustainable_load(
     def closed(users: int) -> Prediction:
         return told.get(users) or model.closed(users, slots=slots)
 
-    found = _highest(lambda users: meets(closed(users), asked), most)
-    sure = _highest(lambda users: meets(closed(users), asked, surely=True), found) if found else 0
+    found = highest(lambda users: meets(closed(users), asked), most)
+    sure = highest(lambda users: meets(closed(users), asked, surely=True), found) if found else 0
     rate = sure_rate = 0.0
     if found and not totals:  # an open loop's total is what is sent, so it cannot be searched for
         rate, sure_rate = _highest_rates(model, asked, closed, slots, most)
@@ -115,11 +113,6 @@ def meets(prediction: Prediction, objectives: Sequence[Objective], *, surely: bo
         if not objective.met(value):
             return False
     return True
-
-
-def _highest(holds: Callable[[int], bool], most: int) -> int:
-    """Return the highest number up to `most` that holds, given that all lower ones do; 0 where not even 1 holds."""
-    return bisect.bisect_left(range(1, most + 1), True, key=lambda number: not holds(number))
 
 
 def _highest_rates(

@@ -1,14 +1,12 @@
 """The middle of a figure over repetitions of a prediction, and the band in which one more would lie."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from loadtest.analyse.figures.intervals import Interval, t_quantile
-from loadtest.analyse.run.arrays import FloatArray
+from loadtest.analyse.run import FloatArray
 
 Figures = dict[str, dict[str, float]]  # of one repetition: by name and statistic
 SHARE = "cached_share"  # how much was cached is no matter of pace

@@ -10,8 +10,6 @@ steps, or have a clock each; and either slots or tokens limit what is worked on 
 steps behind slots, is tried first and kept where it gives back the run. Where none does, nothing is predicted.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,9 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.analyse.run import excerpts
-from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.run.levels import series_of
+from loadtest.analyse.run import RunData, excerpts, series_of
 from loadtest.analyse.run.overlaps import Depth
 from loadtest.analyse.server.prompt_cache.cache import measure_cache
 from loadtest.analyse.server.queue import admission

@@ -4,8 +4,6 @@ A run of some hundred requests knows the mean of its lengths to a few percent, a
 than that. Where a distribution was asked for it is known, whatever the run drew from it: lengths are then drawn anew.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import random
 from collections.abc import Sequence
@@ -13,8 +11,7 @@ from itertools import cycle, islice
 
 import numpy as np
 
-from loadtest.analyse.run.arrays import FloatArray
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run import FloatArray, RunData
 from loadtest.analyse.whatif.model.predict import ServerModel
 from loadtest.analyse.whatif.model.sessions import only_levels
 from loadtest.scenario import lengths_of

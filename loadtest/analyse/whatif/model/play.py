@@ -1,7 +1,5 @@
 """One simulated run: the requests it sends, and its figures by the formulas that a measured run's figures come from."""
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Callable
@@ -12,7 +10,7 @@ import numpy as np
 from loadtest import metrics
 from loadtest.analyse.figures import rates
 from loadtest.analyse.figures.stats import PERCENTILES
-from loadtest.analyse.run.arrays import BoolArray, FloatArray, finite
+from loadtest.analyse.run import BoolArray, FloatArray, finite
 from loadtest.metrics import NS_PER_S
 from loadtest.simulate.model.stream import Emission, EngineRequest, Stream
 from loadtest.simulate.model.virtual import PlayedTurn, cold_prompt

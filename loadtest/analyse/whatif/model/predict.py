@@ -8,18 +8,16 @@ logarithm, widened by the 5 % by which the engine itself was off on real servers
 fall into it in 95 of 100 cases.
 """
 
-from __future__ import annotations
-
 import math
 import random
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from loadtest.analyse.figures.intervals import Interval
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run import RunData
 from loadtest.analyse.server.prompt_cache.cache import measure_cache
 from loadtest.analyse.server.queue import admission
 from loadtest.analyse.server.queue.admission import LoadPattern
@@ -165,7 +163,7 @@ class ServerModel:
     lengths_known: bool = False  # whether `prompts` and `outputs` stand for the whole distribution that was asked for
 
     @classmethod
-    def of(cls, run: RunData, slots: Slots, steps: Steps) -> ServerModel:
+    def of(cls, run: RunData, slots: Slots, steps: Steps) -> Self:
         """Build the model; raise PredictionError, one sentence, where the run does not say enough."""
         require_tokens(run)
         refuse(

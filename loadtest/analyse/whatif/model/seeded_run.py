@@ -4,17 +4,15 @@ Close to what a server can do, the figures of a few hundred requests depend on w
 long. A run with the seed that was predicted sends the requests that were predicted.
 """
 
-from __future__ import annotations
-
 import itertools
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run import RunData
 from loadtest.errors import PredictionError, ScenarioError
 from loadtest.metrics import NS_PER_S
 from loadtest.scenario import Level, lengths_of
@@ -52,7 +50,7 @@ class SeededRequests:
     burstiness: float | None
 
     @classmethod
-    def of(cls, run: RunData, used: Mapping[str, Any], seeded: SeededRun, place: int) -> SeededRequests:
+    def of(cls, run: RunData, used: Mapping[str, Any], seeded: SeededRun, place: int) -> Self:
         """Take from a run what its next one keeps; `used` is the first level predicted from. Raises PredictionError."""
         used = next(each for each in run.levels if each["index"] == used["index"])  # as it was asked for
         if refusal := _refusal(run, used):

@@ -1,7 +1,5 @@
 """Whether a model reproduces the levels that it was fitted to, and how far it may be carried beyond them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -10,7 +8,7 @@ import numpy as np
 
 from loadtest import metrics
 from loadtest.analyse.figures.intervals import Interval
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run import RunData
 from loadtest.analyse.server.timing.prefill_law import pairs
 from loadtest.analyse.whatif.model.predict import Prediction, ServerModel
 from loadtest.metrics import VOID

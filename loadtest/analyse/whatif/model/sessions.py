@@ -1,15 +1,13 @@
 """People in conversations, as a prediction repeats them: what they said, how long they thought, what the server keeps."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 
-from loadtest.analyse.run.arrays import FloatArray
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run import FloatArray, RunData
 from loadtest.analyse.server.prompt_cache import cache
 from loadtest.analyse.server.prompt_cache.cache import CacheUse, session_keys
 from loadtest.analyse.server.queue.slots import Slots
@@ -36,7 +34,7 @@ class Sessions:
     host: bool = False
     host_tokens: float | None = None  # None: never full
 
-    def scaled(self, *, said: float = 1.0, answers: float = 1.0) -> Sessions:
+    def scaled(self, *, said: float = 1.0, answers: float = 1.0) -> Self:
         """Return the sessions with what people say, or the answers, longer or shorter by these factors."""
         found = tuple(tuple(_scaled(script, said, answers)) for script in self.scripts)
         return replace(self, scripts=found, shared=round(self.shared * said))

@@ -3,8 +3,6 @@
 Which levels they rest on, with which slots, and what is said before any figure.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -14,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loadtest import __version__
-from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.run.levels import shared_parts
+from loadtest.analyse.run import RunData, shared_parts
 from loadtest.analyse.server.queue.slots import Slots, known_slots
 from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.whatif.advice.slot_advice import Advice

@@ -4,14 +4,12 @@ The file holds its own digest: one that was changed afterwards is not read. Wher
 slots each load has two cases, no limit and the limit at what was seen, and never one figure.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import orjson
 
@@ -41,7 +39,7 @@ class Case:
     grows: bool = False
 
     @classmethod
-    def of(cls, name: str, said: Prediction) -> Case:
+    def of(cls, name: str, said: Prediction) -> Self:
         """Take from a prediction the figures that have a band."""
         found = {key: said.figure(*key.split(".")) for key in said.bands}
         known = {key: value for key, value in found.items() if math.isfinite(value)}
@@ -120,8 +118,11 @@ def parse_document(body: bytes, name: str) -> Document:
         found = orjson.loads(body)
     except orjson.JSONDecodeError:
         raise PredictionError(f"{name} does not parse as JSON; make it anew with `loadtest predict`.") from None
-    if not isinstance(found, dict) or found.get("kind") != KIND:
-        raise PredictionError(f"{name} is not a prediction; give the prediction.json that `loadtest predict` wrote.")
+    refuse(
+        not isinstance(found, dict) or found.get("kind") != KIND,
+        f"{name} is not a prediction; give the prediction.json that `loadtest predict` wrote.",
+        PredictionError,
+    )
     schema = found.get("schema")
     refuse(newer(schema), f"{name} was written by a newer loadtest (schema {schema}); update.", PredictionError)
     refuse(

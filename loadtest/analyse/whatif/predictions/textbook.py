@@ -4,8 +4,6 @@ They stand beside every prediction and are scored with it, so that anybody sees 
 Each is fitted to the levels of a closed loop that the prediction rests on. A figure that a model says nothing of is left out.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +11,7 @@ from itertools import combinations, pairwise
 
 import numpy as np
 
-from loadtest.analyse.run.arrays import FloatArray, grouped
+from loadtest.analyse.run import FloatArray, grouped
 
 FigureValues = dict[str, float]  # by "name.statistic", as in bands of a Prediction
 Points = list[tuple[int, float]]  # (users, figure), in order of users
