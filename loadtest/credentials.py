@@ -4,6 +4,8 @@ Child processes and Locust workers read their own environment. The user:pass of 
 before they start, so that no argument, message or pickle holds it.
 """
 
+from __future__ import annotations
+
 import base64
 import html
 import json

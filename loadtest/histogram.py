@@ -1,5 +1,7 @@
 """Distributions that several processes measure together: percentiles cannot be added up, counts in buckets can."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from typing import Any, Self

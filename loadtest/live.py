@@ -1,5 +1,7 @@
 """Live figures of the requests of one name, and whether to trust them: sums and histograms that can be merged."""
 
+from __future__ import annotations
+
 import dataclasses
 import math
 from collections import Counter

@@ -5,6 +5,8 @@ line, the analysis and the Locust users compute the same figures with the same c
 `bench serve` where it has one. Each formula stands in its docstring and in FORMULAS, from which reports print it.
 """
 
+from __future__ import annotations
+
 import bisect
 import math
 from collections.abc import Callable, Iterator, Sequence

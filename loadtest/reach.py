@@ -5,6 +5,8 @@ a tunnel, which CONNECT opens. A proxy may itself speak https: all of that then 
 to either. TCP to the proxy is our own, so reads keep the kernel's stamps: of when the proxy's bytes came.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import os
 import re

@@ -7,6 +7,8 @@ Measuring writes these files of a run folder, and analysing reads them (run_fold
     samples-*.jsonl     what the driver and monitors sampled over time
 """
 
+from __future__ import annotations
+
 import builtins
 import dataclasses
 import json

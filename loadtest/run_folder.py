@@ -1,5 +1,7 @@
 """The folder of a run on disk: its files are written and read here."""
 
+from __future__ import annotations
+
 import codecs
 import dataclasses
 import datetime

@@ -8,6 +8,8 @@ of summary.json or from a prediction, which use the same names. A failed request
 (loadtest.analyse.figures.objectives).
 """
 
+from __future__ import annotations
+
 import difflib
 import math
 from collections.abc import Mapping, Sequence

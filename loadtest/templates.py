@@ -1,5 +1,7 @@
 """Pages of this package, from the templates in templates/: whatever is put into one of HTML is escaped."""
 
+from __future__ import annotations
+
 import base64
 import re
 from functools import cache

@@ -6,6 +6,8 @@ commas from 10,000 on: 0.35, 1.91, 45.2, 1780, 12,300. A share is a whole percen
 hundredths. What a user gave (a limit, a rate) is `exact`: it keeps its digits and gains no zeros: 5 ms, 0.125 s.
 """
 
+from __future__ import annotations
+
 import math
 import re
 import string

@@ -1,5 +1,7 @@
 """URLs of model servers as people write them: as OLLAMA_HOST takes them, as OPENAI_BASE_URL does, or whole endpoints."""
 
+from __future__ import annotations
+
 import ipaddress
 import os
 import re

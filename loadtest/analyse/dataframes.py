@@ -1,5 +1,7 @@
 """A run as DataFrames for whoever analyses it further; docs/python.md describes every column."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np

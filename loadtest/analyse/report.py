@@ -1,5 +1,7 @@
 """What people read: summary.json, report.md and one-file report.html in the run folder, PNGs, and the console table."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -4,6 +4,8 @@ Each command is a file or a folder of its name. It is imported when the command 
 imports neither pandas, matplotlib nor httpx.
 """
 
+from __future__ import annotations
+
 import difflib
 import importlib
 import os

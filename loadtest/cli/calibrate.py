@@ -1,5 +1,7 @@
 """`loadtest calibrate`: how many streams of a known speed this client measures truthfully, kept for later runs."""
 
+from __future__ import annotations
+
 import dataclasses
 import datetime
 import os

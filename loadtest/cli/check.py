@@ -1,5 +1,7 @@
 """`loadtest check`: what server answers at a URL, what could spoil a measurement of it, and which request it answers."""
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import secrets

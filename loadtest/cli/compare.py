@@ -1,5 +1,7 @@
 """`loadtest compare`: two sides, or several runs side by side."""
 
+from __future__ import annotations
+
 import dataclasses
 import difflib
 import os

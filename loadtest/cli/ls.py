@@ -1,5 +1,7 @@
 """`loadtest ls`: run folders with their headline, read from summary.json or run.json alone."""
 
+from __future__ import annotations
+
 import datetime
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -1,5 +1,7 @@
 """`loadtest monitor`: samplers of host, GPU and servers, beside a run or alone."""
 
+from __future__ import annotations
+
 import socket
 import sys
 import time

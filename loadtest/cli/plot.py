@@ -1,5 +1,7 @@
 """`loadtest plot`: the PNG charts alone."""
 
+from __future__ import annotations
+
 import sys
 from pathlib import Path
 

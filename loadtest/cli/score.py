@@ -1,5 +1,7 @@
 """`loadtest score`: a prediction held against a run that was measured afterwards."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import click

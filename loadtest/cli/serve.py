@@ -1,5 +1,7 @@
 """`loadtest serve`: the simulated model server."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Any
 

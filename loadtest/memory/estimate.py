@@ -3,6 +3,8 @@
 It needs no server.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

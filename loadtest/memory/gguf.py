@@ -4,6 +4,8 @@ Layout: magic "GGUF", version, tensor count, metadata count; metadata as (key, t
 name, dimensions, type and offset. All little-endian (github.com/ggml-org/ggml, docs/gguf.md).
 """
 
+from __future__ import annotations
+
 import math
 import re
 import struct

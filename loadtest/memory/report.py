@@ -1,5 +1,7 @@
 """A memory estimate as table rows, sentences and JSON, compared with what was measured."""
 
+from __future__ import annotations
+
 from dataclasses import replace
 from typing import Any
 

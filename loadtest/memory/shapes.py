@@ -1,5 +1,7 @@
 """Shapes of common language models (layers, heads, matrices), from which weights and KV cache follow exactly."""
 
+from __future__ import annotations
+
 import difflib
 import re
 from collections.abc import Iterator, Mapping

@@ -1,5 +1,7 @@
 """Bytes of a model's weights: parameters × bytes of a dtype, or tensor by tensor as llama.cpp quantises them."""
 
+from __future__ import annotations
+
 import math
 
 from loadtest.errors import refuse

@@ -1,5 +1,7 @@
 """The page that Prometheus scrapes: its port, which is opened before anything is sent, and the server behind it."""
 
+from __future__ import annotations
+
 import socket
 import socketserver
 import sys

@@ -4,6 +4,8 @@ Histograms are classic ones, which every Prometheus can evaluate by `histogram_q
 R10, a factor of about 1.25 apart: a quantile is exact to one bucket, and round limits such as 0.5 s and 2 s are bounds.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any

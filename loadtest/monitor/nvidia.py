@@ -1,5 +1,7 @@
 """NVIDIA GPUs through the driver's own library: memory, utilisation, power, energy, temperature, clocks."""
 
+from __future__ import annotations
+
 import contextlib
 from collections.abc import Callable
 from typing import Any

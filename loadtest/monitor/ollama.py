@@ -1,5 +1,7 @@
 """Ollama's /api/ps: which models are loaded, how much of each lies on the GPU, and until when."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import orjson

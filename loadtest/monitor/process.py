@@ -5,6 +5,8 @@ also serves the run's figures to Prometheus. The child holds the reading end of 
 when the run ends, in whatever way, the pipe closes.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
 import re

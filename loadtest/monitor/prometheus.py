@@ -1,5 +1,7 @@
 """Prometheus text pages: of DCGM's exporter, vLLM and llama.cpp the metrics known here, of any other those the user names."""
 
+from __future__ import annotations
+
 import itertools
 import math
 import re

@@ -1,5 +1,7 @@
 """What processors and their memory used, by their own energy counters (RAPL), as Linux shows them in /sys/class/powercap."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Any
 

@@ -4,6 +4,8 @@ A source that fails spoils its own samples only. Its sentence is printed once an
 at growing intervals, and nothing is written in between, for a zero would be false.
 """
 
+from __future__ import annotations
+
 import contextlib
 import threading
 import time

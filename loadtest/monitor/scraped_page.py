@@ -1,5 +1,7 @@
 """One page of a server, read again and again over one connection of our own wire, within limits of time and size."""
 
+from __future__ import annotations
+
 import errno
 import os
 from collections.abc import Mapping

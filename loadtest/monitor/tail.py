@@ -1,5 +1,7 @@
 """A run folder that is read while it is written: each record once, and the driver's latest samples."""
 
+from __future__ import annotations
+
 import contextlib
 import math
 import platform

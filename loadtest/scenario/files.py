@@ -3,6 +3,8 @@
 It may be packed, of a spreadsheet or of a program, a page or a pointer in place of the data.
 """
 
+from __future__ import annotations
+
 import codecs
 import csv
 import functools

@@ -3,6 +3,8 @@
 What bodies, client libraries and other tools call the same key is here, too, for hints to people who write that.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import types

@@ -1,5 +1,7 @@
 """Prices that a user names, in any currency: an amount, with what stands before or behind it."""
 
+from __future__ import annotations
+
 import math
 import re
 from dataclasses import dataclass

@@ -4,6 +4,8 @@ ${NAME} in a header, a query or a text of the body stands for a variable of the 
 request is made ready (`credentials.filled`), so the scenario and all that is written of it keep the template.
 """
 
+from __future__ import annotations
+
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence

@@ -6,6 +6,8 @@ Every combination of concurrency (or rate, in an open loop), input length, outpu
 What needs a part only asks for that part: a Scenario is LoadKeys, RequestKeys and so on.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import itertools
 import math

@@ -4,6 +4,8 @@ Both keys stay one text, in run.json too: URLs with blanks between, models with 
 one ("a=3,b=1").
 """
 
+from __future__ import annotations
+
 import math
 import re
 from collections.abc import Sequence

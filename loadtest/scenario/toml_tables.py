@@ -1,5 +1,7 @@
 """A scenario as a table of plain values: from a TOML file, a command line or a Python dict."""
 
+from __future__ import annotations
+
 import difflib
 import re
 import shlex

@@ -1,5 +1,7 @@
 """What a single value must be: a number within bounds, a text that can be sent, stored and shown."""
 
+from __future__ import annotations
+
 import datetime
 import math
 import re

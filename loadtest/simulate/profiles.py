@@ -7,6 +7,8 @@ Most built-in profiles rest on measurements. A profile may also come from a JSON
      "model": {"name": "mine:7b", "parameters": 7000000000}}
 """
 
+from __future__ import annotations
+
 import codecs
 import dataclasses
 from dataclasses import dataclass, replace

@@ -4,6 +4,8 @@ Streams have no tasks or timers of their own: one turn of the loop writes every 
 1 ms early or late, so the server wakes before a batch is due and spins through call_soon until it is.
 """
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import gc

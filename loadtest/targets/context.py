@@ -1,5 +1,7 @@
 """Prompt lengths and a model's context: which lengths fit, and whether the server granted the context asked for."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 from loadtest.errors import refuse

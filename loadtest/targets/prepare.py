@@ -4,6 +4,8 @@ The lengths are fitted by requests that are sent before the clock: they load the
 and which context it granted. All of it is synchronous: nothing is being measured yet, and both drivers use it.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

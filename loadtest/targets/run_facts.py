@@ -1,5 +1,7 @@
 """What run.json says of the scenario, the server, its model and this machine."""
 
+from __future__ import annotations
+
 import hashlib
 import platform
 from collections.abc import Sequence

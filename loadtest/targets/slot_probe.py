@@ -10,6 +10,8 @@ as usually between two beginnings, or as an idle server takes to begin. A burst 
 must show the same one.
 """
 
+from __future__ import annotations
+
 import asyncio
 import itertools
 import math

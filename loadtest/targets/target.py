@@ -1,5 +1,7 @@
 """What is measured: a server, one of its models, the dialect that requests are written in, and how they go there."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

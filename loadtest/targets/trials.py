@@ -6,6 +6,8 @@ the one asked for is what has to be added to the command. The answer shows what 
 tokens came one by one.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import json
 import math

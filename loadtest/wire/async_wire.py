@@ -1,5 +1,7 @@
 """The asyncio shell: requests over own sockets with kernel arrival stamps, on asyncio's loop or uvloop's."""
 
+from __future__ import annotations
+
 import asyncio
 import socket
 import ssl

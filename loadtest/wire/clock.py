@@ -1,5 +1,7 @@
 """The wire's clock: monotonic instants, kernel stamps converted to it, and how late the loop was."""
 
+from __future__ import annotations
+
 import asyncio
 import os
 import socket

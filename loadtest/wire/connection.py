@@ -3,6 +3,8 @@
 Nothing here waits: the shells do, each in its own way.
 """
 
+from __future__ import annotations
+
 import socket
 import ssl
 import sys

@@ -1,5 +1,7 @@
 """A request made ready for a wire: where it goes, its bytes, and how long each part of its answer may take."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,5 +1,7 @@
 """All sockets of a wire behind one descriptor of the loop, so that one turn of the loop reads whatever has arrived."""
 
+from __future__ import annotations
+
 import select
 from collections.abc import Callable
 from typing import Any, Protocol

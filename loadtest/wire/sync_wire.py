@@ -1,5 +1,7 @@
 """The blocking shell: sends and receives as AsyncWire does, for threads and, with a waiter of their own, for greenlets."""
 
+from __future__ import annotations
+
 import errno
 import os
 import select

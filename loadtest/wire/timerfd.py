@@ -1,5 +1,7 @@
 """A timer of the Linux kernel with a descriptor that a loop can wait for; the loop's own timers count whole milliseconds."""
 
+from __future__ import annotations
+
 import os
 import struct
 import sys

@@ -1,5 +1,7 @@
 """Prompts from a data file: its rows as they are, in their order, without a nonce."""
 
+from __future__ import annotations
+
 import heapq
 import itertools
 from collections.abc import Iterable, Iterator

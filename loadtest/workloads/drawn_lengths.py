@@ -1,5 +1,7 @@
 """Lengths drawn from distributions: a pure function of seed, level and the session's number, cut to the context."""
 
+from __future__ import annotations
+
 import functools
 import random
 from collections.abc import Iterator, Sequence

@@ -3,6 +3,8 @@
 So a turn costs what it says, not what was said before.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,5 +1,7 @@
 """Prompts that the user wrote: one text for all requests, each time behind a nonce of its own."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Self
 

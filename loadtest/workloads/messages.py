@@ -1,5 +1,7 @@
 """Messages of a conversation: whether they can be sent, and what they say."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 

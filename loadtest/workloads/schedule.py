@@ -4,6 +4,8 @@ Both are pure functions of the scenario and its seed. A schedule is made before 
 process makes the whole of it and sends its share, so the arrivals of all processes together are what was asked for.
 """
 
+from __future__ import annotations
+
 import itertools
 import math
 import random

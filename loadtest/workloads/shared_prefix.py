@@ -1,5 +1,7 @@
 """What prompts share: a system prompt of the user's, or made-up ones of which each request draws one."""
 
+from __future__ import annotations
+
 import functools
 import itertools
 import random

@@ -4,6 +4,8 @@ A source's texts are pure functions of the scenario's seed, the level and the se
 any session, in any order, and gets the same one. Each job has a seed, and each seed a nonce that stands in front of a prompt.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import hashlib
 from collections.abc import Callable

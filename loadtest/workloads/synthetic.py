@@ -4,6 +4,8 @@ A prompt can be rebuilt from its seed, so records need not hold it. Servers keep
 use them instead of reading ours, so every prompt begins with a nonce drawn from its seed.
 """
 
+from __future__ import annotations
+
 import functools
 import random
 from dataclasses import dataclass

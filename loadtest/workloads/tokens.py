@@ -4,6 +4,8 @@ tiktoken fetches ranks that are not in its cache without a time limit. So loadte
 missing ranks itself within a limit, and asks tiktoken only once they lie in the cache.
 """
 
+from __future__ import annotations
+
 import contextlib
 import hashlib
 import os

@@ -1,5 +1,7 @@
 """What a run sends: the sessions of a scenario's source, with lengths drawn or recorded, behind what all prompts share."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Self

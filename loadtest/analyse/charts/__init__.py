@@ -1,5 +1,7 @@
 """One function per chart, `(axes, data) -> None`, and `draw_all`, which puts them on pages."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path

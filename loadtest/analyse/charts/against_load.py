@@ -1,5 +1,7 @@
 """Figures by load, a line a series: rates, percentiles of waits, and what a user gives up for the output of all."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any

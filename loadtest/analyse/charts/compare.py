@@ -1,5 +1,7 @@
 """Runs that are compared: by how much each figure of two sides changed, and several runs over each other."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

@@ -1,5 +1,7 @@
 """The distribution of what a level's requests waited for: TTFT and E2E, a line a level, and the gaps between tokens with their tail."""
 
+from __future__ import annotations
+
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence

@@ -1,5 +1,7 @@
 """TTFT of every request over the run's time: whether a level was the same at its end as at its start."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np

@@ -1,5 +1,7 @@
 """The seconds around one request: a lane for each request at the server, its waits, its prompt and its tokens."""
 
+from __future__ import annotations
+
 import math
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """What a chart writes: text in as many characters as there is room for and the font has, and labels at round durations."""
 
+from __future__ import annotations
+
 import math
 import re
 import textwrap

@@ -1,5 +1,7 @@
 """What the machine did beside the streams, the streams themselves, and what memory did while models were loaded: panels over time."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path

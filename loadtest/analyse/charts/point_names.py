@@ -1,5 +1,7 @@
 """Names beside the points of a chart: none covers another, a point or a line, and a thin line leads to one further off."""
 
+from __future__ import annotations
+
 import itertools
 import math
 from collections.abc import Sequence

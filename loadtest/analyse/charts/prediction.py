@@ -1,5 +1,7 @@
 """What the model of a run predicts, beside what was measured: over concurrency with its band, and by slots."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path

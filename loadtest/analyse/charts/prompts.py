@@ -1,5 +1,7 @@
 """What prompts do to TTFT: their length, and in conversations what earlier turns left in the cache."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """One look for every chart: colours, the frame with title and footer, what is void, and what to draw when there is nothing."""
 
+from __future__ import annotations
+
 import math
 import textwrap
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence

@@ -1,5 +1,7 @@
 """One level, a row a request: waiting, prefill and decoding over time."""
 
+from __future__ import annotations
+
 import math
 from typing import Any
 

@@ -1,5 +1,7 @@
 """TTFT against concurrency or rate, split into what the request waited for."""
 
+from __future__ import annotations
+
 import math
 
 import numpy as np

@@ -1,5 +1,7 @@
 """Whether runs may be compared: what they asked of which server, how long prompts and answers were, what is void."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any

@@ -4,6 +4,8 @@ The ratio's interval is at 99 % over all headline figures of the comparison toge
 one comparison in a hundred says that something did, as long as runs of one server differ by no more than the noise given.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace

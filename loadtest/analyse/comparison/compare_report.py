@@ -1,5 +1,7 @@
 """A comparison in words: its one sentence, compare.md, compare.json."""
 
+from __future__ import annotations
+
 import math
 from typing import Any
 

@@ -5,6 +5,8 @@ for times and rates change by factors. What a run cannot show of itself, how muc
 rates, where pages lie, a neighbour), is seen between several runs, or taken from the user (`noise`).
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace

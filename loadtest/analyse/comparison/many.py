@@ -5,6 +5,8 @@ chances of error of all headline figures of all pairs are adjusted together (Hol
 where nothing differs one such table in a hundred says that something does.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace

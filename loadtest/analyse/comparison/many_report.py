@@ -1,5 +1,7 @@
 """Runs side by side in words: what they show, a row a level and run, a row a level and pair; compare.md and compare.json."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 

@@ -1,5 +1,7 @@
 """What tells runs apart by their run.json (model, quantisation, server, GPU, slots, settings), and a short name of each."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

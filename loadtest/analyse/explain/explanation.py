@@ -1,5 +1,7 @@
 """Why one request took as long as it did: its time in parts, whose doing they were, and what it would have been without."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace

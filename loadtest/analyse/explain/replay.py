@@ -5,6 +5,8 @@ that its user waited for as it did in the run, so what is left out moves those b
 out pauses for as long as that one took.
 """
 
+from __future__ import annotations
+
 import heapq
 import itertools
 import math

@@ -6,6 +6,8 @@ last stretch each moment goes to the prompts that were being read, by how fast e
 was are a step of the streams that decoded, at most as long as such a step takes here.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

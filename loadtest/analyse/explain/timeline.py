@@ -5,6 +5,8 @@ durations it is taken to have been read just before its first token, for as long
 inferred, and done only where the run shows that prompts hold up other streams.
 """
 
+from __future__ import annotations
+
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,5 +1,7 @@
 """What a level of a run tells of the limit that it met: the arrays of an analysis as LoadFacts."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from typing import Any

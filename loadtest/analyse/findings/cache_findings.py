@@ -1,5 +1,7 @@
 """What the run shows of the prefix cache: what it spares, how many conversations it keeps, and what lost ones cost."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import numpy as np

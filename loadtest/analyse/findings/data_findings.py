@@ -1,5 +1,7 @@
 """What a run shows of its own data: how long all rows took, and which lengths distributions came to."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

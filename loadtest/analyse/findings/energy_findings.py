@@ -1,5 +1,7 @@
 """What tokens took in energy and cost, in sentences: as measured, or why it was not."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from typing import Any
 

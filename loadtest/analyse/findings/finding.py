@@ -1,5 +1,7 @@
 """A claim, apart from what it rests on."""
 
+from __future__ import annotations
+
 from typing import Self
 
 from loadtest.text import capitalised

@@ -1,5 +1,7 @@
 """What the machine did beside the streams, in sentences with their figures."""
 
+from __future__ import annotations
+
 import datetime
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,5 +1,7 @@
 """What a run measured, in words: server and model, and which of several servers are simulated."""
 
+from __future__ import annotations
+
 from typing import Any
 
 from loadtest.text import joined, profile_at_speed

@@ -3,6 +3,8 @@
 No finding quotes a figure of a void level: such a level is named as void.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 

@@ -3,6 +3,8 @@
 And what that shows of what stands behind its URL: more servers than the one that was asked, or a gateway that lets fewer through.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 
 import numpy as np

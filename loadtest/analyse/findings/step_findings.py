@@ -1,5 +1,7 @@
 """What a step of the server takes, how fast it reads prompts, and what those cost other requests, in sentences."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 

@@ -1,5 +1,7 @@
 """What requests wait for before their first token, and what users who hung up cost, in sentences."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 from loadtest.analyse.findings.finding import Finding

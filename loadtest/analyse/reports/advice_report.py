@@ -1,5 +1,7 @@
 """Advice in words: three sentences, the table, advice.md and advice.json."""
 
+from __future__ import annotations
+
 import math
 import shlex
 from collections.abc import Iterator

@@ -3,6 +3,8 @@
 No figure is of a void level: where only void levels would have it, the tile says so.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any

@@ -1,5 +1,7 @@
 """An explanation in words: a line a part, whose doing it was, and what the time would have been without."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator, Sequence
 

@@ -1,5 +1,7 @@
 """The outcome of gates for continuous integration: JUnit XML, and Markdown for the summary of a GitHub step."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,5 +1,7 @@
 """The words of a report, each explained in a sentence."""
 
+from __future__ import annotations
+
 GLOSSARY = (
     (
         "stream",

@@ -1,5 +1,7 @@
 """report.md and report.html: the answers first, then findings, charts, every figure with its formula, and what was run."""
 
+from __future__ import annotations
+
 import shlex
 from collections.abc import Iterator, Sequence
 from functools import partial

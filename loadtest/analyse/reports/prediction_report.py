@@ -1,5 +1,7 @@
 """A prediction in a table and sentences."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator
 

@@ -4,6 +4,8 @@ Published for llama3.1:70b (4 bit) in Ollama on one A100 80G: N threads send one
 token counted for every streamed line. The tables' figure is mean tokens / mean time over the threads, TTFT included.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path

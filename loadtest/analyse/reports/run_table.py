@@ -1,5 +1,7 @@
 """What was measured, from where and how, what energy it took, and the commands that do it again: the last tables of a report."""
 
+from __future__ import annotations
+
 import shlex
 from collections.abc import Iterator
 from typing import Any

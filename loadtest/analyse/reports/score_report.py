@@ -1,5 +1,7 @@
 """A prediction held against a run: what can be scored, what cannot and why, in tables and sentences."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,5 +1,7 @@
 """The tables of a report: every figure of a run with its formula beside it."""
 
+from __future__ import annotations
+
 from functools import partial
 from typing import Any
 

@@ -1,5 +1,7 @@
 """The three kinds of NumPy array that everything here is made of, and what picks values, places or groups out of many."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from typing import TypeVar
 

@@ -4,6 +4,8 @@ A stretch holds the events of all streams during some time, so that its batches 
 first token, end) are always complete, so the number of streams decoding at an instant is exact in any case.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import numpy as np

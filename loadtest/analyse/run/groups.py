@@ -4,6 +4,8 @@ A record names its model, and its server by `target`, an index into run.json's `
 targets: there the model alone divides the run, and a line of text in `other_targets` names its server.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import re
 from collections.abc import Sequence

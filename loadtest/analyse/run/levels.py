@@ -1,5 +1,7 @@
 """The levels of a run: what is read of each one everywhere, and which of them belong on one line of a chart."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass

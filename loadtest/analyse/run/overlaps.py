@@ -1,5 +1,7 @@
 """Intervals of time that overlap: how many are open at an instant or within a while, and what ended before it."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Self
 

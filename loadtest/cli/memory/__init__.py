@@ -1,5 +1,7 @@
 """`loadtest memory`."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,5 +1,7 @@
 """What is wrong with arguments as they were typed or pasted, before any command reads them."""
 
+from __future__ import annotations
+
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence

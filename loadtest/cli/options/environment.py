@@ -4,6 +4,8 @@ The same variables stand for the connection's options of `check` and `memory`. A
 variable, and the variable over the scenario file.
 """
 
+from __future__ import annotations
+
 import difflib
 import os
 import sys

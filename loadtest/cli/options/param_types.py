@@ -1,5 +1,7 @@
 """Types of options: numbers within bounds, lists of them, and what a number is drawn from."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Command-line options made from the scenario's own keys, so that keys and options cannot drift apart."""
 
+from __future__ import annotations
+
 import functools
 import re
 import sys

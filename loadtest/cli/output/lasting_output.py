@@ -1,5 +1,7 @@
 """stdout and stderr that cannot fail: a closed pipe or terminal, or a full disk, ends no work."""
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import io

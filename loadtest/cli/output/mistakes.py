@@ -1,5 +1,7 @@
 """A mistake on stderr: one sentence that says what to do, without secrets, in the same words from click and from us."""
 
+from __future__ import annotations
+
 import re
 import sys
 from collections.abc import Callable, Iterable

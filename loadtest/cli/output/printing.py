@@ -3,6 +3,8 @@
 That of a run is cheap, because it runs on the core that reads the answers.
 """
 
+from __future__ import annotations
+
 import contextlib
 import shutil
 import sys

@@ -1,5 +1,7 @@
 """`loadtest run`: its options, in groups with those first that most people need, and the levels or the search."""
 
+from __future__ import annotations
+
 import functools
 import re
 from collections.abc import Callable, Sequence

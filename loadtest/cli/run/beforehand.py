@@ -1,5 +1,7 @@
 """What `loadtest run` keeps before the first request of a level: a prediction, the slots it probed, what the run is held against."""
 
+from __future__ import annotations
+
 import sys
 from pathlib import Path
 from typing import Any

@@ -1,5 +1,7 @@
 """`loadtest run --find-max`: measure a level, read its figures from the run folder, choose the next level."""
 
+from __future__ import annotations
+
 import dataclasses
 import math
 from collections.abc import Callable, Sequence

@@ -1,5 +1,7 @@
 """The connection: which key goes with requests, what is trusted, and by which way the server is reached."""
 
+from __future__ import annotations
+
 import dataclasses
 import re
 from collections.abc import Iterator

@@ -1,5 +1,7 @@
 """Data: prompts from a file of the user's own, and what all prompts begin with."""
 
+from __future__ import annotations
+
 import functools
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,5 +1,7 @@
 """Limits: how long a request may take, and how many may fail."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, key, request_key

@@ -1,5 +1,7 @@
 """Load: how many requests are sent, when, and by how many processes."""
 
+from __future__ import annotations
+
 import dataclasses
 import math
 from collections.abc import Sequence

@@ -1,5 +1,7 @@
 """Prompts: what each request asks, in a conversation turn after turn, and how long an answer it asks for."""
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass

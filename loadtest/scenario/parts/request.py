@@ -1,5 +1,7 @@
 """The request: which server it goes to, by which API, and what it says beside the prompt."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 

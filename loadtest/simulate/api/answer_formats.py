@@ -1,5 +1,7 @@
 """Answers byte for byte as Ollama writes them, the keys in its order: NDJSON for its own API, SSE for /v1, JSON for embeddings."""
 
+from __future__ import annotations
+
 import base64
 import functools
 import math

@@ -1,5 +1,7 @@
 """The control plane: what Ollama says of itself and its models, and what exporters say of its machine."""
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Iterable
 from datetime import UTC, datetime

@@ -1,5 +1,7 @@
 """Answers of /v1/responses and /v1/messages byte for byte as Ollama writes them: named events, a chunk of HTTP each."""
 
+from __future__ import annotations
+
 import random
 from collections.abc import Sequence
 from typing import Any

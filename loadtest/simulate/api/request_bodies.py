@@ -1,5 +1,7 @@
 """Request bodies of every API read into one kind of request, or refused with the errors that Ollama answers."""
 
+from __future__ import annotations
+
 import random
 import time
 from collections.abc import Sequence

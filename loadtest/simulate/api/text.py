@@ -1,5 +1,7 @@
 """Text without a model: an estimate of a prompt's tokens, and readable answers."""
 
+from __future__ import annotations
+
 import random
 import re
 

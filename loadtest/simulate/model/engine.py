@@ -11,6 +11,8 @@ token ends at an instant of its own.
 All randomness comes from `seed`, so that equal calls give equal results.
 """
 
+from __future__ import annotations
+
 import heapq
 import itertools
 import random

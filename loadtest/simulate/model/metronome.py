@@ -4,6 +4,8 @@ The first token's time is drawn, then a token follows each step time, whatever o
 token waits for the next instant of a common grid, so that the tokens of all streams come together.
 """
 
+from __future__ import annotations
+
 import heapq
 import itertools
 import random

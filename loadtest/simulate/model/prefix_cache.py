@@ -6,6 +6,8 @@ slot's content is copied there before it is lost, and idle slots' content whenev
 in, first out. One is restored where it shares more with the prompt than the slot does and at least a quarter of it is kept.
 """
 
+from __future__ import annotations
+
 import random
 from dataclasses import dataclass, field
 

@@ -1,5 +1,7 @@
 """Prompts as runs of tokens: a conversation of ten thousand tokens is a few entries, and what two share is found at once."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple

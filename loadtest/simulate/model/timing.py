@@ -1,5 +1,7 @@
 """How long the modelled engine takes: its step law, its prefill speed and its fixed costs."""
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

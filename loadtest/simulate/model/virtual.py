@@ -1,5 +1,7 @@
 """Load on an engine in virtual time: what a closed or an open loop, or people in conversations, would see, without waiting."""
 
+from __future__ import annotations
+
 import heapq
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from itertools import count

@@ -1,5 +1,7 @@
 """What a server's control plane answers, in any shape: each reader returns a value of one type or None, and never raises."""
 
+from __future__ import annotations
+
 import codecs
 import json
 import math

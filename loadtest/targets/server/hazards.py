@@ -1,5 +1,7 @@
 """What may spoil a measurement of a server: a sentence each, with what to do about it."""
 
+from __future__ import annotations
+
 from loadtest import credentials, reach
 from loadtest.scenario import ConnectionKeys
 from loadtest.targets.server.probe import ServedModel, Server, lists_model

@@ -6,6 +6,8 @@ Shapes seen: {"data": [{"id"}]}, {"models": [{"name"}]}, the list alone, names a
 within another object ({"result": {"data": […]}}), one model alone, and null for no models.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterator
 from typing import Any

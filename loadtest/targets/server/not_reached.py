@@ -1,5 +1,7 @@
 """Why no connection was made to a server, or no answer in HTTP/1.1 came over it, and what to do, in one sentence."""
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import os

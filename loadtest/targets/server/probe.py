@@ -4,6 +4,8 @@ What the user says (--api, --model) is believed. Otherwise two of three signs ma
 list of models, its greeting. One sign is not enough: other servers answer /api/version with a version of their own.
 """
 
+from __future__ import annotations
+
 import math
 import re
 from collections.abc import Sequence

@@ -1,5 +1,7 @@
 """What to say of a server of unknown kind, or one that refuses us: what it answered, and what to do."""
 
+from __future__ import annotations
+
 import re
 from urllib.parse import urlsplit
 

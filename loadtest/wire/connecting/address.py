@@ -1,5 +1,7 @@
 """Where a connection leads: origins, the addresses that their names resolve to, and why no address took a connection."""
 
+from __future__ import annotations
+
 import errno
 import os
 import socket

@@ -1,5 +1,7 @@
 """What a proxy wants of a new connection before its first request, without I/O: TLS, a tunnel to the server, or both."""
 
+from __future__ import annotations
+
 import ipaddress
 
 from loadtest.dialects.answers.errors.server_errors import http_sentence

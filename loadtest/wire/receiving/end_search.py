@@ -1,5 +1,7 @@
 """The search of an answer's body for the lines that end it, while the body comes."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterator
 

@@ -4,6 +4,8 @@ Untidy answers are accepted as curl and httpx accept them: bare line feeds, fold
 reasons and versions, repeated equal lengths, and a length beside chunks, which then win.
 """
 
+from __future__ import annotations
+
 import re
 
 HEAD_LIMIT = 256 << 10  # bytes of headers, including those of interim answers and trailers

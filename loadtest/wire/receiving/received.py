@@ -4,6 +4,8 @@ While a stream runs, a read that ends like those before it is only kept; any oth
 All else waits until the answer is over.
 """
 
+from __future__ import annotations
+
 import operator
 from array import array
 from bisect import bisect_left

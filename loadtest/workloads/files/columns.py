@@ -1,5 +1,7 @@
 """The names that data files give their columns, and what of a row is not sent."""
 
+from __future__ import annotations
+
 import contextlib
 import json
 import re

@@ -1,5 +1,7 @@
 """CSV of any program: what stands between its cells, and what is wrong with a head or a row: a phrase that says what to do."""
 
+from __future__ import annotations
+
 import csv
 from collections.abc import Collection, Sequence
 

@@ -3,6 +3,8 @@
 Data files come from many programs: rows with a prompt, chat messages, ShareGPT conversations, OpenAI's batch requests.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any

@@ -1,5 +1,7 @@
 """Where the rows of a JSON file stand: the elements of one array, or objects that are spread over several lines each."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, NamedTuple

@@ -4,6 +4,8 @@ A conversation is a list of messages, of texts or of pairs, or a tree of which t
 nodes by name or in a list, each of which names its parent, or replies that stand in what they reply to.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 

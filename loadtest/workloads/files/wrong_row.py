@@ -1,5 +1,7 @@
 """What a row without a prompt is instead, or a CSV file's head without its column: a phrase that follows "line 7"."""
 
+from __future__ import annotations
+
 import csv
 import itertools
 import json

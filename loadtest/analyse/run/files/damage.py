@@ -1,5 +1,7 @@
 """Which lines of a requests file are usable records, and what is wrong with the others."""
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field

@@ -1,5 +1,7 @@
 """run.json, checked: a value of the wrong type or size is left out and reported before anything else reads it."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any

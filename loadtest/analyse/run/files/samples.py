@@ -1,5 +1,7 @@
 """What monitors sampled during a run: samples-*.jsonl as frames on the run's time axis."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, pairwise

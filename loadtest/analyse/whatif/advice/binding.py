@@ -5,6 +5,8 @@ for a slot, the slots may be taken because each of them does work that a larger 
 the server's own time is looked at as well.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,5 +1,7 @@
 """Advice on the number of parallel slots: predictions by slots and load, the number to choose, and what else would help."""
 
+from __future__ import annotations
+
 import dataclasses
 import math
 from collections.abc import Callable, Sequence

@@ -1,5 +1,7 @@
 """The highest concurrency and the highest rate at which a server meets its objectives, by the model of a run."""
 
+from __future__ import annotations
+
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence

@@ -1,5 +1,7 @@
 """The middle of a figure over repetitions of a prediction, and the band in which one more would lie."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 

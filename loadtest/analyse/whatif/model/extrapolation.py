@@ -10,6 +10,8 @@ past the streams measured. What can go otherwise is known, too:
 Nobody can tell from fewer streams where arithmetic takes over. The bands allow for it from twice the measured streams on.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import math
 

@@ -10,6 +10,8 @@ steps, or have a clock each; and either slots or tokens limit what is worked on 
 steps behind slots, is tried first and kept where it gives back the run. Where none does, nothing is predicted.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -4,6 +4,8 @@ A run of some hundred requests knows the mean of its lengths to a few percent, a
 than that. Where a distribution was asked for it is known, whatever the run drew from it: lengths are then drawn anew.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import random
 from collections.abc import Sequence

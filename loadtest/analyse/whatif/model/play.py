@@ -1,5 +1,7 @@
 """One simulated run: the requests it sends, and its figures by the formulas that a measured run's figures come from."""
 
+from __future__ import annotations
+
 import math
 import random
 from collections.abc import Callable

@@ -8,6 +8,8 @@ logarithm, widened by the 5 % by which the engine itself was off on real servers
 fall into it in 95 of 100 cases.
 """
 
+from __future__ import annotations
+
 import math
 import random
 from dataclasses import asdict, dataclass, replace

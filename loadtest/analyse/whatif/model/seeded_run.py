@@ -4,6 +4,8 @@ Close to what a server can do, the figures of a few hundred requests depend on w
 long. A run with the seed that was predicted sends the requests that were predicted.
 """
 
+from __future__ import annotations
+
 import itertools
 import random
 from collections.abc import Iterator, Mapping

@@ -1,5 +1,7 @@
 """Whether a model reproduces the levels that it was fitted to, and how far it may be carried beyond them."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any

@@ -1,5 +1,7 @@
 """People in conversations, as a prediction repeats them: what they said, how long they thought, what the server keeps."""
 
+from __future__ import annotations
+
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace

@@ -3,6 +3,8 @@
 Which levels they rest on, with which slots, and what is said before any figure.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import math
 from collections.abc import Sequence

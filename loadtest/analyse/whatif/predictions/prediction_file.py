@@ -4,6 +4,8 @@ The file holds its own digest: one that was changed afterwards is not read. Wher
 slots each load has two cases, no limit and the limit at what was seen, and never one figure.
 """
 
+from __future__ import annotations
+
 import hashlib
 import math
 from collections.abc import Mapping

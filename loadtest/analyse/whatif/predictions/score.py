@@ -1,5 +1,7 @@
 """How good a prediction was: each figure's error, whether its band held it, and the Winkler score."""
 
+from __future__ import annotations
+
 import math
 import statistics
 from collections.abc import Mapping, Sequence

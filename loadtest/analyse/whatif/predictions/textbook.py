@@ -4,6 +4,8 @@ They stand beside every prediction and are scored with it, so that anybody sees 
 Each is fitted to the levels of a closed loop that the prediction rests on. A figure that a model says nothing of is left out.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
