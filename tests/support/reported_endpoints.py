@@ -226,7 +226,7 @@ ANSWERS = {
             {
                 "type": "response.output_item.done",
                 "output_index": 0,
-                "item": {"id": "l", "type": "mcp_list_tools", "tools": [{"name": "f"}]},
+                "item": {"id": "l", "type": "mcp_list_tools", "server_label": "docs", "tools": [{"name": "f"}]},
             },
             *(of_item("m", 1, "output_text.delta", delta=text) for text in "abc"),
             completed(),

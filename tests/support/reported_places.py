@@ -40,7 +40,8 @@ from support.odd_streams import (
     with_choice,
 )
 from support.reported_deltas import chosen
-from support.reported_shapes import CALLED
+from support.reported_kinds import ANOTHER, VOICE
+from support.reported_shapes import CALLED, of_sglang
 
 AGAIN = ("repeats the whole answer",)
 TALK = ("The", " cat", " sat", " on", " the", " mat", ".")
@@ -197,6 +198,36 @@ TEXTS = {
             completed(),
         ),
     ),
+    "responses: labels of items (OpenAI)": Stream(
+        RESPONSES,
+        named(
+            response("output_item.added", item={"type": "tool_search_call", "execution": "server", "call_id": "c"}),
+            response(
+                "output_item.done", item={"type": "image_generation_call", "output_format": "png", "result": VOICE}
+            ),
+            *PIECES,
+            completed(),
+        ),
+    ),
+    "responses: nothing but a call without a name (OpenAI)": Stream(
+        RESPONSES,
+        named(completed(output=[{"type": "shell_call", "call_id": "c", "action": {"commands": ["ls"]}}])),
+        "",
+        '{"commands":["ls"]}',
+    ),
+    "responses: the code of a call at its end": Stream(
+        RESPONSES,
+        named(
+            response("output_item.done", item={"type": "code_interpreter_call", "container_id": "c", "code": "1+1"}),
+            completed(),
+        ),
+        "",
+        "1+1",
+    ),
+    "responses: items of text (Roo-Code)": Stream(
+        RESPONSES,
+        named(*(response("output_item.added", item={"type": "text", "text": text}) for text in "abc"), completed()),
+    ),
 }
 
 FULL = "The cat sat on the mat."
@@ -219,6 +250,13 @@ COUNTED = {
         THOUGHT,
         output=None,
         doubts=("without those of its reasoning",),
+    ),
+    "as many tokens as letters, reasoning among them (Gemini, OpenAI)": Stream(
+        V1,
+        sse(delta(FULL), finish(usage=usage(23, completion_tokens_details={"reasoning_tokens": 9}))) + DONE,
+        FULL,
+        output=23,
+        odd=("sent no text of them",),
     ),
     "the text and its reasoning": Stream(
         V1, sse(*THOUGHTS, *TALKED, finish(usage=usage(16))) + DONE, FULL, THOUGHT, output=16
@@ -276,6 +314,7 @@ ENDS = {
 }
 
 UNENDED: dict[str, Any] = {**FAILED, "error": SAID}
+ABORTED = {"type": "abort", "message": SAID, "status_code": 503}
 ERRORS = {
     **{
         f"{begin}in an event named {name}": Stream(
@@ -288,6 +327,14 @@ ERRORS = {
         )
         for name in ("failed", "timeout", "run.aborted")
     },
+    "named errorText (AI SDK)": Stream(V1, sse(A, {"type": "error", "errorText": SAID}), "a", **UNENDED),
+    "SGLang's own, aborted": Stream(
+        V1,
+        sse(of_sglang("a", ABORTED)) + DONE,
+        "a",
+        odd=ANOTHER,
+        **{**UNENDED, "output": 3, "prompt": 20},
+    ),
     "ollama: beside a reason of error, in the row": Stream(
         CHAT, ndjson(message("a"), {"finish_reason": "error", "message": SAID}), "a", **UNENDED
     ),

@@ -58,6 +58,16 @@ def marked(mark: str, text: str, **flags: Any) -> Stream:
     )
 
 
+CITED = {"citationsContent": {"content": [{"text": "abc"}], "citations": [{"title": "t"}]}}
+NO_END = {"stop_reason": "not_finished"}
+LAST_OF_WATSONX = {"generated_text": "c", "stop_reason": "max_tokens"}
+
+
+def of_sglang(text: str, reason: Any) -> dict[str, Any]:
+    counts = {"prompt_tokens": 20, "completion_tokens": 3, "e2e_latency": 0.5}
+    return {"text": text, "meta_info": {"id": "x", "finish_reason": reason, **counts}}
+
+
 TEXTS = {
     "a call as a part (Gemini)": Stream(
         V1, sse(candidate(parts=[{"functionCall": {"name": "f", "args": {"x": 1}}}]), OVER), "", 'f{"x":1}', odd=ANOTHER
@@ -212,6 +222,36 @@ TEXTS = {
     ),
     "ollama: done with every piece": Stream(
         CHAT, ndjson(*({**message(text), "done": True} for text in "abc")), **UNCOUNTED
+    ),
+    "Bedrock's own, whole (Converse)": Stream(
+        V1,
+        json.dumps(
+            {
+                "output": {
+                    "message": {"role": "assistant", "content": [CITED, {"toolUse": {"name": "f", "input": {}}}]}
+                },
+                "stopReason": "tool_use",
+                "usage": {"inputTokens": 12, "cacheReadInputTokens": 8, "outputTokens": 3, "totalTokens": 23},
+            }
+        ),
+        hidden="f",
+        odd=ANOTHER,
+    ),
+    "watsonx's own": Stream(
+        V1,
+        sse(
+            *(
+                {"results": [{"generated_text": text, "generated_token_count": i, "input_token_count": 0, **NO_END}]}
+                for i, text in enumerate("ab", 1)
+            ),
+            {"results": [{**LAST_OF_WATSONX, "generated_token_count": 3, "input_token_count": 20}]},
+        ),
+        odd=ANOTHER,
+    ),
+    "SGLang's own": Stream(
+        V1,
+        sse(*(of_sglang(text, None) for text in "ab"), of_sglang("c", {"type": "length", "length": 3})) + DONE,
+        odd=ANOTHER,
     ),
 }
 

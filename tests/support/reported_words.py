@@ -50,10 +50,12 @@ GOOD = {
         "end_of_text",
         "EndOfSequence",
         "eosFound",
+        "endoftext",
+        "pause_turn",
     ),
     "length": (
         *("max_new_tokens", "token_limit", "length_limit", "max_completion_tokens", "model_context_window_exceeded"),
-        *("max_seq_len", "contextLengthReached", "maxPredictedTokensReached"),
+        *("max_seq_len", "contextLengthReached", "maxPredictedTokensReached", "maximum_tokens"),
     ),
     "tool_calls": ("tool", "function", "toolCalls"),
     "content_filter": (
@@ -64,9 +66,21 @@ GOOD = {
         "SPII",
         "refusal",
         "IMAGE_SAFETY",
+        "MODEL_ARMOR",
     ),
 }
-BAD = ("interrupted", "preempted", "server_shutdown", "killed", "OOM", "client_disconnect", "terminated", "exception")
+BAD = (
+    "interrupted",
+    "preempt",
+    "modelUnloaded",
+    "preempted",
+    "server_shutdown",
+    "killed",
+    "OOM",
+    "client_disconnect",
+    "terminated",
+    "exception",
+)
 UNKNOWN = ("OTHER", "repetition", "time_limit", "user_stop", "RATE_LIMIT", "max_time", "malformed_tool_call")
 
 ENDS = {

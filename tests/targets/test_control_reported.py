@@ -130,6 +130,13 @@ def test_every_page_of_a_list_is_asked_for(last: str | None, query: str) -> None
         assert [model.name for model in probe(client, server.url + query).models] == ["m0", "m1", "m2"]
 
 
+@pytest.mark.parametrize(("said", "asked"), [("nextPageToken", "pageToken"), ("next_page_token", "page_token")])
+def test_a_list_is_asked_on_by_the_token_that_it_says(said: str, asked: str) -> None:
+    first, second = ({"models": [{"name": name}]} for name in "ab")
+    server = look({"/v1/models": {**first, said: "t"}, f"/v1/models?{asked}=t": second})
+    assert [model.name for model in server.models] == ["a", "b"]
+
+
 def test_a_list_that_says_more_for_ever_ends() -> None:
     page = {"data": [{"id": "m"}], "has_more": True, "last_id": "m"}
     assert len(look({"/v1/models": page, "/v1/models?after_id=m": page}).models) == 1

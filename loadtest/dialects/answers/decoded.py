@@ -256,7 +256,7 @@ class Decoded:
             if prompt != 0:  # else the server counts nothing at all
                 self.doubt("the server counts no token of an answer that has text: unknown")
             output = None
-        if output and (why := self._misfit(output)) is not None:
+        if output and (why := self._misfit(output, reasoning)) is not None:
             self.doubt(why)
             output = None
         elif output and len(self.events) > 2 * output:
@@ -265,14 +265,15 @@ class Decoded:
         if output and self.events:
             ending.unsent_tokens = self._unsent(output, reasoning)
 
-    def _misfit(self, output: int) -> str | None:
+    def _misfit(self, output: int, reasoning: int) -> str | None:
         """Say why a count cannot be that of the answer's pieces; None where it can."""
         pieces, hidden = len(self.events), len(self.events.hidden)
         if pieces > 2 * output and self._size() > LONGEST_TOKEN * output:
             return TOO_FEW_TOKENS
         if hidden >= FEWEST_THOUGHTS and 0 < 0.9 * (pieces - hidden) <= output <= pieces - hidden + 1:
             return TEXT_ALONE
-        said = self.events.said if output >= max(2 * pieces, LONGEST_TOKEN) else ""
+        # a server that counts reasoning tokens counts tokens: as many as letters is chance
+        said = self.events.said if output >= max(2 * pieces, LONGEST_TOKEN) and not reasoning else ""
         # of other alphabets, such as Chinese, each letter may be a token
         return COUNTS_LETTERS if output == len(said) and said.isascii() else None
 

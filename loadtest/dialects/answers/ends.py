@@ -21,17 +21,17 @@ _WELL = frozenset(("stop", "length", "tool_calls", "function_call", "content_fil
 # of its words are of either kind.
 _SAME = {
     "stop": (
-        "stop stopped eos eot eog end finish finished done complete completed normal word",
+        "stop stopped eos eot eog endoftext end pause finish finished done complete completed normal word",
         "of turn text sequence string str words token id found reached criteria met generation natural",
     ),
     "length": (
-        "length max limit window len truncated truncation overflow",
+        "length max maximum limit window len truncated truncation overflow",
         "token tokens new completion output predicted model context seq sequence size exceeded reached budget generation",
     ),
     "tool_calls": ("tool tools function", "call calls use"),
     "content_filter": (
-        "filter filtered safety sensitive recitation prohibited blocklist blocked spii refusal refused guardrail guardrails policy",
-        "content image output text intervened violation moderation",
+        "filter filtered safety sensitive recitation prohibited blocklist blocked spii refusal refused guardrail guardrails policy armor",
+        "content image output text model intervened violation moderation",
     ),
 }
 _WORDS_OF = {name: (frozenset(first.split()), frozenset(more.split())) for name, (first, more) in _SAME.items()}
@@ -40,7 +40,8 @@ _BAD_PARTS = frozenset(
     (
         *("error", "abort", "aborted", "cancel", "cancelled", "canceled", "failed", "failure", "timeout", "exception"),
         *("timed", "overloaded", "insufficient"),
-        *("interrupted", "preempted", "killed", "terminated", "disconnect", "disconnected", "shutdown", "oom"),
+        *("interrupted", "preempt", "preempted", "killed", "terminated", "disconnect", "disconnected", "shutdown"),
+        *("oom", "unloaded"),
     )
 )
 _PARTS = re.compile(r"[^a-z]+")

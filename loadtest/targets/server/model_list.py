@@ -46,6 +46,8 @@ _TRAINED = ("nctxtrain", "maxcontextlength", "maxpositionembeddings")
 _PLACES = ("meta", "top_provider", "limits", "capabilities", "config", "details", "parameters")
 _SLOTS = ("parallel", "maxbatchsize")
 _PAGES = ("pagination", "links", "meta", "paging")  # objects in which a list says what page of it this is
+# What names the next page, and by which parameter it is asked for.
+_NEXT_TOKENS = (("nextPageToken", "pageToken"), ("next_page_token", "page_token"))
 _PAGE_COUNTS = ("totalpages", "totalpage", "pages", "pagecount", "lastpage")
 _LINK_TO_NEXT = re.compile(r"""<([^>]*)>\s*(?:;[^,<]*)?;\s*rel=["']?next\b""", re.IGNORECASE)
 # Where servers say more of their models: of all (LM Studio), or of the loaded ones alone (llama-swap, TabbyAPI, TGI,
@@ -129,8 +131,9 @@ def next_page(body: Any, link: str | None = None) -> str | None:
     if fields.get("has_more") is True:
         last = as_text(fields.get("last_id")) or as_text(as_mapping(listed[-1]).get("id"))
         return None if last is None else f"after_id={quote(last, safe='')}"
-    if (token := as_text(fields.get("nextPageToken"))) is not None:
-        return f"pageToken={quote(token, safe='')}"
+    for name, asked in _NEXT_TOKENS:
+        if (token := as_text(fields.get(name))) is not None:
+            return f"{asked}={quote(token, safe='')}"
     parts = (fields, *(as_mapping(fields.get(place)) for place in _PAGES))
     if (url := next((url for part in parts if (url := as_text(part.get("next")))), None)) is not None:
         return urlsplit(url).query or None

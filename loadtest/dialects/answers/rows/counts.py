@@ -105,8 +105,11 @@ def counted(name: str) -> str | None:
 
 
 REASONING_COUNTS = ("reasoning_tokens", "reasoningTokens", "thoughtsTokenCount")
-# Anthropic's of a prompt's cached tokens; gateways count them in OpenAI's prompt_tokens or beside them
-CACHE = ("cache_read_input_tokens", "cache_creation_input_tokens")
+# Anthropic's and Bedrock's of a prompt's cached tokens; gateways count them in OpenAI's prompt_tokens or beside them
+CACHE = (
+    ("cache_read_input_tokens", "cacheReadInputTokens"),
+    ("cache_creation_input_tokens", "cacheWriteInputTokens"),
+)
 
 
 @dataclass(slots=True)
@@ -167,7 +170,7 @@ class Usage:
         reasoning = _detail(usage, ("completion_tokens_details", "output_tokens_details"), REASONING_COUNTS, note) or 0
         self.reasoning = reasoning
         cached = _detail(usage, CACHED_PLACES, CACHED_NAMES, note)
-        read, written = (known_number(usage.get(name), name, note, MOST_TOKENS) or 0 for name in CACHE)
+        read, written = (_detail(usage, (), names, note) or 0 for names in CACHE)
         if output is None:
             return None
         if total and prompt is not None and (rest := total - prompt - output):

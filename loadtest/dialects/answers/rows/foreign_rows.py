@@ -21,10 +21,11 @@ DEEPEST = 12  # objects and lists in one another
 _OF_COHERE = tuple(
     f"{what}-{end}" for what in ("message", "content", "tool-plan", "tool-call") for end in ("start", "delta", "end")
 )
-# where a row of a model behind Bedrock has its text, and beside it why it ended: Titan's, Llama's, Mistral's, Claude's of old
+# where a row of a model behind Bedrock or watsonx has its text, and beside it why it ended: Titan's, Llama's, Mistral's,
+# Claude's of old, watsonx's
 _OF_MODELS = (
     ("outputText", "completionReason"),
-    *((name, "stop_reason") for name in ("generation", "text", "completion")),
+    *((name, "stop_reason") for name in ("generation", "text", "completion", "generated_text")),
 )
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
@@ -39,6 +40,11 @@ def as_chunk(row: dict[str, Any]) -> dict[str, Any] | None:
         return {**row, "choices": [row]}  # a choice that is no list's; Cohere's whole answers are such
     if isinstance(output := row.get("output"), dict) and {"text", "finish_reason"} <= output.keys():
         return {**row, "choices": [output]}  # DashScope's
+    if isinstance(info := row.get("meta_info"), dict) and isinstance(text := row.get("text"), str):
+        return {
+            "choices": [{"text": text, "finish_reason": info.get("finish_reason")}],
+            "usage": info,
+        }  # SGLang's, LMDeploy's
     if row.get("type") in _OF_COHERE and isinstance(delta := row.get("delta"), dict):
         choice = {"delta": delta.get("message") or {}, "finish_reason": delta.get("finish_reason")}
         return {"choices": [choice], "usage": delta.get("usage")}
@@ -60,7 +66,9 @@ def _of_gemini(row: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _of_bedrock(row: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the choice in an event of Bedrock's Converse: a part, a reason, or the counts behind it."""
+    """Return the choice in Bedrock's Converse: a part, a reason, or the counts behind it, or all of it in one row."""
+    if isinstance(whole := row.get("output"), dict) and isinstance(row.get("stopReason"), str):
+        return [{"message": whole.get("message"), "finish_reason": row["stopReason"]}]
     part = row.get("contentBlockDelta") or row.get("contentBlockStart")
     stop, counts = row.get("messageStop"), row.get("metadata")
     if isinstance(part, dict):
@@ -78,7 +86,7 @@ def _of_model(row: dict[str, Any]) -> dict[str, Any] | None:
     if named is None:
         return None
     text, reason = named
-    counts = {name: count for name, count in row.items() if name != text and counted(name)}
+    counts = {name: count for name, count in (row | piece).items() if name != text and counted(name)}
     counts["output_tokens"] = piece.get("tokenCount")
     choice = {"text": piece[text], "finish_reason": piece[reason]}
     return {**row, "choices": [choice], "usage": row.get("usage") or counts}

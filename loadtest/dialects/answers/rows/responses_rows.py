@@ -10,7 +10,8 @@ from typing import Any
 from loadtest.dialects.answers.decoded import Decoded, Rows, as_name
 from loadtest.dialects.answers.ends import LAST_OF_RESPONSES, kind_of, reason_name
 from loadtest.dialects.answers.errors import error_rows, server_errors
-from loadtest.dialects.answers.rows.text_shapes import NO_TEXTS, Texts, bare_text, in_value, tool_text
+from loadtest.dialects.answers.rows.found_rows import rows_of
+from loadtest.dialects.answers.rows.text_shapes import NO_TEXTS, Texts, bare_text, in_value, plain_text, tool_text
 from loadtest.dialects.base import Note
 from loadtest.text import join_text
 
@@ -25,6 +26,8 @@ _UNFINISHED = ("in_progress", "queued")  # that some servers leave in the whole 
 _LAST_ITEMS = ("message", "function_call", "custom_tool_call")  # with which an answer may end
 UNSAID_END = "the answer ended behind its last item without the event that says so: its counts are unknown"
 NO_STATUS = "the server ended the answer without a status"
+_TEXT_ITEMS = ("message", "text", None)  # types of items
+_ACTS = ("action", "operation")  # what a call without a name has: of a shell, a computer, a patch
 # Words in an event's kind: by them its text is the answer's, unless it is a thought's or a call's.
 _SEEN = re.compile(r"text|content|message|output|refusal|transcript|chunk")
 _HIDDEN = re.compile(r"reason|think|thought|summary|call|tool|argument|input|code")
@@ -106,7 +109,10 @@ class ResponsesRows(Rows):
         """Take the whole response, which ends an answer: its status, counts, and its text where no piece of that came."""
         answer = self._answer
         if len(answer.events) == len(answer.events.hidden):  # of the answer itself nothing came
-            seen, hidden = _in_output(response.get("output"), response.get("output_text"))
+            output = response.get("output")
+            seen, hidden = _in_output(output, response.get("output_text"))
+            if not (seen or hidden or answer.events):
+                hidden = "".join(plain_text(item.get(key)) for item in rows_of(output) for key in _ACTS)
             answer.add((seen, "" if answer.events else hidden))
         if usage := response.get("usage"):
             answer.take_usage(usage)
@@ -191,12 +197,12 @@ def _in_output(output: Any, said: Any = None) -> Texts:
     for item in output if isinstance(output, list) else ():
         if not isinstance(item, dict):
             continue
-        if item.get("type") in ("message", None):
-            open_, secret = in_value(item.get("content"))
+        if item.get("type") in _TEXT_ITEMS:
+            open_, secret = in_value(item.get("content") or item.get("text"))
             seen, hidden = seen + open_, hidden + secret
         else:
             parts = (in_value(item.get(key)) for key in ("summary", "content"))
-            hidden += "".join(a + b for a, b in parts) + tool_text([{"function": item}])
+            hidden += "".join(a + b for a, b in parts) + tool_text([item]) + plain_text(item.get("code"))
     if not (seen or hidden):
         return in_value(output if isinstance(output, str) else said)
     return seen, hidden

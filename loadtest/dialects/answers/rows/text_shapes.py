@@ -30,6 +30,7 @@ _KEYS_OF_TEXT = (
     "reasoning_content",
     "reasoningContent",  # Bedrock's, and what lies in it
     "reasoningText",
+    "citationsContent",
     "thought",
     "summary",
     "refusal",
