@@ -40,18 +40,8 @@ _BAD_PARTS = frozenset(
     (
         *("error", "abort", "aborted", "cancel", "cancelled", "canceled", "failed", "failure", "timeout", "exception"),
         *("timed", "overloaded", "insufficient"),
-        *(
-            "interrupted",
-            "preempt",
-            "preempted",
-            "unloaded",
-            "killed",
-            "terminated",
-            "disconnect",
-            "disconnected",
-            "shutdown",
-            "oom",
-        ),
+        *("interrupted", "preempt", "preempted", "killed", "terminated", "disconnect", "disconnected", "shutdown"),
+        *("oom", "unloaded"),
     )
 )
 _PARTS = re.compile(r"[^a-z]+")

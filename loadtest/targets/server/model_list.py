@@ -46,10 +46,8 @@ _TRAINED = ("nctxtrain", "maxcontextlength", "maxpositionembeddings")
 _PLACES = ("meta", "top_provider", "limits", "capabilities", "config", "details", "parameters")
 _SLOTS = ("parallel", "maxbatchsize")
 _PAGES = ("pagination", "links", "meta", "paging")  # objects in which a list says what page of it this is
-_NEXT_TOKENS = (
-    ("nextPageToken", "pageToken"),
-    ("next_page_token", "page_token"),
-)  # by which the next page is asked for
+# What names the next page, and by which parameter it is asked for.
+_NEXT_TOKENS = (("nextPageToken", "pageToken"), ("next_page_token", "page_token"))
 _PAGE_COUNTS = ("totalpages", "totalpage", "pages", "pagecount", "lastpage")
 _LINK_TO_NEXT = re.compile(r"""<([^>]*)>\s*(?:;[^,<]*)?;\s*rel=["']?next\b""", re.IGNORECASE)
 # Where servers say more of their models: of all (LM Studio), or of the loaded ones alone (llama-swap, TabbyAPI, TGI,

@@ -14,17 +14,8 @@ DEEPEST = 6  # objects within objects
 MOST_OF_LIST = 3  # entries of a list of errors
 # Names of words, as `plain` spells them: the first that is there says what is wrong.
 WORDS = (
-    *(
-        "message",
-        "msg",
-        "errormessage",
-        "errormsg",
-        "errmsg",
-        "errortext",
-        "statusmsg",
-        "statusmessage",
-        "errorsummary",
-    ),
+    *("message", "msg", "errormessage", "errormsg", "errmsg", "errortext", "statusmsg", "statusmessage"),
+    "errorsummary",
     *("returnmessage", "returnmsg", "resultmessage", "resultmsg", "htmlmessage"),
     *("faultstring", "detail", "details", "reason", "title", "errordescription", "description", "raw"),
 )

@@ -40,10 +40,11 @@ def as_chunk(row: dict[str, Any]) -> dict[str, Any] | None:
         return {**row, "choices": [row]}  # a choice that is no list's; Cohere's whole answers are such
     if isinstance(output := row.get("output"), dict) and {"text", "finish_reason"} <= output.keys():
         return {**row, "choices": [output]}  # DashScope's
-    if isinstance(info := row.get("meta_info"), dict) and isinstance(
-        row.get("text"), str
-    ):  # SGLang's and LMDeploy's own
-        return {"choices": [{"text": row["text"], "finish_reason": info.get("finish_reason")}], "usage": info}
+    if isinstance(info := row.get("meta_info"), dict) and isinstance(text := row.get("text"), str):
+        return {
+            "choices": [{"text": text, "finish_reason": info.get("finish_reason")}],
+            "usage": info,
+        }  # SGLang's, LMDeploy's
     if row.get("type") in _OF_COHERE and isinstance(delta := row.get("delta"), dict):
         choice = {"delta": delta.get("message") or {}, "finish_reason": delta.get("finish_reason")}
         return {"choices": [choice], "usage": delta.get("usage")}

@@ -198,7 +198,7 @@ def _in_output(output: Any, said: Any = None) -> Texts:
         if not isinstance(item, dict):
             continue
         if item.get("type") in _TEXT_ITEMS:
-            open_, secret = in_value([item.get("content"), item.get("text")])
+            open_, secret = in_value(item.get("content") or item.get("text"))
             seen, hidden = seen + open_, hidden + secret
         else:
             parts = (in_value(item.get(key)) for key in ("summary", "content"))
