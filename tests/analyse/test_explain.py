@@ -291,7 +291,7 @@ def test_a_request_does_not_decode_beside_itself(queued: Path) -> None:
     """Of two users of an Ollama, whose tokens are stamped before they come: "beside 2 streams that decoded"."""
     found = analyse(queued)
     splitter = Explainer.of(found.run, found.slots, found.steps, found.summary["levels"]).splitter
-    later = dataclasses.replace(splitter.timeline, first=splitter.timeline.first + 0.0001)
+    later = dataclasses.replace(splitter.timeline, first=splitter.timeline.first + 0.01)
     parts_of_one = dataclasses.replace(splitter, timeline=later).split(5).first  # of the level of one stream
     assert [part.streams for part in parts_of_one if part.name == parts.OWN] == [0]
 
