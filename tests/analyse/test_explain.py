@@ -287,6 +287,15 @@ def test_what_a_long_answer_costs_is_its_own_doing(tmp_path: Path) -> None:
     assert explained(path, 21).slow is None
 
 
+def test_a_request_does_not_decode_beside_itself(queued: Path) -> None:
+    """Of two users of an Ollama, whose tokens are stamped before they come: "beside 2 streams that decoded"."""
+    found = analyse(queued)
+    splitter = Explainer.of(found.run, found.slots, found.steps, found.summary["levels"]).splitter
+    later = dataclasses.replace(splitter.timeline, first=splitter.timeline.first + 0.01)
+    parts_of_one = dataclasses.replace(splitter, timeline=later).split(5).first  # of the level of one stream
+    assert [part.streams for part in parts_of_one if part.name == parts.OWN] == [0]
+
+
 def short_requests(more: tuple[Sent, ...] = ()) -> tuple[Sent, ...]:
     return (*(Sent(number, 100, 20, at=0.9 * number) for number in range(40)), *more)
 

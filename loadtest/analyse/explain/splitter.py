@@ -240,9 +240,13 @@ class Splitter:
             parts.append(TimePart(time_parts.REREAD, again, lost.since, inferred, tokens=lost.tokens))
             spent -= again
         own = int(tokens) - (lost.tokens if lost is not None else 0) if math.isfinite(tokens) else None
-        beside = int(self.gaps.decoding_at(self.timeline.first[row : row + 1] - 2 * self.gaps.requests.edge_s)[0])
-        beside = self._in_slots(max(beside, 0), besides=1)
+        beside = self._in_slots(max(self._beside(row), 0), besides=1)
         return [*parts, TimePart(time_parts.OWN, spent, (), inferred, tokens=own, streams=beside)]
+
+    def _beside(self, row: int) -> int:
+        """Return how many others decoded when a request got its first token, which was made before it came."""
+        made = np.fmin(self.timeline.first[row], self.gaps.requests.first[row])
+        return int(self.gaps.decoding_at(np.array([made - 2 * self.gaps.requests.edge_s]))[0])
 
     @property
     def _slow(self) -> float:
@@ -268,7 +272,7 @@ class Splitter:
         others[row] = False
         longest = np.sort(timeline.tokens[others])[-FEWEST_ALIKE:]
         if law is not None and len(longest) and tokens <= 1.5 * float(longest[0]):
-            beside = float(self.gaps.decoding_at(timeline.first[row : row + 1] - 2 * self.gaps.requests.edge_s)[0])
+            beside = float(self._beside(row))
             batches = 1 if law.n_batch is None else math.ceil(tokens / max(law.n_batch - beside, 1))
             shared = batches * step_time(self.steps, beside) if beside > 0 else 0.0
             cost = law.seconds(tokens) + (shared if math.isfinite(shared) else 0.0)

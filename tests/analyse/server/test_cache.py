@@ -83,6 +83,14 @@ def test_counts_that_are_hidden_are_inferred_within_five_points(tmp_path: Path, 
     assert seen >= (3 if timings else 1)
 
 
+def test_the_turns_that_can_be_judged_do_not_speak_for_those_that_overlapped(tmp_path: Path) -> None:
+    """81 % of them were judged, of which more were cached than of the others: 57 % said, 46 % true; likewise of a llama.cpp."""
+    made = play_sessions(TIMING, levels(2, 3, 4, think_s=6.0), slots=2, seed=4)
+    hidden = talkers.hidden(write(made, tmp_path / "run"), tmp_path / "hidden", timings=False)
+    known = [level["cached_share"] is not None for level in analyse(hidden).summary["levels"]]
+    assert known == [True, False, False]
+
+
 @pytest.mark.parametrize(
     ("seed", "first", "answer"),
     [(29, (200, 800), (150, 300)), (9, (100, 200), (40, 60))],  # was 10 and 13 points too much
