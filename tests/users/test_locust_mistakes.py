@@ -166,8 +166,9 @@ def test_a_task_that_uses_its_client_wrongly_ends_the_test_with_a_sentence(
             False,
         ),
         ("events.request.add_listener(planted)", "KeyError('planted')", "failed outside of its tasks", True),
+        ("events.request.add_listener(planted)  # workers", "KeyError('planted')", "failed outside of its tasks", True),
     ],
-    ids=["at the end", "at the begin", "a worker's disk", "a listener"],
+    ids=["at the end", "at the begin", "a worker's disk", "a listener", "a listener of workers"],
 )
 def test_what_fails_outside_of_tasks_is_not_the_exit_code_of_a_mistake(
     start: Start, simulated_url: str, how: tuple[str, str] | str, error: str, sentence: str, *, recorded: bool

@@ -11,8 +11,8 @@ from typing import Any
 
 import gevent
 from gevent import GreenletExit
+from locust import log
 from locust.env import Environment
-from locust.log import greenlet_exception_logger
 from locust.rpc import Message
 from locust.runners import STATE_RUNNING, MasterRunner, Runner
 
@@ -155,7 +155,7 @@ class Coordinator:
             recording.current_test.share = recording.ScheduleShare(time.time_ns(), PlanShare())
         else:
             self._follower = gevent.spawn(self._follow, runner, run)
-            self._follower.link_exception(greenlet_exception_logger(logger))  # type: ignore[no-untyped-call]
+            self._follower.link_exception(log.greenlet_exception_logger(logger))  # type: ignore[no-untyped-call]
 
     def _end_early(self, why: str, *, failed: bool) -> None:
         """End the test because records can no longer be kept (`failed`), or because a level is hopeless."""
@@ -289,6 +289,7 @@ class Coordinator:
     def _take_ended(self, msg: Message, **_: Any) -> None:
         report = msg.data
         board.merge(report["figures"], msg.node_id)
+        log.unhandled_greenlet_exception |= report.get("broken", False)
         if self._last is None or self._watch is None or report["id"] != self._last.clock.wall_ns:
             return
         if failure := report.get("failure"):

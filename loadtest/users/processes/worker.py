@@ -10,6 +10,7 @@ from typing import Any
 import gevent
 import zmq.green as zmq
 from gevent import GreenletExit
+from locust import log
 from locust.env import Environment
 from locust.rpc import Message
 from locust.runners import WorkerRunner
@@ -139,21 +140,24 @@ class LocustWorker:
 
     def _finish(self, msg: Message, **_: Any) -> None:
         self._runner.stop()  # honours --stop-timeout; does nothing where the worker has stopped
-        self._runner.send_message(ENDED, {"id": msg.data["id"], "figures": board.take_delta()})
+        self._end(msg.data["id"])
 
     def _stop(self, **_: Any) -> None:
         if (closed := recording.close_recorder()) is None:
             return
         assert self._told is not None
         self._over = self._told["id"]
-        message = {
-            "id": self._over,
-            "seen": list(closed.seen),
-            "clock_steps": len(closed.heartbeat.wall.steps),
-            "failure": closed.ledger.failure,
-            "figures": board.take_delta(),
-        }
-        self._runner.send_message(ENDED, message)
+        self._end(
+            self._over,
+            seen=list(closed.seen),
+            clock_steps=len(closed.heartbeat.wall.steps),
+            failure=closed.ledger.failure,
+        )
+
+    def _end(self, test: int, **known: Any) -> None:
+        """Tell the master that this worker's part of a test is over, and what is `known` of it."""
+        broken = log.unhandled_greenlet_exception
+        self._runner.send_message(ENDED, {"id": test, "figures": board.take_delta(), "broken": broken, **known})
 
 
 def _records_folder(told: str | None) -> RunFolder | None:
