@@ -39,9 +39,13 @@ def test_the_pages_say_what_came_of_each_objective(tmp_path: Path, loadtest: Cal
         for level, figure, objective, outcome in said:
             row = ".{1,40}".join(map(re.escape, (level, objective, outcome, figure)))
             assert re.search(row, page, re.DOTALL), row
+    table = (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
+    assert "| 4 streams · 100 in · 20 out | goodput | 0 of 32 requests | 0.00 requests/s |" in table
     make(tmp_path / "void", Made(), users=(4,), clock_steps=1)
     loadtest("report", tmp_path / "void", "--slo", "ttft_p50=10")
-    assert "| met, but void |" in (tmp_path / "void" / "report.md").read_text(encoding="utf-8")
+    void = (tmp_path / "void" / "report.md").read_text(encoding="utf-8")
+    assert "| met, but void |" in void
+    assert "| goodput |" not in void
     loadtest("report", tmp_path / "run")
     assert "Objectives" not in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
 

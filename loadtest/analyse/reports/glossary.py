@@ -23,6 +23,7 @@ GLOSSARY = (
     ("E2E", "End to end: from sending the request until its last piece of text."),
     ("tokens/s a stream", "How fast one user's text appears (1 / TPOT)."),
     ("output tokens/s", "What the server makes for all streams together."),
+    ("goodput", "The requests/s that meet every objective (--slo), each request held against them by itself."),
     ("prefill", "The server reads the prompt; it ends with the first token."),
     (
         "prefix cache",

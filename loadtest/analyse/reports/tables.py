@@ -12,10 +12,10 @@ from loadtest.analyse.run import LevelData, has_tokens
 from loadtest.analyse.server.model_memory import memory_comparison
 from loadtest.analyse.summary import Analysis
 from loadtest.grid import Grid
-from loadtest.metrics import FORMULAS, needed, schedule_lag_limit
+from loadtest.metrics import FORMULAS, VOID, needed, schedule_lag_limit
 from loadtest.records import Outcome
 from loadtest.slo import judged_before
-from loadtest.text import UNKNOWN, number, percent, seconds
+from loadtest.text import UNKNOWN, number, percent, seconds, some_of
 
 # Every figure of a level in the order of summary.json: (key, name, unit).
 LEVEL_FIGURES = (
@@ -278,18 +278,15 @@ def failures_table(summary: dict[str, Any]) -> Grid | None:
 
 
 def objectives_table(summary: dict[str, Any]) -> Grid | None:
-    """Return what each level's objectives (--slo) came to; None where the report was given none."""
-    rows = tuple(
-        (
-            level["label"],
-            str(judged.objective),
-            judged.word_in(level["verdict"]),
-            judged.amount,
-        )
-        for level in summary["levels"]
-        for judged in judged_before(level)
-    )
-    return Grid(("level", "objective", "outcome", "figure"), rows, names=3, prose=True) if rows else None
+    """Return what each level's objectives (--slo) came to, and its goodput; None where the report was given none."""
+    rows: list[tuple[str, ...]] = []
+    for level in summary["levels"]:
+        found = judged_before(level)
+        rows += [(level["label"], str(each.objective), each.word_in(level["verdict"]), each.amount) for each in found]
+        if found and (met := level.get("goodput")) and level["verdict"] != VOID:
+            share = some_of(met["good"], met["requests"], "request")
+            rows.append((level["label"], "goodput", share, f"{number(met['requests_per_s'])} requests/s"))
+    return Grid(("level", "objective", "outcome", "figure"), tuple(rows), names=3, prose=True) if rows else None
 
 
 def sections(analysis: Analysis) -> list[tuple[str, Analysis]]:

@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console
 from support import report_pages as pages
 from support.made_runs import MS, Made, grid, make, unanswered, write
+from support.places import FOLDERS
 
 from loadtest.analyse import report
 from loadtest.analyse.reports import tables
@@ -57,6 +58,12 @@ def test_the_commands_of_a_page_can_be_pasted_where_the_folder_has_a_blank_in_it
     make(tmp_path / "a run", Made(batch_ms=5), users=(1,))
     page = pages.html(analyse(tmp_path / "a run"))
     assert f"<code>loadtest explain &#39;{tmp_path / 'a run'}&#39;</code>" in page
+
+
+@pytest.mark.parametrize(("folder", "load"), [("closed", "--concurrency"), ("open", "--rate")])
+def test_a_page_offers_to_predict_the_kind_of_load_that_was_measured(folder: str, load: str) -> None:
+    page = pages.html(analyse(FOLDERS / folder))
+    assert re.search(rf"<code>loadtest predict \S+/{folder} {load} 12</code>", page)
 
 
 @pytest.fixture
