@@ -197,7 +197,8 @@ def fit_prefill(
 
 def _interval(slope: float, spread: float, shares: FloatArray, *, with_fixed: bool) -> tuple[float, float]:
     """Return the 95 % interval of the seconds per token; `shares`: of each prompt's time, what its tokens account for."""
-    error = max(spread, 1e-4) / math.sqrt(float((shares**2).sum())) * slope
+    # A spread that is large is itself known badly, and the fit leaves out what lies far off.
+    error = max(spread, 1e-4) * (1 + 1.5 * spread) / math.sqrt(float((shares**2).sum())) * slope
     error = math.hypot(error * (2.0 if with_fixed else 1.0), LEAST_PREFILL_ERROR * slope)
     # Times that scatter by a share have a mean logarithm that is too low, and the law is fitted to logarithms.
     half = t_quantile(len(shares) - 1) * error + spread**2 / 2 / float(shares.mean()) * slope
