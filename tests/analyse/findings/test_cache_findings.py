@@ -43,10 +43,8 @@ def test_prompts_that_were_sent_before_show_no_prefill_speed_where_nothing_is_co
     again = analyse(made.write(tmp_path / "b", sent_before="a"))
     assert any("Prefill runs at" in one for one in all_findings(new))
     assert not any("Prefill runs at" in one for one in all_findings(again))
-    assert [str(one) for one in cache_findings(again)] == [
-        "a sent prompts of this seed to this model before, and the server does not say what it had cached: TTFT may be that of a "
-        "warm prefix cache."
-    ]
+    [found] = cache_findings(again)
+    assert found.startswith("a sent prompts of this seed to this model before, and the server does not say what")
 
 
 def test_conversations_that_are_kept_and_those_that_are_not_are_told_with_their_price(few_slots: Analysis) -> None:
