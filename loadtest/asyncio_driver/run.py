@@ -93,6 +93,7 @@ def measure(
         targets = [one.target for one in ready]
         folder, facts = _begun(path, scenario, ready, beforehand)
         if seeded and (earlier := _sent_before(folder, facts)):
+            facts["sent_before"] = earlier.name
             say(
                 f"{earlier} sent prompts of this seed to this model before: what a prefix cache still holds of them is not read "
                 "again, and TTFT is then that of a warm cache. Without --seed the prompts are new."

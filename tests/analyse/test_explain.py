@@ -287,6 +287,18 @@ def test_what_a_long_answer_costs_is_its_own_doing(tmp_path: Path) -> None:
     assert explained(path, 21).slow is None
 
 
+def test_who_lost_its_own_cache_is_not_said_to_have_taken_anothers(queued: Path) -> None:
+    """Two people evicted by another client: of the second, "since then #72 took a slot", which had lost its own likewise."""
+    found = explained(queued, 60)
+    before, other = (parts.Cause(row, row, 0.0, 1900, parts.REREAD, 1.0) for row in (71, 72))
+    lost = parts.LostCache(1862, 1864, before, (other,), ())
+    found = dataclasses.replace(found, parts=dataclasses.replace(found.parts, lost=lost))
+    assert words._reread_words(found) == (
+        "reading again 1,862 of the 1,864 tokens that #71 had left in the cache; since then #72 took a slot, having lost its own "
+        "too, to whom is not known"
+    )
+
+
 def test_a_request_does_not_decode_beside_itself(queued: Path) -> None:
     """Of two users of an Ollama, whose tokens are stamped before they come: "beside 2 streams that decoded"."""
     found = analyse(queued)

@@ -222,5 +222,6 @@ def test_prompts_that_a_run_beside_it_sent_are_said_to_be_known_to_a_cache(
     warm = f"{tmp_path / 'first'} sent prompts of this seed to this model before"
     assert warm not in said("first", "--seed", "7")
     assert warm in " ".join(said("again", "--seed", "7").split())
+    assert RunFolder.open(tmp_path / "again").read_run()["sent_before"] == "first"
     for number, others in enumerate((("--seed", "8"), (), ("--seed", "7", "--prompt", "Hello"))):
         assert warm not in " ".join(said(f"new{number}", *others).split())

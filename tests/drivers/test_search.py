@@ -281,6 +281,19 @@ def test_a_search_for_what_the_server_does_not_say_ends_at_once(tmp_path: Path) 
     assert sentence.startswith("Nothing is known about queue wait p95 ≤ 2 s: queue wait p95 is unknown (this server")
 
 
+@pytest.mark.parametrize(("users", "said"), [((2, 4), "decode"), ((4, 8), None)])
+def test_streams_that_wait_for_a_slot_are_not_why_steps_take_longer(
+    users: tuple[int, ...], said: str | None, tmp_path: Path
+) -> None:
+    """On 4 slots: "takes 88 streams …; past that decoding takes too long: up to 4 answers share a step"."""
+    levels, truth = grid(Made(slots=4), users, each=40)
+    folder = write(tmp_path / "run", truth.records, levels)
+    finder = Finder(Scenario(), parse_objectives("tokens_per_s_p5=1000"), 8, print)
+    finder._indices = dict(zip(users, (0, 1), strict=True))
+    binds = finder._binds(folder, SearchResult(users[0], users[1], answer=users[0], beyond=users[1]))
+    assert (binds or {}).get("name") == said
+
+
 def test_without_find_max_an_slo_is_a_gate_on_every_level(loadtest: Call, simulated_url: str, tmp_path: Path) -> None:
     options = ("--url", simulated_url, "--output-tokens", "4", "--concurrency", "1,2", "--requests", "20")
     code, said, _ = loadtest("run", *options, "--slo", "ttft_p50=1ms", "--out", tmp_path / "missed")

@@ -11,7 +11,7 @@ from loadtest.analyse.run import BoolArray, LevelData, grouped
 from loadtest.analyse.server.prompt_cache.cache import CacheReplay, CacheUse, is_paged
 from loadtest.analyse.server.queue.waits import INFERRED, UNKNOWN
 from loadtest.analyse.summary import Analysis
-from loadtest.text import capitalised, counted, listed, percent, seconds
+from loadtest.text import capitalised, counted, listed, percent, seconds, shown
 
 KEPT, LOST = 0.9, 0.1  # share of later turns that find their history cached: from KEPT on all do, up to LOST none does
 # Share of the history: up to NOTHING cached is none of it, up to LITTLE read again is little.
@@ -24,6 +24,8 @@ FEWEST_TURNS = 5  # later turns of a level, from which on a share of them is wor
 def cache_findings(analysis: Analysis) -> list[Finding]:
     """Return what a run shows of the prefix cache, at most two findings; nothing where nothing was cached."""
     use, run = analysis.cache, analysis.run
+    if may_be_warm(analysis):
+        return [_sent_before(str(run.fact("sent_before")))]
     if use is None:
         return []
     if not (np.nan_to_num(run.column("turn")) > 0).any():
@@ -47,6 +49,18 @@ def cache_findings(analysis: Analysis) -> list[Finding]:
             )
         ]
     return found
+
+
+def may_be_warm(analysis: Analysis) -> bool:
+    """Whether prompts were sent before, of which a server that counts nothing may have held any in its prefix cache."""
+    if not analysis.run.fact("sent_before"):
+        return False
+    return analysis.cache is None or analysis.cache.source == UNKNOWN
+
+
+def _sent_before(other: str) -> Finding:
+    who = f"{shown(other)} sent prompts of this seed to this model before"
+    return Finding(f"{who}, and the server does not say what it had cached: TTFT may be that of a warm prefix cache.")
 
 
 def _of_single_requests(analysis: Analysis, use: CacheUse) -> list[Finding]:

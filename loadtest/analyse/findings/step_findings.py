@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from loadtest.analyse.findings.cache_findings import may_be_warm
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import SERIES_KEYS, BoolArray, FloatArray, LevelData, RunData, Series, believed, finite
 from loadtest.analyse.run.overlaps import peak_at_once
@@ -62,7 +63,7 @@ def steps_findings(analysis: Analysis) -> list[Finding]:
                 )
             )
     prefill = steps.prefill
-    if prefill is None or not _holds(steps, prefill) or (steps.apart and not prefill.least):
+    if prefill is None or not _holds(steps, prefill) or (steps.apart and not prefill.least) or may_be_warm(analysis):
         return said
     if prefill.least:
         speeds = finite(analysis.run.column("prefill_tokens_per_s"))

@@ -133,11 +133,11 @@ def _reread_words(found: Explanation) -> str:
     text = f"reading again {what} that #{lost.before.id} had left in the cache"
     roots = [each.row for each in lost.newcomers]
     near = [each for each in lost.since if each.row not in roots]
-    if near and roots:
+    if near:
         own = "its own" if len(near) == 1 else "theirs"
-        return f"{text}; since then {_names(near, 0.0)} took a slot, having lost {own} to {_names(lost.newcomers, 0.0)}"
-    takers = near or lost.newcomers
-    return f"{text}; since then {_names(takers, 0.0)} took a slot" if takers else text
+        whom = f"to {_names(lost.newcomers, 0.0)}" if roots else "too, to whom is not known"
+        return f"{text}; since then {_names(near, 0.0)} took a slot, having lost {own} {whom}"
+    return f"{text}; since then {_names(lost.newcomers, 0.0)} took a slot" if roots else text
 
 
 def _tokens(count: int | None) -> str:

@@ -36,6 +36,17 @@ def few_slots(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
     return talked(tmp_path_factory.mktemp("cache") / "run", 1, 2, 6)
 
 
+def test_prompts_that_were_sent_before_show_no_prefill_speed_where_nothing_is_counted(tmp_path: Path) -> None:
+    """Of a real vLLM, at the second run of a seed: "Prefill runs at 7334 prompt tokens/s or faster", where it was 1347."""
+    made = play(TIMING, [Load(users=1, requests=20, prompt=(100, 400))], slots=2)
+    new = analyse(made.write(tmp_path / "a"))
+    again = analyse(made.write(tmp_path / "b", sent_before="a"))
+    assert any("Prefill runs at" in one for one in all_findings(new))
+    assert not any("Prefill runs at" in one for one in all_findings(again))
+    [found] = cache_findings(again)
+    assert found.startswith("a sent prompts of this seed to this model before, and the server does not say what")
+
+
 def test_conversations_that_are_kept_and_those_that_are_not_are_told_with_their_price(few_slots: Analysis) -> None:
     [found] = cache_findings(few_slots)
     assert found.startswith("With 2 slots and no host cache seen, the conversation")

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from support.bare_analysis import LIMIT, of
+from support.bare_analysis import LIMIT, Run, of
 
 from loadtest.analyse.findings import step_findings
 from loadtest.analyse.server.timing.prefill_law import fit_prefill
@@ -52,7 +52,7 @@ def test_a_law_is_said_where_it_fits() -> None:
 def test_the_least_speed_of_prefill_is_said_as_the_least(*, least: bool, speeds: list[float], said: str | None) -> None:
     steps = steps_of(fits=True, reason=None)
     steps.prefill = SimpleNamespace(per_token_s=0.001, ci95=(0.0009, 0.0011), least=least, method="stated", holds=True)
-    run = SimpleNamespace(column=lambda _: np.array(speeds))
+    run = Run(facts={}, column=lambda _: np.array(speeds))
     found = [each for each in step_findings.steps_findings(of(LIMIT, steps=steps, run=run)) if "Prefill" in each]
     assert found == ([said] if said else [])
 
