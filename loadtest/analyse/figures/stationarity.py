@@ -189,7 +189,8 @@ def queue_memory(run: RunData, level: dict[str, Any]) -> float:
 
 
 def too_few_for_queue(level: LevelData, name: str, part: str) -> str:
-    """Say below how many requests an open loop's queue leaves a figure without an interval; empty where it has one."""
+    """Say below how many requests an open loop's queue leaves a figure without an interval; empty where it has one, or grows."""
     fewest, described = math.ceil(FEWEST_OF_A_QUEUE * level.get("queue_memory", 0.0)), level.get(name) or {}
     missing = described.get(part) is not None and level.interval(name, part) is None
-    return f" below {number(fewest)} requests" if missing and described["n"] < fewest else ""
+    missing = missing and not (level.get("little") or {}).get("growing")  # more requests would only wait longer
+    return f" below about {number(float(f'{fewest:.2g}'))} requests" if missing and described["n"] < fewest else ""

@@ -8,7 +8,9 @@ from support import insight_intervals
 from support.virtual_runs import Load
 
 from loadtest.analyse.figures import intervals, stats
+from loadtest.analyse.figures.stationarity import too_few_for_queue
 from loadtest.analyse.run.arrays import FloatArray
+from loadtest.analyse.run.levels import LevelData
 
 
 def test_describe_is_exact() -> None:
@@ -124,6 +126,12 @@ def test_a_level_at_a_rate_has_an_interval_where_its_queue_leaves_it_one(
     p50 = next(found for found in insight_intervals.rate_covers(60, requests, load, 1.0) if found.name == "TTFT p50")
     assert p50.given >= given
     assert p50.given < 6 if not given else p50.share > 0.9
+
+
+def test_a_level_at_a_rate_says_how_many_requests_an_interval_takes() -> None:
+    level = LevelData({"queue_memory": 33.3, "ttft_s": {"n": 100, "p95": 1.0, "ci95_p95": None}})
+    assert too_few_for_queue(level, "ttft_s", "p95") == " below about 670 requests"
+    assert not too_few_for_queue(LevelData({**level, "little": {"growing": True}}), "ttft_s", "p95")
 
 
 def test_intervals_of_closed_loops_hold_and_are_no_wider_than_they_must_be() -> None:

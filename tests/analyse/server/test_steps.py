@@ -357,10 +357,10 @@ def test_a_stream_that_stood_still_while_the_others_went_on_was_not_held_up_by_p
 def test_the_prefill_interval_holds_where_steps_scatter_by_a_third() -> None:
     """It held in 87 of 100."""
     held = 0
-    for seed in range(60):
+    for seed in range(100):
         draw = np.random.default_rng(seed)
         tokens = draw.uniform(100, 400, 40)
         spent = 0.0005 * tokens * np.maximum(draw.normal(1.0, 0.3, 40), 0.1)
         low, high = fit_prefill(tokens, spent, np.zeros(40), np.full(40, 0.02), "", None).ci95
         held += low <= 0.0005 <= high
-    assert held >= 55
+    assert held >= 90
