@@ -363,8 +363,19 @@ def _of_architecture(
 
 def _parameter_size(text: Any) -> int | None:
     """Read Ollama's "70.6B" or "3.41M"."""
-    size = read_amount(str(text).upper(), {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12})
+    size = _parameters(str(text))
     return int(size) if math.isfinite(size) else None
+
+
+def _parameters(text: str) -> float:
+    return read_amount(text.strip().upper(), {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12})
+
+
+def parse_parameters(text: str) -> float:
+    """Return "7B" or "7e9" as a number; raise ScenarioError for one that no model has, such as 7."""
+    count = _parameters(text)
+    refuse(not 1e5 <= count < 1e15, f"{text!r} is not a number of parameters like 7B or 7e9.")
+    return count
 
 
 def parse_size(text: str, option: str = "--gpu-memory") -> float:

@@ -212,6 +212,18 @@ def test_buffers_given_stand_for_the_allowance(loadtest: Call) -> None:
     assert replace(flash, slots=2).compute == flash.compute
 
 
+@pytest.mark.parametrize(("written", "count"), [("7B", 7e9), ("7b", 7e9), ("350m", 350e6), ("8.03e9", 8.03e9)])
+def test_parameters_may_be_written_as_models_are_named(loadtest: Call, written: str, count: float) -> None:
+    assert figures(loadtest, "--parameters", written, "--table")["parameters"] == count
+
+
+@pytest.mark.parametrize("written", ["7", "7x", "nan", "-7B", "B"])
+def test_what_is_no_number_of_parameters_is_refused(loadtest: Call, written: str) -> None:
+    code, out, err = loadtest("memory", "--parameters", written, "--table")
+    assert (code, out) == (2, "")
+    assert f"'{written}' is not a number of parameters like 7B or 7e9" in err
+
+
 def test_without_layers_the_kv_cache_is_not_guessed(loadtest: Call) -> None:
     _, out, _ = loadtest("memory", "--parameters", "7e9", "--gpu-memory", "24GB")
     assert "The KV cache is not counted" in out
@@ -389,7 +401,7 @@ def test_a_config_with_odd_values_is_read_or_one_sentence(
         (("--gguf", __file__), "is no GGUF file"),
         (("--gguf", __file__, "--dtype", "fp16"), "--gguf says what the weights are"),
         (("--config", __file__), "is not JSON"),
-        (("--parameters", "nan"), "a number like 7e9"),
+        (("--parameters", "nan"), "like 7B or 7e9"),
         (("--run", "/nonexistent"), "/nonexistent"),
     ],
 )

@@ -17,12 +17,13 @@ from loadtest.cli.memory.estimates import (
 )
 from loadtest.cli.options.arguments import refuse_idle
 from loadtest.cli.options.environment import named_in_environment, say_what_is_taken
+from loadtest.cli.options.param_types import ReadParam
 from loadtest.cli.options.scenario_options import SERVER_OPTIONS, connection_of, is_url, one_url, server_options
 from loadtest.cli.output.printing import json_option, print_json, print_lines
 from loadtest.errors import ScenarioError, refuse
 from loadtest.grid import Grid
 from loadtest.memory import report, weights
-from loadtest.memory.estimate import parse_size
+from loadtest.memory.estimate import parse_parameters, parse_size
 from loadtest.scenario import short_repr
 from loadtest.text import shown
 
@@ -41,7 +42,10 @@ OF_SERVING = ("context", "slots", "cache_dtype", "flash_attention", "buffers", "
 @server_options
 @click.option("--run", type=click.Path(path_type=Path), metavar="RUN", help="A run folder: estimate beside measured.")
 @click.option(
-    "--parameters", type=float, metavar="N", help="Number of parameters, e.g. 7e9, for a model not known here."
+    "--parameters",
+    type=ReadParam(parse_parameters, "n"),
+    metavar="N",
+    help="Number of parameters, e.g. 7B or 7e9, for a model not known here.",
 )
 @click.option("--layers", type=click.IntRange(1), metavar="N", help="Layers of such a model, for its KV cache.")
 @click.option("--kv-heads", type=click.IntRange(1), metavar="N", help="KV heads of each layer.")
@@ -144,8 +148,6 @@ def _one_source(asked: SimpleNamespace) -> None:
         f"--{fixed} says what the weights are: leave out --quantization and --dtype.",
     )
     refuse(asked.table and asked.training, "--table and --training are two answers: ask for one.")
-    if asked.parameters is not None and not 1 <= asked.parameters < 1e15:
-        raise ScenarioError(f"--parameters is a number like 7e9, not {asked.parameters:g}.")
 
 
 def _print_estimate(found: MemoryEstimate, room: float | None, console: Console) -> None:
