@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
 import orjson
@@ -10,6 +10,7 @@ import orjson
 from loadtest.dialects.answers import doubtful_text, ends
 from loadtest.dialects.answers.decoded import Decoded, Rows
 from loadtest.dialects.answers.errors import error_rows, server_errors
+from loadtest.dialects.answers.lines.alike import Alike
 from loadtest.dialects.answers.lines.framing import BOM, EMPTY_FIELDS, EVENT_FIELDS, TOO_LONG, LineSplitter, plain_field
 from loadtest.dialects.answers.lines.keepalives import is_keepalive
 from loadtest.dialects.answers.lines.lenient_json import parse_json
@@ -18,6 +19,8 @@ from loadtest.dialects.answers.rows.foreign_rows import ALL_FORMATS, ForeignRows
 from loadtest.dialects.base import Ending
 
 MOST_EVENTS = 1_000_000
+BLANK = (b"", b"\r")  # lines
+LONGEST_RUN, FEWEST = 256, 8  # lines that are tried to be taken at once: at first, and where the last try took none
 MOST_STRAY = 1000  # lines of an object outside of all events, in mid-answer
 TOO_MANY = f"the answer has more than {MOST_EVENTS:,} events"
 LONGEST_WORD, MOST_ODD = 40, 4096  # bytes
@@ -32,12 +35,20 @@ class StreamDecoder:
     """
 
     __slots__ = (
-        *("_answer", "_comment", "_events", "_held", "_lines", "_newline"),
-        *("_foreign", "_odd_line", "_own", "_row_seen", "_stray", "events"),
+        *("_alike", "_answer", "_comment", "_events", "_foreign", "_held", "_is_hidden", "_kind", "_lines", "_most"),
+        *("_names", "_newline", "_odd_line", "_own", "_row_seen", "_silent", "_stray", "_typed", "events"),
     )
     others: ClassVar[Formats] = ALL_FORMATS
 
-    def __init__(self, own: Callable[[Decoded], Rows]) -> None:
+    def __init__(self, own: Callable[[Decoded], Rows], names: tuple[bytes, ...] = ()) -> None:
+        """`names` begin the names of this format's own events, which say nothing that the data does not."""
+        self._names = names
+        self._kind = ""  # the name of the latest event of this format
+        self._typed = False  # a row said its type: a server that leaves the types to the events' names leaves out all
+        self._silent: tuple[bytes, ...] = BLANK  # lines that say nothing: blank ones, and that name
+        self._alike: Alike | None = None  # what lines like the last one have in common
+        self._most = LONGEST_RUN  # lines that are tried to be taken at once
+        self._is_hidden = False  # whether text of such lines is hidden
         self._answer = Decoded()
         self.events = self._answer.events
         self._own = own(self._answer)
@@ -53,28 +64,62 @@ class StreamDecoder:
         self._odd_line: bytes | None = None  # lines of an event stream that are no event's, at least one
 
     def forget(self) -> None:
-        """Forget the shape of earlier lines, until `line` has read another."""
+        """Forget what earlier lines have in common, until `line` has read another."""
+        self._alike = None
 
     def feed(self, data: bytes) -> None:
-        for line in self.lines(data):
-            if self._answer.over:
-                return
-            self._answer.end += len(line) + 1
-            self.line(line)
+        lines, answer, at = self._lines.feed(data), self._answer, 0
+        while at < len(lines) and not answer.over:
+            idle = not (self._held or answer.kind)
+            if idle and self._alike is not None and (taken := self._take_run(self._alike, lines, at)):
+                at += taken
+            else:
+                line = lines[at]
+                at += 1
+                answer.end += len(line) + 1
+                # most blank lines end an event that was taken already
+                if not (idle and line in BLANK):
+                    if self.line(line):
+                        self._take_likeness(line)
+                    elif answer.ending.done:
+                        self.forget()
+            if len(self.events.texts) > MOST_EVENTS:
+                self.events.keep(0, MOST_EVENTS)
+                self._stop(TOO_MANY)
+        if at < len(lines):
+            self._behind(lines[at:])
+        elif self._lines.too_long and not answer.over:
+            self._stop(TOO_LONG)
 
-    def lines(self, data: bytes) -> list[bytes] | Iterator[bytes]:
-        """Return the lines that `data` completes, as far as an answer's limits allow."""
-        if self._answer.over:
-            return []
-        lines = self._lines.feed(data)
-        if self._lines.too_long or len(lines) + len(self.events.texts) > MOST_EVENTS:
-            return self._within(lines)
-        return lines
+    def _take_run(self, alike: Alike, lines: Sequence[bytes], at: int) -> int:
+        """Take the next lines if they are alike; return how many they are."""
+        answer, events = self._answer, self.events
+        run = alike.run(lines, at, self._most, self._silent, answer.end)
+        if run is None:
+            self._most = FEWEST
+            return 0
+        if self._is_hidden:
+            events.hidden.update(range(len(events.texts), len(events.texts) + len(run.texts)))
+        events.texts += run.texts
+        events.ends += run.ends
+        events.created += run.created
+        answer.end, self._most = run.ends[-1], 4 * len(run.texts)
+        return run.lines
+
+    def _take_likeness(self, line: bytes) -> None:
+        """Take what a line has in common with those like it, which holds one event and nothing else that is to be known."""
+        events = self.events
+        created = events.created[-1] if events.created else None
+        if events.created and created is None:
+            return
+        if (alike := Alike.like(line, events.texts[-1], created)) is not None:
+            self._alike, self._most = alike, LONGEST_RUN
+            self._is_hidden = len(events.texts) - 1 in events.hidden
 
     def _behind(self, lines: Iterable[bytes]) -> None:
         """Take lines behind the end mark: counts, as some gateways send them, and text, which is none of the answer's."""
         for line in lines:
-            if (row := ends.row_of_line(line)) is None:
+            if not line or (row := ends.row_of_line(line)) is None:
                 continue
             if b'"usage"' in line:
                 self._own.count_behind(row)
@@ -83,18 +128,6 @@ class StreamDecoder:
                 rows.take(row)
             if other.events:
                 self._answer.doubt(BEHIND_END)
-
-    def _within(self, lines: list[bytes]) -> Iterator[bytes]:
-        answer = self._answer
-        for line in lines:
-            if answer.over:
-                return
-            yield line
-            if len(self.events) > MOST_EVENTS:
-                self.events.keep(0, MOST_EVENTS)
-                self._stop(TOO_MANY)
-        if self._lines.too_long and not answer.over:
-            self._stop(TOO_LONG)
 
     def _stop(self, why: str) -> None:
         self._answer.fail(why)
@@ -168,7 +201,7 @@ class StreamDecoder:
         if not line:
             self._blank()
         elif line.startswith(b"event:"):
-            self._event(line[6:].strip())
+            self._event(line)
         elif line.startswith(BOM):  # allowed at the very start
             return self.line(line[3:])
         elif line.startswith(b"error:"):  # llama.cpp
@@ -188,7 +221,14 @@ class StreamDecoder:
                 self._no_field(line)
         return False
 
-    def _event(self, name: bytes) -> None:
+    def _event(self, line: bytes) -> None:
+        name = line[6:].strip()
+        if name.startswith(self._names):
+            self._answer.kind = b""
+            if line not in self._silent:  # the same words under another name may be thoughts
+                self.forget()
+            self._silent, self._kind = (*BLANK, line, line + b"\r"), name.decode(errors="replace")
+            return
         name, data, said = name.partition(b" data:")  # in one line
         self._answer.kind = b"error" if ends.names_an_error(name) else b"" if name == b"message" else name
         self.forget()
@@ -382,7 +422,13 @@ class StreamDecoder:
             self._answer.fail(server_errors.stranger(body))
 
     def _row(self, row: dict[str, Any]) -> bool:
-        """Take a row; return whether it is of the format that was asked for and the text of one event is all that it says."""
+        """Take a row; return whether it is of the format that was asked for and the text of one event is all that it says.
+
+        It has its event's name for a type where it has none of its own, unless it is an error's.
+        """
+        self._typed = self._typed or "type" in row
+        if self._kind and not (self._typed or "object" in row or error_rows.in_row(row) or error_rows.envelope(row)):
+            row = {"type": self._kind, **row}
         if not self._row_seen:
             self._row_seen = True
             self._stray.clear()

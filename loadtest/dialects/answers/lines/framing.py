@@ -1,4 +1,4 @@
-"""Lines out of bytes that are cut anywhere, and the shape that lines of one stream share."""
+"""Lines out of bytes that are cut anywhere."""
 
 from __future__ import annotations
 
@@ -77,38 +77,3 @@ def plain_field(line: bytes) -> bytes:
 
 _FIELD = re.compile(rb"(data|event|error|id|retry)[ \t]*:", re.IGNORECASE)
 _LONE_RETURN = re.compile(rb"\r(?!\Z)")  # one at the very end may yet be followed by b"\n"
-
-
-# Chunks of one stream differ in their text and in little else. What surrounds the text, byte for byte, is the line's shape:
-# a later line of the same shape need not be parsed as JSON, which would cost four times as much.
-LineShape = tuple[bytes, bytes]  # before and behind the text
-StampedShape = tuple[bytes, bytes, bytes, int]  # before the instant's nine digits, before the text, behind it; ns
-
-NO_SHAPE: LineShape = (b"\n", b"")  # no line begins with that
-NO_STAMPED_SHAPE: StampedShape = (b"\n", b"", b"", 0)
-
-
-def shape_around(line: bytes, text: str) -> LineShape | None:
-    """Return the shape of a line whose only content is `text`; None where the text's place in the line is not certain.
-
-    In a line without escapes the text stands as it is; where it occurs exactly once, that is its place.
-    """
-    if b"\\" in line:
-        return None
-    literal = b'"%b"' % text.encode()
-    if line.count(literal) != 1:
-        return None
-    before, _, after = line.partition(literal)
-    return before, after
-
-
-def stamped_shape_around(line: bytes, text: str, second: str, ns: int) -> StampedShape | None:
-    """Return the shape of a line that has an instant before its text; the instant's last nine digits may differ.
-
-    The instant begins with `second` ("2026-01-31T12:00:00."), which is `ns` nanoseconds since 1970.
-    """
-    begin = second.encode()
-    if (sides := shape_around(line, text)) is None or sides[0].count(begin) != 1 or begin in sides[1]:
-        return None
-    before, _, middle = sides[0].partition(begin)
-    return before + begin, middle[9:], sides[1], ns
