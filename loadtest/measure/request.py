@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -210,14 +211,14 @@ class Request:
 
     def _record(self, reads: Reads, content: Content) -> Record:
         received, ending = self.received, content.ending
-        at = [reads.t[i] for i in content.read_of]  # when each event arrived
+        at = list(map(reads.t.__getitem__, content.read_of))  # when each event arrived
         if received.success:
             on_the_way.remark(ending, received.header_lines)
         if not self.dialect.streams:
             hold_prompt_count(ending, self.job)
         if ending.vectors not in (None, len(self.job.inputs) or 1):
             ending.doubts.append("the answer holds another number of embeddings than it was asked for")
-        if at and ending.server:
+        if at and not ending.server.keys() <= {"usage"}:  # which has no durations
             said = self.dialect.server_said(ending.server)
             hold_durations(ending, said, received.t_send, at[0], at[-1], self._ended())
         tokens: dict[str, Any] = {}
@@ -344,7 +345,8 @@ def _lag(read_of: Sequence[int], at: Sequence[int], reads: Reads, *, stamped: bo
     if not reads:
         return {}
     lags, worst = reads.lag, max(reads.lag)
-    gaps = [gap for gap in map(operator.sub, at[1:], at) if gap]
+    gaps = sorted(map(operator.sub, at[1:], at))  # instants do not go back
+    gaps = gaps[bisect_right(gaps, 0) :]
     gap = median(gaps) if gaps else worst
     found = {"lag_us": worst // 1000, "lag_mean_us": sum(lags) // len(lags) // 1000}
     if worst <= gap:

@@ -17,6 +17,7 @@ from loadtest.dialects import (
     OpenAIChat,
     OpenAIResponses,
 )
+from loadtest.dialects.answers.answer_reader import AnswerReader
 from loadtest.dialects.answers.lines.alike import Alike
 
 TEXTS = [" the", "m", "stop", "", "content", 'say "hi"', "\\", "\\\\n", "é", "\u2028", "\n", "}", '","x":"', "a" * 700]
@@ -206,3 +207,12 @@ def test_no_text_goes_on_in_the_next_line() -> None:
     line = b'{"a":"x"}'
     assert texts_like(line, "x", b'{"a":"y}', b'{"a":y"}', b'{"a":"p","q"}') == []
     assert texts_like(line, "x", b'{"a":"y"}', b'{"a":"p","q"}') == ["y"]
+
+
+@pytest.mark.parametrize("end", ["\n\n", "\r\r"])
+def test_a_user_hangs_up_at_the_piece_that_was_enough(end: str) -> None:
+    """Many pieces are decoded at a time, yet no user stays longer for that."""
+    reader = AnswerReader(OpenAIChat("m"), pieces=50, expected=90)
+    for count in range(1, 60):
+        reader.take(f'data: {{"model":"m","choices":[{{"delta":{{"content":"a{count}"}}}}]}}{end}'.encode())
+        assert (reader.hung_up() is not None) == (count >= 50)

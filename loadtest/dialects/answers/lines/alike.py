@@ -11,6 +11,9 @@ from typing import NamedTuple, Self
 
 import orjson
 
+from loadtest.dialects.base import ContentEvents
+
+LONGEST_RUN, FEWEST = 256, 8  # lines that are tried to be taken at once: at first, and where the last try took none
 MOST_BETWEEN = 3  # lines between two that are alike, which say nothing: a blank one, the event's name
 # What may differ beside the text: numbers and padding that nobody reads, and from a minute's begin on Ollama's instants
 _OTHERS = re.compile(
@@ -126,3 +129,45 @@ class Alike:
         if min(seconds) < 100 or max(seconds) >= 160:
             return None
         return texts, [minute + round(second * 1e9) for second in seconds]
+
+
+class AlikeLines:
+    """Takes lines of an answer that are like one that was parsed, many at a time."""
+
+    __slots__ = ("_alike", "_events", "_is_hidden", "_most")
+
+    def __init__(self, events: ContentEvents) -> None:
+        self._events = events
+        self._alike: Alike | None = None  # what lines like the last one have in common
+        self._is_hidden = False  # whether their text is hidden
+        self._most = LONGEST_RUN  # lines that are tried to be taken at once
+
+    def forget(self) -> None:
+        """Take no more lines until `learn` was given another."""
+        self._alike = None
+
+    def learn(self, line: bytes) -> None:
+        """Take for an example a line that was parsed: the latest event is all that it says."""
+        events = self._events
+        created = events.created[-1] if events.created else None
+        if events.created and created is None:
+            return
+        if (alike := Alike.like(line, events.texts[-1], created)) is not None:
+            self._alike, self._most = alike, LONGEST_RUN
+            self._is_hidden = len(events.texts) - 1 in events.hidden
+
+    def take(self, lines: Sequence[bytes], at: int, silent: Container[bytes], offset: int) -> int:
+        """Take the next lines if they are alike (see Alike.run); return how many they are."""
+        if self._alike is None:
+            return 0
+        run, events = self._alike.run(lines, at, self._most, silent, offset), self._events
+        if run is None:
+            self._most = FEWEST
+            return 0
+        if self._is_hidden:
+            events.hidden.update(range(len(events.texts), len(events.texts) + len(run.texts)))
+        events.texts += run.texts
+        events.ends += run.ends
+        events.created += run.created
+        self._most = 4 * len(run.texts)
+        return run.lines
