@@ -145,7 +145,7 @@ CACHED_PLACES = ("prompt_tokens_details", "prompt_token_details", "input_tokens_
 def _cached_tokens(usage: dict[str, Any]) -> float:
     """Return how many tokens of the prompt a usage says were in the cache."""
     places = [place for place in (*map(usage.get, CACHED_PLACES), usage) if isinstance(place, dict)]
-    known = (_server_number(place.get(name)) for place in places for name in CACHED_NAMES)
+    known = (_server_number(place[name]) for place in places for name in CACHED_NAMES if name in place)
     return next((number for number in known if not math.isnan(number)), math.nan)
 
 

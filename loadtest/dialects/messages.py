@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from loadtest import credentials, metrics
+from loadtest.dialects.answers.decoding import StreamDecoder
 from loadtest.dialects.answers.ends import end_said_by
-from loadtest.dialects.answers.event_streams import EventDecoder
 from loadtest.dialects.answers.rows.messages_rows import MessagesRows
 from loadtest.dialects.answers.rows.text_shapes import in_value
 from loadtest.dialects.base import Dialect, EndMarks, Said, field_named
@@ -55,8 +55,8 @@ class AnthropicMessages(Dialect):
             system, messages = _system_apart(job.conversation)
         return {"messages": messages} | ({"system": system} if system else {})
 
-    def decoder(self) -> EventDecoder:
-        return EventDecoder(MessagesRows, (b"message_", b"content_block_", b"ping"))
+    def decoder(self) -> StreamDecoder:
+        return StreamDecoder(MessagesRows, (b"message_", b"content_block_", b"ping"))
 
     def auth(self, url: str) -> dict[str, str]:
         if (key := credentials.read_key(self.key_env or "ANTHROPIC_API_KEY")) is None:

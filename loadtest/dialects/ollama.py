@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +11,6 @@ import orjson
 
 from loadtest.dialects.answers.decoding import StreamDecoder
 from loadtest.dialects.answers.ends import OLLAMA
-from loadtest.dialects.answers.lines.framing import NO_STAMPED_SHAPE, stamped_shape_around
 from loadtest.dialects.answers.rows.ollama_rows import OllamaRows
 from loadtest.dialects.base import Dialect, EndMarks, Said
 from loadtest.dialects.content_parts import has_parts, image_in
@@ -71,8 +69,8 @@ class _OllamaDialect(Dialect):
         options = {key: value for key, value in chosen.items() if value is not None}
         return {"stream": True} | ({"options": options} if options else {})
 
-    def decoder(self) -> OllamaDecoder:
-        return OllamaDecoder(chat=self.endpoint == "chat")
+    def decoder(self) -> StreamDecoder:
+        return StreamDecoder(partial(OllamaRows, chat=self.endpoint == "chat"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,70 +131,3 @@ class OllamaGenerate(_OllamaDialect):
     name: ClassVar[str] = "ollama-generate"
     endpoint: ClassVar[str] = "generate"
     path: ClassVar[str] = "/api/generate"
-
-
-class OllamaDecoder(StreamDecoder):
-    """Decodes what is asked for at /api/chat and /api/generate, one object a line as a rule."""
-
-    __slots__ = ("_hidden", "_shape")
-
-    def __init__(self, *, chat: bool) -> None:
-        self._shape = NO_STAMPED_SHAPE
-        self._hidden: set[int] | None = None  # where the events of the shape belong, if they are hidden
-        super().__init__(partial(OllamaRows, chat=chat))
-
-    def forget(self) -> None:
-        self._shape = NO_STAMPED_SHAPE
-
-    def feed(self, data: bytes) -> None:
-        answer, events = self._answer, self.events
-        if self._answer.over:
-            self._behind(self._lines.feed(data))
-            return
-        texts, ends_at, created = events.texts, events.ends, events.created
-        (before, middle, after, ns), hidden = self._shape, self._hidden
-        end, digits_at, loads = answer.end, len(before), orjson.loads
-        digits_end, stop = digits_at + 9, -len(after) or None
-        skip = digits_end + len(middle)
-        lines = iter(self.lines(data))
-        for line in lines:
-            end += len(line) + 1
-            # startswith and endswith take twice as long
-            if line[:digits_at] == before and line[digits_end:skip] == middle and line[stop:] == after:
-                try:
-                    text = loads(line[skip:stop])
-                except orjson.JSONDecodeError:
-                    text = None
-                if text and type(text) is str and (digits := line[digits_at:digits_end]).isdigit():
-                    if hidden:
-                        hidden.add(len(texts))
-                    texts.append(text)
-                    ends_at.append(end)
-                    created.append(ns + int(digits))
-                    continue
-            elif not line and not (self._held or answer.kind):  # there may be a million of them
-                continue
-            answer.end = end
-            if self.line(line):
-                self._take_shape(line)
-            (before, middle, after, ns), hidden = self._shape, self._hidden
-            digits_at = len(before)
-            digits_end, stop = digits_at + 9, -len(after) or None
-            skip = digits_end + len(middle)
-            if answer.over:
-                self._behind(lines)
-                return
-        answer.end = end
-
-    def _take_shape(self, line: bytes) -> None:
-        """Take the shape of a line with one event, of which nothing else is to be known."""
-        events = self.events
-        text, created = events.texts[-1], events.created[-1]
-        if created is not None and (found := _CREATED_AT.search(line)):
-            sides = stamped_shape_around(line, text, found[1].decode(), created - int(found[2]))
-            if sides is not None:
-                self._shape = sides
-                self._hidden = events.hidden if len(events) - 1 in events.hidden else None
-
-
-_CREATED_AT = re.compile(rb'"created_at": ?"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.)(\d{9})Z"')

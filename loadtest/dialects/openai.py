@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from loadtest.dialects.answers.decoding import StreamDecoder
 from loadtest.dialects.answers.ends import OPENAI
-from loadtest.dialects.answers.event_streams import EventDecoder
 from loadtest.dialects.answers.rows.openai_rows import OpenAIRows
 from loadtest.dialects.base import Dialect, EndMarks, Said, field_named
 from loadtest.workloads.job import Job
@@ -54,8 +54,8 @@ class _OpenAIDialect(Dialect):
         length = {} if output_tokens is None else {self.max_tokens_key: output_tokens}
         return {"stream": True, "stream_options": {"include_usage": True}, **length}
 
-    def decoder(self) -> EventDecoder:
-        return EventDecoder(OpenAIRows)
+    def decoder(self) -> StreamDecoder:
+        return StreamDecoder(OpenAIRows)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from loadtest.dialects.answers.decoding import StreamDecoder
 from loadtest.dialects.answers.ends import LAST_OF_RESPONSES, end_said_by
-from loadtest.dialects.answers.event_streams import EventDecoder
 from loadtest.dialects.answers.rows.responses_rows import ResponsesRows
 from loadtest.dialects.base import Dialect, EndMarks, Said, field_named
 from loadtest.dialects.content_parts import has_parts, image_in, said_by
@@ -41,8 +41,8 @@ class OpenAIResponses(Dialect):
             return {"input": job.prompt}
         return {"input": [said_by(message, _part) for message in job.conversation]}
 
-    def decoder(self) -> EventDecoder:
-        return EventDecoder(ResponsesRows, (b"response.",))
+    def decoder(self) -> StreamDecoder:
+        return StreamDecoder(ResponsesRows, (b"response.",))
 
 
 def _part(part: Mapping[str, Any], role: str) -> Mapping[str, Any] | None:

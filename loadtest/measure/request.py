@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -210,16 +211,16 @@ class Request:
 
     def _record(self, reads: Reads, content: Content) -> Record:
         received, ending = self.received, content.ending
+        at = list(map(reads.t.__getitem__, content.read_of))  # when each event arrived
         if received.success:
             on_the_way.remark(ending, received.header_lines)
         if not self.dialect.streams:
             hold_prompt_count(ending, self.job)
         if ending.vectors not in (None, len(self.job.inputs) or 1):
             ending.doubts.append("the answer holds another number of embeddings than it was asked for")
-        if content.read_of and ending.server:
-            first, last = (reads.t[content.read_of[i]] for i in (0, -1))
+        if at and not ending.server.keys() <= {"usage"}:  # which has no durations
             said = self.dialect.server_said(ending.server)
-            hold_durations(ending, said, received.t_send, first, last, self._ended())
+            hold_durations(ending, said, received.t_send, at[0], at[-1], self._ended())
         tokens: dict[str, Any] = {}
         if received.success or ending.output_tokens is not None:  # of an answer that is an error nothing is counted
             tokens = token_fields(content.events, ending, self.job, self.count, streams=self.dialect.streams)
@@ -241,8 +242,8 @@ class Request:
             resent=self._since(received.t_resent),
             t_headers=self._since(received.t_headers),
             t_first_byte=self._since(received.t_first_byte),
-            **self._arrival_of(content, reads),
-            **_lag(content, reads, stamped=received.stamped_count == received.read_count),
+            **self._arrival_of(content, at),
+            **_lag(content.read_of, at, reads, stamped=received.stamped_count == received.read_count),
             **content.events.server_clock,
             **tokens,
         )
@@ -317,24 +318,23 @@ class Request:
             return Failure(Outcome.TRUNCATED, received.failure or "the connection ended inside the answer")
         return Failure(Outcome.TRUNCATED, ending.hint or "the answer ended without saying that it is whole")
 
-    def _arrival_of(self, content: Content, reads: Reads) -> dict[str, Any]:
+    def _arrival_of(self, content: Content, at: Sequence[int]) -> dict[str, Any]:
         """Return the fields on when content arrived: µs from t_send, one entry an event, never going back."""
         start = self.received.t_send if self.received.t_send is not None else self.t_sched
         visible = content.events.first_visible
-        read_of, at = content.read_of, reads.t
-        chunks = [(at[i] - start) // 1000 for i in read_of]
+        chunks = [(t - start) // 1000 for t in at]
         return {
             "chunks": chunks,
             "reads": len(set(chunks)),  # what came together may take us two reads, which have one stamp
             "first_coalesced": len(chunks) > 1 and chunks[0] == chunks[1],
-            "t_first_token": self._since(at[read_of[0]]) if read_of else None,
-            "t_first_visible": self._since(at[read_of[visible]]) if visible is not None else None,
+            "t_first_token": self._since(at[0]) if at else None,
+            "t_first_visible": self._since(at[visible]) if visible is not None else None,
             "stamped": self.received.stamped_count,
             "arrivals": self.received.read_count,
         }
 
 
-def _lag(content: Content, reads: Reads, *, stamped: bool) -> dict[str, Any]:
+def _lag(read_of: Sequence[int], at: Sequence[int], reads: Reads, *, stamped: bool) -> dict[str, Any]:
     """Return the client's lag over the reads with body bytes, how many reads were late, and which events that spoilt.
 
     A read is late when its lag exceeds the median gap between the instants at which content arrived: by then the
@@ -345,12 +345,12 @@ def _lag(content: Content, reads: Reads, *, stamped: bool) -> dict[str, Any]:
     if not reads:
         return {}
     lags, worst = reads.lag, max(reads.lag)
-    instants = list(dict.fromkeys(map(reads.t.__getitem__, content.read_of)))  # in order: they do not go back
-    gap = median(map(operator.sub, instants[1:], instants)) if len(instants) > 1 else worst
+    gaps = sorted(map(operator.sub, at[1:], at))  # instants do not go back
+    gaps = gaps[bisect_right(gaps, 0) :]
+    gap = median(gaps) if gaps else worst
     found = {"lag_us": worst // 1000, "lag_mean_us": sum(lags) // len(lags) // 1000}
     if worst <= gap:
         return {**found, "late": 0}
-    read_of = content.read_of
     last = [after != read for read, after in zip(read_of, [*read_of[1:], -1], strict=False)]
     late = [lags[read] > gap and not (stamped and at_end) for read, at_end in zip(read_of, last, strict=True)]
     return {

@@ -118,7 +118,7 @@ class WallClock:
                     for stamp, at in pairs
                 ]
             i = end
-        return list(accumulate(out, max))
+        return out if sorted(out) == out else list(accumulate(out, max))
 
     def _samples_around(self, at: int) -> tuple[int, int, int, int, bool]:
         """Return the two samples around `at`, the offset at the first, how far it moved by the second, and whether in a step."""

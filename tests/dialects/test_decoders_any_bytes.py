@@ -9,9 +9,10 @@ import pytest
 from support import decoder_fuzz
 from support.odd_streams import CHAT, V1, decode
 
-from loadtest.dialects import Dialect, ollama
-from loadtest.dialects.answers import decoding, event_streams
+from loadtest.dialects import Dialect
+from loadtest.dialects.answers import decoding
 from loadtest.dialects.answers.lines import framing
+from loadtest.dialects.answers.lines.alike import Alike
 
 OPENAI_LINE = 'data: {"model":"m","choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}\n\n'
 OLLAMA_LINE = '{"model":"m","message":{"role":"assistant","content":"a"},"done":false}\n'
@@ -50,6 +51,5 @@ def test_odd_lines_read_by_their_likeness_are_what_parsing_makes_of_them(monkeyp
     rng, stock = random.Random(8), decoder_fuzz.bodies()
     bodies = [decoder_fuzz.made(rng, stock) for _ in range(2000)]
     alike = [decode(dialect, body) for body in bodies for dialect in (CHAT, V1)]
-    monkeypatch.setattr(event_streams, "shape_around", lambda _line, _text: None)
-    monkeypatch.setattr(ollama, "stamped_shape_around", lambda *_: None)
+    monkeypatch.setattr(Alike, "like", lambda *_: None)
     assert alike == [decode(dialect, body) for body in bodies for dialect in (CHAT, V1)]

@@ -20,7 +20,7 @@ from loadtest.dialects import (
     dialect_for,
     said_by_server,
 )
-from loadtest.dialects.answers.event_streams import EventDecoder, numbered
+from loadtest.dialects.answers.decoding import StreamDecoder
 from loadtest.errors import ScenarioError
 from loadtest.reach import located
 from loadtest.scenario import Level, Scenario
@@ -339,17 +339,11 @@ def test_which_server_cached_how_much() -> None:
 def test_a_numbered_chunk_is_parsed_once(row: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks that differ in text, number and padding alone are not parsed as JSON, and neither are their names."""
     decoder = RESPONSES.decoder()
-    parsed = lines_looked_at(monkeypatch, EventDecoder)
+    parsed = lines_looked_at(monkeypatch, StreamDecoder)
     for number in range(5, 105):
         decoder.feed(f"event: response.output_text.delta\ndata: {row.format(number, f't{number}')}\n\n".encode())
     assert decoder.events.texts == [f"t{number}" for number in range(5, 105)]
     assert len(parsed) == 2
-
-
-def test_a_shape_with_two_numbers_is_none() -> None:
-    assert numbered((b'{"sequence_number":1,"a":', b',"sequence_number":1}')) is None
-    assert numbered((b'{"sequence_number":-1,"a":', b"}")) is None
-    assert numbered((b'{"sequence_number":12,"a":', b"}")) == (b'{"sequence_number":', b',"a":', 13, True)
 
 
 def test_other_formats_keep_their_counterparts() -> None:

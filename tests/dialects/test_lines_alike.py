@@ -16,10 +16,9 @@ from loadtest.dialects import (
     OllamaChat,
     OpenAIChat,
     OpenAIResponses,
-    ollama,
 )
-from loadtest.dialects.answers import event_streams
-from loadtest.dialects.answers.lines.framing import LineShape, shape_around, stamped_shape_around
+from loadtest.dialects.answers.answer_reader import AnswerReader
+from loadtest.dialects.answers.lines.alike import Alike
 
 TEXTS = [" the", "m", "stop", "", "content", 'say "hi"', "\\", "\\\\n", "é", "\u2028", "\n", "}", '","x":"', "a" * 700]
 PIECES = [
@@ -158,22 +157,22 @@ def test_a_line_read_by_its_likeness_is_what_parsing_makes_of_it(
     bodies = [make(random.Random(seed)) for seed in range(800)]
     short = [read(dialect, body) for body in bodies]
     with monkeypatch.context() as patch:
-        patch.setattr(event_streams, "shape_around", lambda _line, _text: None)
-        patch.setattr(ollama, "stamped_shape_around", lambda *_: None)
+        patch.setattr(Alike, "like", lambda *_: None)
         assert short == [read(dialect, body) for body in bodies]
 
 
-def cast(sides: LineShape | None, line: bytes) -> bytes | None:
-    """Return what a line of this shape holds for a text."""
-    if sides is None or not (line.startswith(sides[0]) and line.endswith(sides[1])):
-        return None
-    return line[len(sides[0]) : len(line) - len(sides[1])]
+def texts_like(first: bytes, text: str, *others: bytes, created: int | None = None) -> list[str]:
+    """Return the texts of those lines that are like the first, as far as they are."""
+    alike = Alike.like(first, text, created)
+    run = alike and alike.run(others, 0, len(others), (), 0)
+    return run.texts if run else []
 
 
-def test_a_shape_takes_the_text_alone() -> None:
-    sides = shape_around(b'{"model":"m","text":"one"}', "one")
-    assert cast(sides, b'{"model":"m","text":"tw\\u00f6 \\"2\\""}') == b'"tw\\u00f6 \\"2\\""'
-    assert cast(sides, b'{"model":"n","text":"two"}') is None
+def test_lines_alike_differ_in_their_text_alone() -> None:
+    line = b'{"model":"m","text":"one"}'
+    other = b'{"model":"m","text":"tw\\u00f6 \\"2\\""}'
+    assert texts_like(line, "one", other, other, b'{"model":"n","text":"two"}') == ['tw\u00f6 "2"'] * 2
+    assert texts_like(line, "one", b'{"model":"n","text":"two"}', other) == []
 
 
 @pytest.mark.parametrize(
@@ -185,16 +184,35 @@ def test_a_shape_takes_the_text_alone() -> None:
     ],
 )
 def test_where_the_text_stands_is_never_guessed(line: bytes, text: str) -> None:
-    assert shape_around(line, text) is None
+    assert Alike.like(line, text, None) is None
 
 
-def test_an_instant_and_the_text_behind_it_are_all_that_may_differ() -> None:
-    second = "2026-01-31T12:00:00."
-    line = b'{"at":"2026-01-31T12:00:00.123456789Z","text":"one"}'
-    assert stamped_shape_around(line, "one", second, 7) == (b'{"at":"2026-01-31T12:00:00.', b'Z","text":', b"}", 7)
-    for other in (
-        b'{"at":"2026-01-31T12:00:00.123456789Z","to":"2026-01-31T12:00:00.123456789Z","text":"one"}',
-        b'{"text":"one","at":"2026-01-31T12:00:00.123456789Z"}',
-        b'{"at":"2026-01-31T12:00:00.123456789Z","text":"two"}',
-    ):
-        assert stamped_shape_around(other, "one", second, 7) is None
+def test_an_instant_may_differ_from_a_minute_s_begin_on() -> None:
+    """Go leaves out zeros at the end of a fraction."""
+    minute = 1_769_860_800 * 10**9
+    line = '{"at":"x","created_at":"2026-01-31T12:00:%sZ","text":"one"}'
+    alike = Alike.like((line % "07.123456789").encode(), "one", minute + 7_123_456_789)
+    assert alike is not None
+    instants = {"59.999999999": 59_999_999_999, "00.000000001": 1, "08.12": 8_120_000_000}
+    run = alike.run([(line % said).encode() for said in instants], 0, 9, (), 0)
+    assert run is not None
+    assert run.created == [minute + ns for ns in instants.values()]
+    for odd in ("60.123", "7.123", "08", "08.12e1"):
+        assert alike.run([(line % odd).encode()], 0, 9, (), 0) is None
+    twice = b'{"created_at":"2026-01-31T12:00:00.1Z","x":{"created_at":"2026-01-31T12:00:00.1Z"},"text":"one"}'
+    assert Alike.like(twice, "one", minute) is None
+
+
+def test_no_text_goes_on_in_the_next_line() -> None:
+    line = b'{"a":"x"}'
+    assert texts_like(line, "x", b'{"a":"y}', b'{"a":y"}', b'{"a":"p","q"}') == []
+    assert texts_like(line, "x", b'{"a":"y"}', b'{"a":"p","q"}') == ["y"]
+
+
+@pytest.mark.parametrize("end", ["\n\n", "\r\r"])
+def test_a_user_hangs_up_at_the_piece_that_was_enough(end: str) -> None:
+    """Many pieces are decoded at a time, yet no user stays longer for that."""
+    reader = AnswerReader(OpenAIChat("m"), pieces=50, expected=90)
+    for count in range(1, 60):
+        reader.take(f'data: {{"model":"m","choices":[{{"delta":{{"content":"a{count}"}}}}]}}{end}'.encode())
+        assert (reader.hung_up() is not None) == (count >= 50)

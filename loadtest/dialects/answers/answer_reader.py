@@ -9,7 +9,7 @@ from loadtest.dialects.base import Dialect
 class AnswerReader:
     """Says of one answer, while it comes, whether its first content is there, whether it is over, and whether its user left."""
 
-    __slots__ = ("_decoder", "_dialect", "_expected", "_pieces", "began", "ends", "listens")
+    __slots__ = ("_decoder", "_dialect", "_expected", "_held", "_lines", "_pieces", "began", "ends", "listens")
 
     def __init__(self, dialect: Dialect, pieces: int | None = None, expected: int = 0) -> None:
         """`pieces` of the answer, of so many expected tokens, are enough for its user; None: all are wanted."""
@@ -18,9 +18,20 @@ class AnswerReader:
         self.ends = dialect.ends
         self._dialect, self._decoder = dialect, dialect.decoder()
         self._pieces, self._expected = pieces, expected
+        self._held: list[bytes] = []  # bytes that are not decoded yet
+        self._lines = 0  # how many they end
 
     def take(self, body: bytes) -> None:
         """Take body bytes as they come."""
+        if self._pieces is not None and self.began:
+            # decoding many at a time is cheaper, and a line holds two pieces at most: a thought, and text
+            self._held.append(body)
+            self._lines += body.count(b"\n") + body.count(b"\r")
+            if 2 * self._lines < self._pieces - len(self._decoder.events):
+                return
+            body = b"".join(self._held)
+            self._held.clear()
+            self._lines = 0
         self._decoder.feed(body)
         self.began = len(self._decoder.events) > 0
         self.listens = not self.began or self._pieces is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -29,6 +30,7 @@ _WITHOUT_ZERO_WIDTH = dict.fromkeys(map(ord, ZERO_WIDTH))
 BLANK_FIRST = "the answer begins with pieces of characters without width: they are left out"
 TWO_MODELS = "the answer's pieces name more than one model: its figures are of no one model"
 BEGUN_TWICE = "the answer begins a second time behind text: a gateway asked again, and its figures are of both"
+BEHIND_END = "the server went on with text behind the end that it had said: that text is left out"
 OF_ANOTHER = "the server answers in the format of another API"
 _ODD_REASON = "the server ended the answer with finish_reason {}, which is not known"
 _ENDED_BEHIND = "the answer ended behind {}, without saying that it is whole"
@@ -336,6 +338,19 @@ class Rows:
     def take(self, row: dict[str, Any]) -> bool:
         """Take a row; return whether the text of one event is all that the row says."""
         raise NotImplementedError
+
+    def take_behind(self, lines: Iterable[bytes]) -> None:
+        """Take lines behind the end mark: counts, as some gateways send them, and text, which is none of the answer's."""
+        for line in lines:
+            if not line or (row := ends.row_of_line(line)) is None:
+                continue
+            if b'"usage"' in line:
+                self.count_behind(row)
+            rows = type(self)(other := Decoded())
+            if rows.takes(row):
+                rows.take(row)
+            if other.events:
+                self._answer.doubt(BEHIND_END)
 
     def count_behind(self, row: dict[str, Any]) -> None:
         """Take counts from a row that came behind the end mark."""

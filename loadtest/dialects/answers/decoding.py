@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import orjson
@@ -10,18 +10,18 @@ import orjson
 from loadtest.dialects.answers import doubtful_text, ends
 from loadtest.dialects.answers.decoded import Decoded, Rows
 from loadtest.dialects.answers.errors import error_rows, server_errors
-from loadtest.dialects.answers.lines.framing import BOM, EMPTY_FIELDS, EVENT_FIELDS, TOO_LONG, LineSplitter, plain_field
-from loadtest.dialects.answers.lines.keepalives import is_keepalive
+from loadtest.dialects.answers.lines import framing
+from loadtest.dialects.answers.lines.alike import AlikeLines
 from loadtest.dialects.answers.lines.lenient_json import parse_json
 from loadtest.dialects.answers.rows import found_rows
 from loadtest.dialects.answers.rows.foreign_rows import ALL_FORMATS, ForeignRows, Formats
 from loadtest.dialects.base import Ending
 
 MOST_EVENTS = 1_000_000
+BLANK = (b"", b"\r")  # lines
 MOST_STRAY = 1000  # lines of an object outside of all events, in mid-answer
 TOO_MANY = f"the answer has more than {MOST_EVENTS:,} events"
 LONGEST_WORD, MOST_ODD = 40, 4096  # bytes
-BEHIND_END = "the server went on with text behind the end that it had said: that text is left out"
 
 
 class StreamDecoder:
@@ -32,17 +32,23 @@ class StreamDecoder:
     """
 
     __slots__ = (
-        *("_answer", "_comment", "_events", "_held", "_lines", "_newline"),
-        *("_foreign", "_odd_line", "_own", "_row_seen", "_stray", "events"),
+        *("_alike", "_answer", "_comment", "_events", "_foreign", "_held", "_kind", "_lines"),
+        *("_names", "_newline", "_odd_line", "_own", "_row_seen", "_silent", "_stray", "_typed", "events"),
     )
     others: ClassVar[Formats] = ALL_FORMATS
 
-    def __init__(self, own: Callable[[Decoded], Rows]) -> None:
+    def __init__(self, own: Callable[[Decoded], Rows], names: tuple[bytes, ...] = ()) -> None:
+        """`names` begin the names of this format's own events, which say nothing that the data does not."""
+        self._names = names
+        self._kind = ""  # the name of the latest event of this format
+        self._typed = False  # a row said its type: a server that leaves the types to the events' names leaves out all
+        self._silent: tuple[bytes, ...] = BLANK  # lines that say nothing: blank ones, and that name
         self._answer = Decoded()
         self.events = self._answer.events
+        self._alike = AlikeLines(self.events)
         self._own = own(self._answer)
         self._foreign = ForeignRows(self._answer, self._own, self.others)
-        self._lines = LineSplitter()
+        self._lines = framing.LineSplitter()
         self._held: list[bytes] = []  # data lines of an event not yet whole
         # lines before the first row that are no rows; later, those of an object that has many, outside of all events
         self._stray: list[bytes] = []
@@ -52,49 +58,26 @@ class StreamDecoder:
         self._comment = b""  # comments in an event that is an error
         self._odd_line: bytes | None = None  # lines of an event stream that are no event's, at least one
 
-    def forget(self) -> None:
-        """Forget the shape of earlier lines, until `line` has read another."""
-
     def feed(self, data: bytes) -> None:
-        for line in self.lines(data):
-            if self._answer.over:
-                return
-            self._answer.end += len(line) + 1
-            self.line(line)
-
-    def lines(self, data: bytes) -> list[bytes] | Iterator[bytes]:
-        """Return the lines that `data` completes, as far as an answer's limits allow."""
-        if self._answer.over:
-            return []
-        lines = self._lines.feed(data)
-        if self._lines.too_long or len(lines) + len(self.events.texts) > MOST_EVENTS:
-            return self._within(lines)
-        return lines
-
-    def _behind(self, lines: Iterable[bytes]) -> None:
-        """Take lines behind the end mark: counts, as some gateways send them, and text, which is none of the answer's."""
-        for line in lines:
-            if (row := ends.row_of_line(line)) is None:
-                continue
-            if b'"usage"' in line:
-                self._own.count_behind(row)
-            rows = type(self._own)(other := Decoded())
-            if rows.takes(row):
-                rows.take(row)
-            if other.events:
-                self._answer.doubt(BEHIND_END)
-
-    def _within(self, lines: list[bytes]) -> Iterator[bytes]:
-        answer = self._answer
-        for line in lines:
-            if answer.over:
-                return
-            yield line
-            if len(self.events) > MOST_EVENTS:
+        lines, answer, at = self._lines.feed(data), self._answer, 0
+        while at < len(lines) and not answer.over:
+            idle = not (self._held or answer.kind)
+            if idle and (taken := self._alike.take(lines, at, self._silent, answer.end)):
+                at, answer.end = at + taken, self.events.ends[-1]
+            else:
+                line = lines[at]
+                at += 1
+                answer.end += len(line) + 1
+                # most blank lines end an event that was taken already
+                if not (idle and line in BLANK) and self.line(line):
+                    self._alike.learn(line)
+            if len(self.events.texts) > MOST_EVENTS:
                 self.events.keep(0, MOST_EVENTS)
                 self._stop(TOO_MANY)
-        if self._lines.too_long and not answer.over:
-            self._stop(TOO_LONG)
+        if at < len(lines):
+            self._own.take_behind(lines[at:])
+        elif self._lines.too_long and not answer.over:
+            self._stop(framing.TOO_LONG)
 
     def _stop(self, why: str) -> None:
         self._answer.fail(why)
@@ -103,7 +86,7 @@ class StreamDecoder:
     def _over(self) -> None:
         self._answer.over = True
         self._held.clear()
-        self.forget()
+        self._alike.forget()
 
     def close(self) -> Ending:
         answer = self._answer
@@ -140,10 +123,10 @@ class StreamDecoder:
     def _rest(self, rest: bytes) -> None:
         """Take a last line without its newline."""
         ending = self._answer.ending
-        bare = plain_field(rest).removeprefix(BOM)
-        if bare.startswith(EVENT_FIELDS) or ends.is_done(bare):
+        bare = framing.plain_field(rest).removeprefix(framing.BOM)
+        if bare.startswith(framing.EVENT_FIELDS) or ends.is_done(bare):
             self.line(rest)
-        elif bare and any(field.startswith(bare) for field in EVENT_FIELDS):
+        elif bare and any(field.startswith(bare) for field in framing.EVENT_FIELDS):
             ending.hint = server_errors.MID_LINE
         elif bare and self._row_seen:
             if isinstance(row := parse_json(bare), dict):
@@ -168,30 +151,37 @@ class StreamDecoder:
         if not line:
             self._blank()
         elif line.startswith(b"event:"):
-            self._event(line[6:].strip())
-        elif line.startswith(BOM):  # allowed at the very start
+            self._event(line)
+        elif line.startswith(framing.BOM):  # allowed at the very start
             return self.line(line[3:])
         elif line.startswith(b"error:"):  # llama.cpp
             self._answer.fail(server_errors.sentence_in(line[6:]))
         elif line.startswith(b":"):
             if self._answer.kind == b"error":  # Dynamo says what went wrong in comments
                 self._comment = (self._comment + line[1:] + b"\n")[:MOST_ODD]
-            elif not is_keepalive(line[1:]):
+            elif not framing.is_keepalive(line[1:]):
                 self._answer.say_last(line[1:])
-        elif not line.startswith(EVENT_FIELDS):
-            bare = plain_field(line)
-            if bare.startswith(EVENT_FIELDS):
+        elif not line.startswith(framing.EVENT_FIELDS):
+            bare = framing.plain_field(line)
+            if bare.startswith(framing.EVENT_FIELDS):
                 return self.line(bare)
             if bare.startswith(b"{") and not (self._stray or self._held):
                 return self._object(bare)
-            if bare and bare not in EMPTY_FIELDS:
+            if bare and bare not in framing.EMPTY_FIELDS:
                 self._no_field(line)
         return False
 
-    def _event(self, name: bytes) -> None:
+    def _event(self, line: bytes) -> None:
+        name = line[6:].strip()
+        if name.startswith(self._names):
+            self._answer.kind = b""
+            if line not in self._silent:  # the same words under another name may be thoughts
+                self._alike.forget()
+            self._silent, self._kind = (*BLANK, line, line + b"\r"), name.decode(errors="replace")
+            return
         name, data, said = name.partition(b" data:")  # in one line
         self._answer.kind = b"error" if ends.names_an_error(name) else b"" if name == b"message" else name
-        self.forget()
+        self._alike.forget()
         if data:
             self._data(said)
 
@@ -202,7 +192,7 @@ class StreamDecoder:
             return self._row(row)
         if not (self._in_list(line) or self._rows(row, line)):
             self._stray.append(line)
-            self.forget()
+            self._alike.forget()
         return False
 
     def _rows(self, value: Any, data: bytes) -> bool:
@@ -248,13 +238,13 @@ class StreamDecoder:
 
     def _between(self, line: bytes) -> None:
         """Take a line in mid-answer that is neither a field of an event nor JSON: clients pass over it in an event stream."""
-        if found_rows.is_chunk_size(line) or is_keepalive(line):
+        if found_rows.is_chunk_size(line) or framing.is_keepalive(line):
             self._answer.note(found_rows.NO_EVENT)
         elif not self._events:
             self._answer.fail(server_errors.undecodable(line))
         elif line.startswith(b"["):
             self._stray.append(line)
-            self.forget()
+            self._alike.forget()
         else:
             self._answer.note(found_rows.NO_EVENT)
             self._odd_line = line if self._odd_line is None else (self._odd_line + b"\n" + line)[:MOST_ODD]
@@ -263,7 +253,7 @@ class StreamDecoder:
         """Whether a whole row says that the lines held before it are no part of an object: what they are is an error then."""
         if not self._row_seen and not self._own.takes(row):
             return False
-        odd = [line for line in self._stray if not (found_rows.is_chunk_size(line) or is_keepalive(line))]
+        odd = [line for line in self._stray if not (found_rows.is_chunk_size(line) or framing.is_keepalive(line))]
         if any(odd) and error_rows.in_row(row) is None:  # else the server itself says why it broke off
             self._answer.fail(server_errors.undecodable(b"\n".join(odd)))
         self._stray.clear()
@@ -304,7 +294,7 @@ class StreamDecoder:
             if self._rows(row, data):
                 self._events = True
                 return False
-            if answer.kind in (b"", b"data") and is_keepalive(data):
+            if answer.kind in (b"", b"data") and framing.is_keepalive(data):
                 return False
         if answer.kind not in (b"", b"error", b"data"):
             if data.strip() and answer.kind != b"done":
@@ -313,7 +303,7 @@ class StreamDecoder:
                 answer.say_last(data)
             return False
         self._held.append(data.removeprefix(b" "))
-        self.forget()
+        self._alike.forget()
         return False
 
     def _blank(self) -> None:
@@ -326,7 +316,7 @@ class StreamDecoder:
             self._held.clear()
         elif answer.kind == b"error":
             comment, self._comment = self._comment, b""
-            if is_keepalive(comment):
+            if framing.is_keepalive(comment):
                 return  # a gateway put it into the event, whose data is still to come
             # without a comment: data that came before the event's name
             answer.fail(server_errors.sentence_in(comment or answer.last_words))
@@ -373,7 +363,7 @@ class StreamDecoder:
 
     def _whole(self, body: bytes) -> None:
         """Take a body that is no stream: a JSON answer, a JSON error, or a page of another program."""
-        body = body.lstrip().removeprefix(BOM)
+        body = body.lstrip().removeprefix(framing.BOM)
         if self._rows(parse_json(body), body):  # Gemini's [{"error": …}] is one
             return
         if body.lstrip().startswith(b"{"):
@@ -382,7 +372,13 @@ class StreamDecoder:
             self._answer.fail(server_errors.stranger(body))
 
     def _row(self, row: dict[str, Any]) -> bool:
-        """Take a row; return whether it is of the format that was asked for and the text of one event is all that it says."""
+        """Take a row; return whether it is of the format that was asked for and the text of one event is all that it says.
+
+        It has its event's name for a type where it has none of its own, unless it is an error's.
+        """
+        self._typed = self._typed or "type" in row
+        if self._kind and not (self._typed or "object" in row or error_rows.in_row(row) or error_rows.envelope(row)):
+            row = {"type": self._kind, **row}
         if not self._row_seen:
             self._row_seen = True
             self._stray.clear()
@@ -394,6 +390,8 @@ class StreamDecoder:
         if rows is not None:
             rows.seen = True
             alike = rows.take(row) and is_own
+        if self._answer.ending.done:  # few lines come behind that, and none that is like those before
+            self._alike.forget()
         if self._answer.over:
             self._over()
         return alike

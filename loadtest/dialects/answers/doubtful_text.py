@@ -41,7 +41,7 @@ def doubts(events: ContentEvents, counted: int | None, began: Sequence[int]) -> 
 def _error_at_the_end(events: ContentEvents) -> str | None:
     """Say that the last piece reads like an error: some servers and gateways end such an answer with a reason of success."""
     last = next((i for i in range(len(events) - 1, -1, -1) if i not in events.hidden), None)
-    if last is None or _AN_ERROR.match(events.texts[last]) is None:
+    if last is None or len(events.texts[last]) < FEWEST_LETTERS or _AN_ERROR.match(events.texts[last]) is None:
         return None
     return f"the answer's last piece reads like an error: {quoted(alike(events.texts[last]))}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any
 
 from loadtest.dialects.answers.errors.error_rows import in_row
@@ -72,6 +73,7 @@ def reason_name(value: Any) -> str | None:
     return value if isinstance(value, str) and _plain(value) not in _NONE else None
 
 
+@lru_cache(maxsize=64)  # for the answers of a run say the same few names
 def _plain(name: str) -> str:
     """Return a reason's name as most servers spell it.
 

@@ -16,7 +16,7 @@ from itertools import compress, cycle
 import httpx
 
 from loadtest.dialects.answers.answer_reader import AnswerReader
-from loadtest.dialects.answers.lines.keepalives import is_dataless
+from loadtest.dialects.answers.lines.framing import is_dataless
 from loadtest.dialects.base import End, EndMarks
 from loadtest.wire.clock import STAMP_SIZE, Ancillary, LagLog, WallClock, stamps_ns
 from loadtest.wire.receiving.end_search import EndSearch

@@ -1,4 +1,4 @@
-"""Lines out of bytes that are cut anywhere, and the shape that lines of one stream share."""
+"""Lines out of bytes that are cut anywhere, and which of them are signs of life only, so that nothing closes the stream."""
 
 from __future__ import annotations
 
@@ -79,36 +79,35 @@ _FIELD = re.compile(rb"(data|event|error|id|retry)[ \t]*:", re.IGNORECASE)
 _LONE_RETURN = re.compile(rb"\r(?!\Z)")  # one at the very end may yet be followed by b"\n"
 
 
-# Chunks of one stream differ in their text and in little else. What surrounds the text, byte for byte, is the line's shape:
-# a later line of the same shape need not be parsed as JSON, which would cost four times as much.
-LineShape = tuple[bytes, bytes]  # before and behind the text
-StampedShape = tuple[bytes, bytes, bytes, int]  # before the instant's nine digits, before the text, behind it; ns
-
-NO_SHAPE: LineShape = (b"\n", b"")  # no line begins with that
-NO_STAMPED_SHAPE: StampedShape = (b"\n", b"", b"", 0)
-
-
-def shape_around(line: bytes, text: str) -> LineShape | None:
-    """Return the shape of a line whose only content is `text`; None where the text's place in the line is not certain.
-
-    In a line without escapes the text stands as it is; where it occurs exactly once, that is its place.
+_DATALESS = (b"", b"event", b"id", b"retry")  # fields of an event that hold no data; a comment has no name
+_WORD = rb"(?:ping|pong|keep[-_ ]?alive|heart[-_ ]?beat)"
+_STATE = rb"(?:(?:process|wait|load|think|connect|start|generat|work|warm|prepar|queu)(?:ing|ed|e)?|pending|begin|ready|open)"
+_OF_STATE = rb"(?:[\s.,:;-]+(?!fail|err|timed|abort|cancel|unable|cannot)[a-z]+){0,4}"
+_AMOUNT = rb"[\s.:\#/(-]*(?:\d+(?:\.\d+)?\s*(?:ms|s|sec|seconds|%)?)?"  # how often, for how long, how far
+_INSTANT = rb"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[\d.,:+Z-]*"
+_DATA = re.compile(
+    rb"""
+    (?: :.*                                        # a comment that a gateway framed as data: ": OPENROUTER PROCESSING"
+      | null | undefined | none | nan | "" | \{\} | \[\] | true | false | ok | \.+ | \d+(?:\.\d+)?
+      | [*.-]
+      | ["\[(<]* %b [\])>".!:\s-]* (?:%b)?         # ping, [PING], "keep-alive", ping - 2024-04-07 20:20:50.55
+      | %b %b                                      # heartbeat 12
+      | "?%b"?
+      | ["\[(<]* (?:[a-z]+\s+)? %b%b %b [\])>".]*  # [PROCESSING], connected, still loading the model: 50%%
+      | \{\s*"(?:type|event|object)"\s*:\s*"(?:response\.)?%b".*
+    )
     """
-    if b"\\" in line:
-        return None
-    literal = b'"%b"' % text.encode()
-    if line.count(literal) != 1:
-        return None
-    before, _, after = line.partition(literal)
-    return before, after
+    % (_WORD, _INSTANT, _WORD, _AMOUNT, _INSTANT, _STATE, _OF_STATE, _AMOUNT, _WORD),
+    re.VERBOSE | re.IGNORECASE | re.DOTALL,
+)
 
 
-def stamped_shape_around(line: bytes, text: str, second: str, ns: int) -> StampedShape | None:
-    """Return the shape of a line that has an instant before its text; the instant's last nine digits may differ.
+def is_keepalive(data: bytes) -> bool:
+    """Whether the data of an event says nothing but that the server lives."""
+    return _DATA.fullmatch(data.strip()) is not None
 
-    The instant begins with `second` ("2026-01-31T12:00:00."), which is `ns` nanoseconds since 1970.
-    """
-    begin = second.encode()
-    if (sides := shape_around(line, text)) is None or sides[0].count(begin) != 1 or begin in sides[1]:
-        return None
-    before, _, middle = sides[0].partition(begin)
-    return before + begin, middle[9:], sides[1], ns
+
+def is_dataless(line: bytes) -> bool:
+    """Whether a line of an answer brings nothing of it: a comment, another field of an event, a sign of life."""
+    name, colon, data = line.strip().partition(b":")
+    return not line.strip() or name in _DATALESS or (colon == b":" and name == b"data" and is_keepalive(data))

@@ -39,6 +39,9 @@ NO_FINISH = (
 _OWN = frozenset(
     ("id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier", "timings")
 )
+_OF_CHOICES = frozenset(
+    ("index", "delta", "finish_reason", "logprobs", "stop_reason", "token_ids")
+)  # no text but the delta's
 MOST_INDICES = 64  # of choices, and of ids, that are kept
 # the same under other servers' names
 USAGES = frozenset(
@@ -108,7 +111,8 @@ class OpenAIRows(Rows):
                     alike = self._choice(choice, position) and alike
                 elif choice:
                     self._answer.doubt("the answer has choices that are no objects: what they say is left out")
-        if len(events.texts) == before and not (said or self._answer.kind) and self.takes(row):
+        own = row.keys() <= _OWN  # and so it has no text beside its choices
+        if len(events.texts) == before and not (own or said or self._answer.kind) and self.takes(row):
             holder = {name: row[name] for name in _BESIDE if name in row} if choices else row
             if any(texts := self._beside(holder, ("delta", "text", "result"), bool)):
                 self._add(texts, again=True)
@@ -155,7 +159,7 @@ class OpenAIRows(Rows):
         else:
             texts = bare_text(choice.get("text") if delta is None else delta, odd.append)
             piece = piece or choice.get("message") is None
-        if beside := not any(texts):
+        if (beside := not any(texts)) and not choice.keys() <= _OF_CHOICES:
             holder = {name: value for name, value in choice.items() if value is not delta}
             texts = self._beside(holder, ("text",), odd.append)
         texts = as_marked(texts, choice)
