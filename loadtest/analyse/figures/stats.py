@@ -92,6 +92,13 @@ def ranked(pooled: EventGaps | Delays, rows: BoolArray) -> Ordered:
     return ValueCounts.of(pooled.ticks(rows), pooled.unit)
 
 
+def _in_order(intervals: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+    """Cut the intervals of percentiles, in ascending order, by one another: a lower percentile is at most what a higher one may be."""
+    lows, highs = zip(*intervals.values(), strict=True) if intervals else ((), ())
+    lowest, highest = np.maximum.accumulate(lows), np.minimum.accumulate(highs[::-1])[::-1]
+    return dict(zip(intervals, zip(lowest.tolist(), highest.tolist(), strict=True), strict=True))
+
+
 def _described_values(
     known: FloatArray, ordered: Ordered, block: int, starts: IntArray | None, queue: float = 1.0
 ) -> Described:
@@ -106,6 +113,7 @@ def _described_values(
         found["mean"] = mean_interval(sample)
         for name, share in PERCENTILES.items():
             found[name] = percentile_interval(sample, ordered, share) if described[name] is not None else None
+    found |= _in_order({name: one for name in PERCENTILES if (one := found.get(name))})
     for name in ("mean", *PERCENTILES):
         interval = found.get(name)
         if interval and name == "mean":  # of values like those seen

@@ -72,6 +72,18 @@ def test_the_low_tail_has_the_high_tails_interval_upside_down() -> None:
     assert low == pytest.approx([-high[1], -high[0]])
 
 
+@pytest.mark.parametrize("seed", [5, 7, 8])
+def test_no_percentile_may_be_more_than_a_higher_one_may(seed: int) -> None:
+    """p90 was said to be up to 15.4 s and p95 up to 13.2 s; of 400 such samples the ends of 118 crossed."""
+    rng = np.random.default_rng(seed)
+    found = stats.describe_values(rng.exponential(size=120) + (rng.random(120) < 0.08) * 5)
+    p90, p95 = found["ci95_p90"], found["ci95_p95"]
+    assert isinstance(p90, list)
+    assert isinstance(p95, list)
+    assert p90[0] <= p95[0]
+    assert p90[1] <= p95[1]
+
+
 def correlated(rng: np.random.Generator, n: int, memory: float) -> FloatArray:
     """An AR(1) series with mean 0: neighbours resemble each other, as requests that share a queue do."""
     noise = rng.normal(size=n)
