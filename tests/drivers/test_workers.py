@@ -338,7 +338,7 @@ def test_what_several_say_adds_up() -> None:
         (("--workers", "0"), "workers must be 1 or more, not 0."),
         (("--workers", "9"), "8 streams cannot be shared by 9 workers; ask for 8 or fewer."),
         (("--workers", "2", "--concurrency", "1"), "one stream cannot be shared by several workers"),
-        (("--workers", "4", "--rate", "4", "--max-in-flight", "3"), "max_in_flight = 3 cannot be shared by 4 workers"),
+        (("--workers", "4", "--rate", "4", "--max-in-flight", "3"), "--max-in-flight 3 cannot be shared by 4 workers"),
     ],
 )
 def test_a_mistake_is_one_sentence(

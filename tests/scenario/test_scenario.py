@@ -223,7 +223,7 @@ def test_lengths_of_made_up_prompts_beside_a_text_are_refused(
 ) -> None:
     path = tmp_path / "one.toml"
     path.write_text(file)
-    with pytest.raises(ScenarioError, match="leave out input_tokens or ") as error:
+    with pytest.raises(ScenarioError, match=r"leave out (--input-tokens|input_tokens) or ") as error:
         make_scenario(path if file else None, options)
     assert named in str(error.value)
 
@@ -234,7 +234,7 @@ def test_lengths_of_made_up_prompts_beside_a_text_are_refused(
         (
             "",
             {"least_requests": 4, "trace": "t.csv"},
-            "beside trace: that says how many requests a level has; leave out least",
+            "beside trace: that says how many requests a level has; leave out --least",
         ),
         (
             "",

@@ -38,6 +38,10 @@ from loadtest.urls import is_socket, without_secrets
 SCENARIO_KEYS = {key.name: key for key in keys_of(Scenario)}
 CONNECTION = tuple(key.name for key in keys_of(ConnectionKeys))
 SERVER_OPTIONS = ("api", *CONNECTION, "connect_timeout")  # what server is asked, and how it is reached
+# a key in a sentence, and its value; in a file's name or in quotes it is none, and in brackets it stands beside its option
+_KEY_IN_SENTENCE = re.compile(
+    rf"""(?<![\w/'"(-])({"|".join(SCENARIO_KEYS)})(?: = \[?([^\s,;\]]*[^\s,;\].])\]?)?(?![\w/'"-])"""
+)
 _OF_FLAGS = ("true", "false", "yes", "no", "on", "off")
 _VALUES = re.compile(r"[\d.,%]+|\w+=\S*")  # of an option, behind a blank
 _HOST_AND_PORT = re.compile(r"localhost|[\w.-]+:\d{1,5}(/\S*)?|\[[0-9a-fA-F:]+\](:\d{1,5})?")
@@ -155,8 +159,18 @@ def make_scenario(path: Any, values: dict[str, Any]) -> Scenario:
         refuse(value == (), f"--{key.replace('_', '-')} is empty: name at least one number.")
     if path is not None:
         return Scenario.load(path, say=_warn, **given)
-    check_idle(given, given, "the command line")
-    return Scenario.from_dict(given, where="the command line", say=_warn)
+    try:
+        check_idle(given, given, "the command line")
+        return Scenario.from_dict(given, where="the command line", say=_warn)
+    except ScenarioError as error:
+        raise ScenarioError(_KEY_IN_SENTENCE.sub(_as_option, str(error))) from None
+
+
+def _as_option(found: re.Match[str]) -> str:
+    """Write a scenario's key as the option that was typed, or is to be: max_in_flight, or rate = [4]."""
+    key, value = found.groups()
+    known = value is not None or "_" in key
+    return f"{SCENARIO_KEYS[key].flag}{f' {value}' if value is not None else ''}" if known else found[0]
 
 
 def connection_of(values: dict[str, Any]) -> Scenario:
