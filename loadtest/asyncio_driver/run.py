@@ -96,7 +96,7 @@ def measure(
             facts["sent_before"] = earlier.name
             say(
                 f"{earlier} sent prompts of this seed to this model before: what a prefix cache still holds of them is not read "
-                "again, and TTFT is then that of a warm cache. Without --seed the prompts are new."
+                "again, and TTFT is then that of a warm cache. Without a seed the prompts are new."
             )
         urls = list(dict.fromkeys(target.server.url for target in targets))
         with (

@@ -164,7 +164,7 @@ def compare(
                 1 a figure is worse by more than --tolerance
                 2 a mistake, or nothing could be compared
     """
-    from loadtest.analyse.charts.compare import draw, draw_many
+    from loadtest.analyse.charts.compare import draw
 
     alone = len(runs) == 1 and not against
     refuse(alone and not (runs[0] / "run.json").is_file(), ONE_RUN, LoadTestError)
@@ -174,14 +174,7 @@ def compare(
             every = [analyse(path) for path in runs]
         refuse(alone and not every[0].groups, ONE_RUN, LoadTestError)
         many = compare_many(every, tolerance=tolerance, run_noise=run_noise, across=keys)
-        write_and_print(
-            out_folder(runs[-1], out),
-            partial(draw_many, many),
-            many_report.markdown(many, PICTURE),
-            many_report.to_dict(many),
-            partial(_print_many, many),
-            as_json=as_json,
-        )
+        _show_many(many, out_folder(runs[-1], out), as_json=as_json)
         return 0
     base, new = (runs, against) if against else (runs[:1], runs[1:])
     with at_work("Reading the runs"):
@@ -201,6 +194,19 @@ def compare(
         LoadTestError,
     )
     return 1 if found.regressions else 0
+
+
+def _show_many(many: Many, folder: Path, *, as_json: bool) -> None:
+    from loadtest.analyse.charts.compare import draw_many
+
+    write_and_print(
+        folder,
+        partial(draw_many, many),
+        many_report.markdown(many, PICTURE),
+        many_report.to_dict(many),
+        partial(_print_many, many),
+        as_json=as_json,
+    )
 
 
 def _across_keys(across: str, runs: Sequence[Path]) -> frozenset[str]:

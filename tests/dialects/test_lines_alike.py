@@ -164,8 +164,8 @@ def test_a_line_read_by_its_likeness_is_what_parsing_makes_of_it(
 def texts_like(first: bytes, text: str, *others: bytes, created: int | None = None) -> list[str]:
     """Return the texts of those lines that are like the first, as far as they are."""
     alike = Alike.like(first, text, created)
-    run = alike and alike.run(others, 0, len(others), (), 0)
-    return run.texts if run else []
+    taken = alike and alike.take(others, 0, len(others), (), 0)
+    return taken.texts if taken else []
 
 
 def test_lines_alike_differ_in_their_text_alone() -> None:
@@ -194,11 +194,11 @@ def test_an_instant_may_differ_from_a_minute_s_begin_on() -> None:
     alike = Alike.like((line % "07.123456789").encode(), "one", minute + 7_123_456_789)
     assert alike is not None
     instants = {"59.999999999": 59_999_999_999, "00.000000001": 1, "08.12": 8_120_000_000}
-    run = alike.run([(line % said).encode() for said in instants], 0, 9, (), 0)
-    assert run is not None
-    assert run.created == [minute + ns for ns in instants.values()]
+    taken = alike.take([(line % said).encode() for said in instants], 0, 9, (), 0)
+    assert taken is not None
+    assert taken.created == [minute + ns for ns in instants.values()]
     for odd in ("60.123", "7.123", "08", "08.12e1"):
-        assert alike.run([(line % odd).encode()], 0, 9, (), 0) is None
+        assert alike.take([(line % odd).encode()], 0, 9, (), 0) is None
     twice = b'{"created_at":"2026-01-31T12:00:00.1Z","x":{"created_at":"2026-01-31T12:00:00.1Z"},"text":"one"}'
     assert Alike.like(twice, "one", minute) is None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import os
@@ -21,8 +22,9 @@ from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario
 from loadtest.targets.server.control import control_client
 from loadtest.targets.server.probe import ServedModel, Server
-from loadtest.targets.slot_probe import SlotProbe, full_length, probe_slots, seen_in
+from loadtest.targets.slot_probe import SlotProbe, _Probing, full_length, probe_slots, seen_in
 from loadtest.targets.target import Target, find_targets
+from loadtest.wire import AsyncWire
 from loadtest.workloads.tokens import load_counter
 from loadtest.workloads.workload import Workload
 
@@ -145,6 +147,25 @@ def test_a_burst_that_the_next_one_would_fail_like_is_not_sent_again() -> None:
         gone = dataclasses.replace(record(1, 2), chunks=[], t_first_token=None, **end)  # type: ignore[arg-type]
         assert seen_in([*burst((10, 400)), gone], idle=0.010).over is over, end
     assert not seen_in(burst((10, 40), (50, 90)), idle=0.030).over  # too short: longer answers may tell
+
+
+@pytest.mark.parametrize(("outcome", "bursts"), [(Outcome.HTTP_ERROR, 1), (Outcome.TRUNCATED, 3)])
+def test_a_burst_that_fails_is_sent_again_where_another_may_pass(
+    outcome: Outcome, bursts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[int] = []
+    failed = record(1, 2, outcome=outcome, chunks=[], t_first_token=None)
+
+    async def send(_: _Probing, __: AsyncWire, size: int, ___: int) -> list[Record]:
+        sent.append(size)
+        return [failed] if size > 1 else [record(10, 400)]
+
+    monkeypatch.setattr(_Probing, "_send", send)
+    target = Target(Server("http://h", "openai", None, (), None), ServedModel("m"), OpenAIChat("m"))
+    probing = _Probing(target, Workload(Scenario(), load_counter("m", fetch=False)))
+    probing._records.append(record(10, 400))
+    asyncio.run(probing._telling_burst(AsyncWire(), 2, 0.01))
+    assert sent == [2] * bursts
 
 
 def test_all_at_work_is_no_limit() -> None:

@@ -13,7 +13,7 @@ import orjson
 
 from loadtest.dialects.base import ContentEvents
 
-LONGEST_RUN, FEWEST = 256, 8  # lines that are tried to be taken at once: at first, and where the last try took none
+MOST_AT_ONCE, FEWEST = 256, 8  # lines that are tried to be taken at once: at first, and where the last try took none
 MOST_BETWEEN = 3  # lines between two that are alike, which say nothing: a blank one, the event's name
 # What may differ beside the text: numbers and padding that nobody reads, and from a minute's begin on Ollama's instants
 _OTHERS = re.compile(
@@ -25,8 +25,8 @@ _KINDS: dict[str | None, type] = {"number": int, "padding": str, "seconds": floa
 LEADING = b"1"  # before seconds, since no number of JSON begins with a zero: 05.5 is read as 105.5
 
 
-class Run(NamedTuple):
-    """Lines that are alike, one behind the other."""
+class LinesTaken(NamedTuple):
+    """Lines that are alike, one behind the other, and what they say."""
 
     lines: int  # those between them included
     texts: list[str]
@@ -76,8 +76,10 @@ class Alike:
         ends = line[: places[0][0]], line[places[-1][1] :]
         return cls(ends[0], tuple(between), ends[1], leads[0], kinds, names.index(None), minute)
 
-    def run(self, lines: Sequence[bytes], at: int, most: int, silent: Container[bytes], offset: int) -> Run | None:
-        """Return the run of up to `most` alike lines from the line `at` on, which begins at this `offset`.
+    def take(
+        self, lines: Sequence[bytes], at: int, most: int, silent: Container[bytes], offset: int
+    ) -> LinesTaken | None:
+        """Take up to `most` alike lines from the line `at` on, which begins at this `offset`.
 
         Lines that are `silent` may be between them. None where the next line that is not is of another kind.
         """
@@ -87,7 +89,7 @@ class Alike:
         if first == len(lines) or not lines[first].startswith(begin):
             return None
         step, skip, stop = first - at + 1, len(begin), -len(end) or None
-        # the last one is looked for from behind: most runs go on until the answer's end
+        # the last one is looked for from behind: most go on until the answer's end
         count = min((len(lines) - at) // step, most)
         while count and not ((last := lines[at + count * step - 1]).startswith(begin) and last.endswith(end)):
             count -= 1
@@ -100,7 +102,7 @@ class Alike:
                 texts, created = found
                 around = len(head) + len(end) + 1
                 bases = range(offset + around, offset + around * (count + 1), around)
-                return Run(
+                return LinesTaken(
                     len(texts) * step, texts, list(map(add, accumulate(map(len, pieces[: len(texts)])), bases)), created
                 )
             count //= 2
@@ -140,7 +142,7 @@ class AlikeLines:
         self._events = events
         self._alike: Alike | None = None  # what lines like the last one have in common
         self._is_hidden = False  # whether their text is hidden
-        self._most = LONGEST_RUN  # lines that are tried to be taken at once
+        self._most = MOST_AT_ONCE  # lines that are tried to be taken at once
 
     def forget(self) -> None:
         """Take no more lines until `learn` was given another."""
@@ -153,21 +155,21 @@ class AlikeLines:
         if events.created and created is None:
             return
         if (alike := Alike.like(line, events.texts[-1], created)) is not None:
-            self._alike, self._most = alike, LONGEST_RUN
+            self._alike, self._most = alike, MOST_AT_ONCE
             self._is_hidden = len(events.texts) - 1 in events.hidden
 
     def take(self, lines: Sequence[bytes], at: int, silent: Container[bytes], offset: int) -> int:
-        """Take the next lines if they are alike (see Alike.run); return how many they are."""
+        """Take the next lines if they are alike (see Alike.take); return how many they are."""
         if self._alike is None:
             return 0
-        run, events = self._alike.run(lines, at, self._most, silent, offset), self._events
-        if run is None:
+        taken, events = self._alike.take(lines, at, self._most, silent, offset), self._events
+        if taken is None:
             self._most = FEWEST
             return 0
         if self._is_hidden:
-            events.hidden.update(range(len(events.texts), len(events.texts) + len(run.texts)))
-        events.texts += run.texts
-        events.ends += run.ends
-        events.created += run.created
-        self._most = 4 * len(run.texts)
-        return run.lines
+            events.hidden.update(range(len(events.texts), len(events.texts) + len(taken.texts)))
+        events.texts += taken.texts
+        events.ends += taken.ends
+        events.created += taken.created
+        self._most = 4 * len(taken.texts)
+        return taken.lines
