@@ -92,6 +92,8 @@ def test_a_pace_that_changes_within_a_level_is_said(
         ((1.0, 1.0, 1.3, 1.3), (300, 300, 380, 380), 1.0),  # was "1.3 times as long" of longer prompts
         ((1.0, 1.0, 1.6, 1.0), (400, 400, 400, 400), 1.0),  # a hiccup: over before the end
         ((1.0, 1.5, 1.5, 1.7), (400, 400, 400, 400), 1.0),  # it wavers
+        ((1.0, 1.0, 1.3, 1.3), (0, 0, 0, 0), 1.3),  # no context is known: was a traceback
+        ((1.0, 1.0, 1.3, 1.3), (-400, -400, 400, 400), 1.3),  # counts that cannot be
     ],
 )
 def test_a_change_of_pace_is_neither_a_longer_context_nor_a_hiccup(

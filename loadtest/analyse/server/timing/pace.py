@@ -138,7 +138,8 @@ def _change_at(border: float, of_each: Sequence[tuple[int, pd.DataFrame]]) -> fl
         if before and behind:
             early, late = (float(side["context"].mean()) for side in sides)
             change = behind[0] - before[0]
-            by_context = float(np.nan_to_num(math.log(late / early)))  # at most in proportion to it does a step grow
+            # At most in proportion to its context does a step grow.
+            by_context = math.log(late / early) if early > 0 and late > 0 else 0.0
             changes.append(change - np.clip(by_context, min(change, 0.0), max(change, 0.0)))
             weights.append(1 / max(math.hypot(before[1], behind[1]), LEAST_ERROR) ** 2)
             of_halves = (np.array_split(side["step_s"].to_numpy(), 2) for side in sides)
