@@ -248,6 +248,7 @@ class Driver:
         if free > now():
             await self._alarm.until(free)
         request: Request | None = None
+        begins = turns is None and self._permits is None  # beside others, not one after another
         while not self.stopped:
             request = request or stock.take()
             if request is None or self._over():
@@ -264,6 +265,8 @@ class Driver:
                 if self._over():
                     return
             request.t_sched, request.user = free, user
+            request.order.in_burst = begins
+            begins = False
             await self._send(request)
             failures = failures + 1 if request.plainly_failed else 0
             over = request.received.t_over

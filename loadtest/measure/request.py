@@ -274,7 +274,7 @@ class Request:
             turn=job.turn,
             row=job.row,
             warmup=job.warmup,
-            t_sched=self.t_sched - self.clock.monotonic_ns,
+            t_sched=(self.received.t_turn or self.t_sched) - self.clock.monotonic_ns,
             t_end=self._ended() - self.clock.monotonic_ns,
             **more,
         )

@@ -258,6 +258,7 @@ class Client:
         recorder, channel = self._recorder, self._channel
         name = shown(str(name)) if name else request.dialect.posted_to
         request.t_sched, request.user = due, self._number if in_turn else None
+        request.order.in_burst = in_turn and not self._ended
         answer = Answer(request, name, f"{channel.url}{request.dialect.posted_to}", recorder, self._fire)
         try:
             current_level = recorder.begin(request, name)

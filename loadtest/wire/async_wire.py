@@ -42,6 +42,7 @@ class AsyncWire(Shell):
         self._calls: set[Call] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sweeper: asyncio.TimerHandle | None = None
+        self._burst: list[tuple[_AsyncCall, bytes]] = []
 
     async def __aenter__(self) -> Self:
         self._start()
@@ -121,6 +122,20 @@ class AsyncWire(Shell):
         self._calls.discard(call)
         super().release(call)
 
+    def send_in_burst(self, call: _AsyncCall, payload: bytes) -> None:
+        """Begin a call when all tasks that are ready now have run, right behind the calls that were given before it."""
+        if not self._burst:
+            asyncio.get_running_loop().call_soon(self._send_burst)
+        self._burst.append((call, payload))
+
+    def _send_burst(self) -> None:
+        burst, self._burst = self._burst, []
+        for call, payload in burst:
+            try:
+                call.start(payload)
+            except Exception as error:  # noqa: BLE001 - raised in the task of this call; the others are sent
+                call.spoil(error)
+
     def _call(self, order: Order, connection: Connection) -> Call:
         call = _AsyncCall(self, order, connection)
         self._calls.add(call)
@@ -185,18 +200,19 @@ def _set_done(future: asyncio.Future[None]) -> None:
 class _AsyncCall(Call):
     """A Call that one task waits for."""
 
-    __slots__ = ("_timer", "_waiter")
+    __slots__ = ("_timer", "_waiter", "_wire")
 
-    def __init__(self, shell: Shell, order: Order, connection: Connection) -> None:
-        super().__init__(shell, order, connection)
+    def __init__(self, wire: AsyncWire, order: Order, connection: Connection) -> None:
+        super().__init__(wire, order, connection)
+        self._wire = wire
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     async def send(self, payload: bytes) -> None:
-        if not self.begin(payload):
-            asyncio.get_running_loop().add_writer(self.connection.fd, self._writable)
-        if self._limits.patience is not None:
-            self._set_timer()
+        if self._in_burst:
+            self._wire.send_in_burst(self, payload)
+        else:
+            self.start(payload)
         while not self.over:
             self._waiter = asyncio.get_running_loop().create_future()
             try:
@@ -204,6 +220,17 @@ class _AsyncCall(Call):
             except asyncio.CancelledError:
                 self.fail(httpx.ReadError("cancelled before the answer was over"))
                 raise
+
+    def start(self, payload: bytes) -> None:
+        if not self.begin(payload):
+            asyncio.get_running_loop().add_writer(self.connection.fd, self._writable)
+        if self._limits.patience is not None:
+            self._set_timer()
+
+    def spoil(self, error: Exception) -> None:
+        """Raise `error` in the task that waits."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(error)
 
     def _writable(self) -> None:
         if self.connection.transmit() and self.connection.fd >= 0:

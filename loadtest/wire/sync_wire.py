@@ -39,6 +39,9 @@ class Waiter:
         """Wait until `fd` takes bytes."""
         raise NotImplementedError
 
+    def wait_for_others(self) -> None:
+        """Wait until all that can run now have run; where each blocks a thread of its own there are none to wait for."""
+
     def forget(self, fd: int) -> None:
         """Drop what is kept for `fd`, which is about to be closed."""
 
@@ -157,12 +160,18 @@ class _SyncCall(Call):
         self._waiter = wire.waiter
 
     async def send(self, payload: bytes) -> None:
-        sent = self.begin(payload)
+        if self._in_burst:
+            self._wait(self._others)
+        sent = self.over or self.begin(payload)
         while not sent and not self.over:
             self._wait(self._write)
             sent = self.over or self.connection.transmit()
         while not self.over:
             self._wait(self._read)
+
+    def _others(self) -> bool:
+        self._waiter.wait_for_others()
+        return True
 
     def _write(self) -> bool:
         """Wait to send more, looking now and then whether the server has answered already."""

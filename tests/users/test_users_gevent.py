@@ -14,6 +14,7 @@ from support.wire_client import PATIENT, Echo, ask
 from support.wire_server import CHUNKED, STREAM, Peer, chunk, say, serving
 
 from loadtest.wire import LagLog, Order, Received, SyncWire, Timeouts
+from loadtest.wire.connection import Connection
 from loadtest.wire.poller import Poller
 
 with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and threads under the other tests
@@ -205,3 +206,30 @@ def test_the_backlog_does_everything_once_whatever_a_piece_raises(caplog: pytest
     backlog.close()
     assert done == list(range(6))
     assert "spoilt" in caplog.text
+
+
+@pytest.mark.parametrize("in_burst", [True, False])
+def test_greenlets_send_a_burst_when_all_of_it_is_made(
+    gevent_waiter: gevent_hub.GeventWaiter, in_burst: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    transmit = Connection.transmit
+
+    def sending(connection: Connection) -> bool:
+        seen.append("sent")
+        return transmit(connection)
+
+    def send(order: Order) -> None:
+        seen.append("made")
+        wire.fetch(order)
+
+    monkeypatch.setattr(Connection, "transmit", sending)
+    with serving(say(*STREAM)) as server, SyncWire(waiter=gevent_waiter, timeouts=PATIENT) as wire:
+        wire.prepare(server.url, 5)
+        orders = [Order.of(httpx.Request("GET", server.url), Received()) for _ in range(5)]
+        for order in orders:
+            order.in_burst = in_burst
+        greenlets = [gevent.spawn(send, order) for order in orders]
+        gevent.joinall(greenlets, timeout=10)
+    assert all(order.received.complete for order in orders)
+    assert seen == (["made"] * 5 + ["sent"] * 5 if in_burst else ["made", "sent"] * 5)

