@@ -125,13 +125,13 @@ def make_source(
     if origin(asked.url) in map(origin, servers):
         api = "ollama" if asked.kind == "ollama" else "openai"
         authorization = credentials.headers(asked.url, api, key_env=keys.key_env)
-    from loadtest.monitor.scraped_page import ScrapedPage
+    from loadtest.monitor.pages import ScrapedPage
 
     if asked.kind == "ollama":
-        from loadtest.monitor.ollama import Ollama
+        from loadtest.monitor.pages import Ollama
 
         return Ollama(ScrapedPage(endpoint_url(asked.url.rstrip("/"), "/api/ps"), authorization, keys))
-    from loadtest.monitor.prometheus import Prometheus
+    from loadtest.monitor.pages import Prometheus
 
     return Prometheus(asked.kind, ScrapedPage(asked.url, authorization, keys), asked.metrics)
 
@@ -160,8 +160,7 @@ def run_monitor(
         os.nice(NICENESS)
     threads = watch_all(sources, folder, every=every, stop=stop, say=say)
     if metrics is not None:
-        from loadtest.monitor.endpoint import serve_metrics
-        from loadtest.monitor.export import families
+        from loadtest.monitor.export import families, serve_metrics
         from loadtest.monitor.tail import Tail
 
         tail = Tail(folder)

@@ -20,10 +20,9 @@ from locust.event import Events
 
 from loadtest.users.answer import Answer, RequestFailedError
 from loadtest.users.client import Client
-from loadtest.users.open_loop import OpenLoopUser
 from loadtest.users.processes import lifecycle
 from loadtest.users.results import console, live_figures, web
-from loadtest.users.user import ModelUser, OllamaUser, OpenAIUser
+from loadtest.users.user import ModelUser, OllamaUser, OpenAIUser, OpenLoopUser
 
 __all__ = ["Answer", "Client", "ModelUser", "OllamaUser", "OpenAIUser", "OpenLoopUser", "RequestFailedError", "connect"]
 

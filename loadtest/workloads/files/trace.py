@@ -35,7 +35,7 @@ from loadtest.scenario import (
 from loadtest.scenario.files import parsed
 from loadtest.text import listed, percent, seconds
 from loadtest.workloads.files.columns import IDS, KNOWN, LENGTH_KEYS, plain_name
-from loadtest.workloads.files.csv_mistakes import split_head, wrong_cells, wrong_csv, wrong_head
+from loadtest.workloads.files.json_rows import split_head, wrong_cells, wrong_csv, wrong_head
 
 MOST_BYTES = 1 << 30
 
