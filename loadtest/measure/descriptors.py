@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 from loadtest.errors import ScenarioError
 
 SPARE = 64  # descriptors for everything else: files, pipes, the loop's own
@@ -14,9 +12,7 @@ def room_for(streams: int | None) -> None:
 
     None is for an open loop, whose requests in flight cannot be known: the limit becomes the highest allowed.
     """
-    if sys.platform == "win32":
-        return
-    import resource
+    import resource  # Windows, where reports are read, has none
 
     allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     unlimited = resource.RLIM_INFINITY
