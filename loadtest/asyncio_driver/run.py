@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import secrets
-import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, nullcontext, suppress
@@ -190,8 +189,6 @@ def _checked(scenario: Scenario, say: Callable[[str], None], *, searching: bool)
     """Return the scenario with a seed; raise ScenarioError where its files or this machine cannot run it."""
     for note in check_files(scenario):
         say(note)
-    if scenario.workers > 1 and sys.platform == "win32":
-        raise ScenarioError("several workers need Linux or macOS; leave workers away.")
     if not searching and (idle := _idle(scenario)):
         say(idle)
     most = scenario.max_in_flight if scenario.open_loop else max(scenario.concurrency, default=None)

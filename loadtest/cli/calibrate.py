@@ -145,10 +145,8 @@ DRIVERS = {"asyncio": _asyncio, "locust": _locust}
 
 def _descriptors() -> int:
     """Return how many connections this process may hold besides its other files."""
-    try:
-        import resource
-    except ImportError:
-        return sys.maxsize
+    import resource
+
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return sys.maxsize if allowed == resource.RLIM_INFINITY else max(allowed - OTHER_FILES, 1)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -90,9 +89,7 @@ def room_for(streams: int | None) -> None:
 
     None is for an open loop, whose requests in flight cannot be known: the limit becomes the highest allowed.
     """
-    if sys.platform == "win32":
-        return
-    import resource
+    import resource  # Windows, where reports are read, has none
 
     allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     unlimited = resource.RLIM_INFINITY

@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from loadtest import credentials, reach
@@ -217,8 +216,9 @@ def child_monitor(
     inherited = [metrics.fileno()] if metrics is not None else []
     command += [part for number in inherited for part in ("--metrics-fd", str(number))]
     # In a session of its own the child does not get the terminal's Ctrl-C: the run ends first, then its monitor.
-    own: dict[str, Any] = {"start_new_session": True} if sys.platform != "win32" else {}
-    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=inherited, **own)
+    child = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=inherited, start_new_session=True
+    )
     if metrics is not None:
         metrics.close()  # it would seem to listen after the child's end otherwise
     assert child.stdin is not None

@@ -331,27 +331,19 @@ class SimulatedServer:
 
 def serve_forever(options: ServerOptions) -> None:
     """Run the server until SIGINT or SIGTERM; print one line with its address once it listens."""
+    import uvloop
+
     _raise_file_limit()
     gc.collect()
     gc.freeze()  # so that later collections need not walk what exists now
-    with _runner() as runner:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve_until_told(options))
-
-
-def _runner() -> asyncio.Runner:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.Runner()
-    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
 
 def _raise_file_limit() -> None:
     """Allow as many descriptors as the system does, for each stream needs one."""
-    try:
-        import resource
-    except ImportError:
-        return
+    import resource
+
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -361,8 +353,7 @@ async def _serve_until_told(options: ServerOptions) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGINT, signal.SIGTERM):
-        with contextlib.suppress(NotImplementedError):
-            loop.add_signal_handler(name, stop.set)
+        loop.add_signal_handler(name, stop.set)
     async with SimulatedServer(options) as server:
         print(f"listening on {server.url}", flush=True)
         await stop.wait()

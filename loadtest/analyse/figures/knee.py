@@ -82,7 +82,7 @@ class Knee:
             return f"Output still grows with concurrency: {most} at {streams}{beyond}."
         if self.dip:
             return f"Output reaches {most} at {streams}; whether it grows there is not known: it {self.dip_said}."
-        if high is None or self._anywhere:
+        if self._anywhere:
             return (
                 f"Output reaches {most} at {streams}; from {low} to {high or self.last} {self.noun[1]} the intervals overlap, so "
                 "whether it grows there is not known."
@@ -106,8 +106,7 @@ class Knee:
     @property
     def levels_off(self) -> bool:
         """Whether it is sure that output grows no more from `concurrency` on."""
-        known = self.interval is not None and self.interval[1] is not None and not self.dip
-        return known and self.stops and not self.grows and not self._anywhere
+        return self.stops and not (self.dip or self.grows or self._anywhere)
 
     @property
     def _anywhere(self) -> bool:
@@ -155,14 +154,13 @@ class _LevelRate:
         return self.users == best.users or self.rate - KNEE_SHARE * best.rate >= math.hypot(*halves)
 
 
-def knee(levels: Iterable[dict[str, Any]], void: Sequence[dict[str, Any]] = ()) -> tuple[Knee | None, str | None]:
+def knee(levels: Sequence[dict[str, Any]], void: Sequence[dict[str, Any]] = ()) -> tuple[Knee | None, str | None]:
     """Return the knee of levels of summary.json that differ only in concurrency, or None and the reason.
 
     `void` are the levels of the same series whose figures are not used: what output does there is not known. The knee is the
     first level within 5 % of the best throughput. Its interval runs from the first level that may be so near, by the levels'
     95 % intervals, to the first that is for sure.
     """
-    levels = list(levels)
     points = sorted((p for p in map(_LevelRate.of, levels) if p is not None), key=lambda p: p.users)
     if len({p.users for p in points}) < FEWEST_LEVELS:
         good, be = " that are not void" if void else "", "is" if len(points) == 1 else "are"

@@ -80,7 +80,7 @@ def _far(run: RunData, level: dict[str, Any], objective: Objective, sent: BoolAr
         return False
     allowed = 1 - share if objective.at_most else share
     least = math.floor(float(beyond.sum()) / float(known.sum()) * rounds)
-    return least > 0 and binomial_tail(least, rounds, allowed) < BY_CHANCE
+    return binomial_tail(least, rounds, allowed) < BY_CHANCE
 
 
 def binomial_tail(least: int, tries: int, share: float) -> float:

@@ -64,7 +64,7 @@ def steady_window(send: FloatArray, end: FloatArray, first_measured: float, user
     whole = Window(first_measured, float(end.max()), steady=False)
     if users is None:
         after, last = end[end > first_measured], end[end > send.max()]
-        found = Window(float(after.min()), float(last.min()), steady=True) if len(after) and len(last) else whole
+        found = Window(float(after.min()), float(last.min()), steady=True) if len(last) else whole
     elif len(send) <= users:
         return whole
     else:

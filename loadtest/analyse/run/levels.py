@@ -163,12 +163,11 @@ def has_tokens(*levels: Mapping[str, Any]) -> bool:
     return not known or any(level.get("ttft_s") is not None for level in levels)
 
 
-def axis_of(levels: Iterable[LevelData]) -> str:
-    known = list(levels)
-    kinds = {level.is_open for level in known}
+def axis_of(levels: Sequence[LevelData]) -> str:
+    kinds = {level.is_open for level in levels}
     if kinds == {True}:
         return "offered load (requests/s)"
-    people = any(level.as_asked.sessions for level in known)
+    people = any(level.as_asked.sessions for level in levels)
     if kinds <= {False}:
         return users_axis(people=people)
     return f"{'people' if people else 'streams at once'}, or requests/s"

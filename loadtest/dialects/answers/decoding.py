@@ -91,11 +91,7 @@ class StreamDecoder:
     def close(self) -> Ending:
         answer = self._answer
         ending = answer.ending
-        *lines, rest = self._lines.rest()
-        for line in lines:
-            if not answer.over:
-                answer.end += len(line) + 1
-                self.line(line)
+        rest = self._lines.rest()
         answer.end += len(rest)
         self._newline = 0 if rest else 1
         if (rest or self._held) and not answer.over:

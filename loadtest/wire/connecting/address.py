@@ -135,9 +135,7 @@ def _out_of_descriptors() -> bool:
 
 
 def _descriptor_limit() -> str:
-    try:
-        import resource  # not everywhere
-    except ImportError:
-        return "unknown"
+    import resource  # Windows, where reports are read, has none
+
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return "unlimited" if soft == resource.RLIM_INFINITY else str(soft)

@@ -157,6 +157,8 @@ def test_a_wave_of_many_requests_is_no_growing_queue() -> None:
         assert found is not None
         assert found.after - found.before > 5
         assert found.growing is growing, rate
+    a_quarter_more = stationarity.Growth(before=40.0, after=50.0, per_s=0.5, share=0.25, requests=100)
+    assert not a_quarter_more.growing
 
 
 def open_level(rate: float, answered: float, growth_per_s: float) -> LevelData:

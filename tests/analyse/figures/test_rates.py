@@ -53,6 +53,7 @@ def test_a_closed_loops_window_ends_when_the_first_user_has_nothing_left_to_send
 def test_a_closed_loops_window_opens_when_all_users_are_at_work() -> None:
     send = np.array([0.0, 0.8, 1.0, 1.8, 2.0, 2.8, 3.0])
     assert steady_window(send, send + 1.0, 0.0, 2) == Window(0.8, 3.8, steady=True)
+    assert steady_window(send, send + 1.0, 1.8, 2) == Window(1.8, 3.8, steady=True)  # six of seven were warm-ups
 
 
 def test_a_round_begun_is_left_out_for_no_tokens_come_while_all_prefill() -> None:

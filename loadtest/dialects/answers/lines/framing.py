@@ -43,10 +43,10 @@ class LineSplitter:
         self._parts, self._size = [rest] if rest else [], len(rest)
         return self._short_ones(lines) if len(data) > LONGEST_LINE else lines
 
-    def rest(self) -> list[bytes]:
-        """Return what came after the last newline, and forget it: one line, or more where b"\r" ends lines."""
+    def rest(self) -> bytes:
+        """Return what came after the last newline, and forget it."""
         data, self._parts = b"".join(self._parts), []
-        return _LONE_RETURN.split(data) if self._held else [data]
+        return data
 
     def _keep(self, data: bytes) -> None:
         self._parts.append(data)
