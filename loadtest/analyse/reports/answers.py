@@ -213,9 +213,11 @@ def _levels_off(series: Series, *, named: bool = False) -> tuple[Tile, LevelData
     if levels[0].is_open:
         return _kept_up(series, levels)
     name = "Levels off at"
-    found, _ = believed_knee(series)
+    found, why = believed_knee(series)
+    loads = len({level["concurrency"] for level in levels if level["output_tokens_per_s"]})
+    if found is None and loads >= knee_of.FEWEST_LEVELS:
+        return Tile(name, "", str(why)), None
     if found is None:
-        loads = len({level["concurrency"] for level in levels if level["output_tokens_per_s"]})
         be = "is" if loads == 1 else "are"
         good = f" that {be} not void" if series.void else ""
         return Tile(name, "", f"it takes {knee_of.FEWEST_LEVELS} loads to tell, and here {be} {loads}{good}"), None
