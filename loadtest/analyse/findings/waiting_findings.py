@@ -37,9 +37,11 @@ def queueing(analysis: Analysis, series: Series) -> Finding | None:
         past = f"Past {counted(limit, 'stream')} requests queue"
         inferred = (
             "Slot wait is inferred from when earlier streams ended, and holds the way there and back: the server does not say how "
-            "long requests wait."
+            "long requests wait. Prompts that are read more slowly beside others lengthen it."
         )
-        return Finding(f"{past}: {at} {percent(slot / ttft)} {of} is slot wait.", inferred if wait is None else "")
+        if wait is None:
+            return Finding(f"{past}: {at} up to {percent(slot / ttft)} {of} is slot wait.", inferred)
+        return Finding(f"{past}: {at} {percent(slot / ttft)} {of} is slot wait.")
     if wait is None:
         return None
     if slot is None or batch is None or analysis.steps.apart:
