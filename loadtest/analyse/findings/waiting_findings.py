@@ -47,8 +47,8 @@ def queueing(analysis: Analysis, series: Series) -> Finding | None:
     if slot is None or batch is None or analysis.steps.apart:
         unsplit = "Whether requests wait for a slot or for a batch is not known."
         return Finding(f"{capitalised(at)}, {percent(wait / ttft)} {of} is queue wait{above}.", unsplit)
-    if not slot + batch:
-        return None  # alone: what queue wait it has all the same is no wait for others
+    if not slot + batch and level.get("concurrency") == 1:
+        return None  # what queue wait it has all the same is no wait for others
     share = percent((slot + batch) / ttft)
     if slot + batch <= LEAST_BATCH_WAIT * ttft:
         if (load := level.figure("load_s") or 0.0) > LEAST_BATCH_WAIT * ttft:

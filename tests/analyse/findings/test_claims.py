@@ -76,7 +76,6 @@ def queued(slots: Slots, *, wait: float | None, slot: float | None, batch: float
             "At 8 streams, 50 % of the mean TTFT (1.00 s) is queue wait.",
         ),
         (NO_LIMIT, None, None, None, None),
-        (LIMIT, 0.09, 0.0, 0.0, None),  # of one stream: "waiting is 0 %, and at most 0 ms for one request"
         (LIMIT, 0.9, 0.0, 0.0, None),  # behind another client: "waiting is 0 % of the mean TTFT (4.80 s)"
     ],
 )
@@ -211,6 +210,12 @@ def test_output_grows_or_stops_where_intervals_part(rates: list[tuple[float, ...
     found, _ = knee.knee(levels)
     assert found is not None
     assert said in found.sentence
+
+
+def test_one_stream_is_not_said_to_wait_for_nothing() -> None:
+    """Was "waiting is 0 % of the mean TTFT, and at most 0 ms for one request" beside a queue wait of 4 ms in the table."""
+    one = level(ttft_s=1.0, queue_wait_s=0.09, slot_wait_s=0.0, batch_wait_s=0.0)
+    assert waiting_findings.queueing(of(LIMIT), Series("", (LevelData(one, concurrency=1),))) is None
 
 
 def test_a_mean_of_users_who_stayed_is_said_to_be_of_them() -> None:
