@@ -278,6 +278,8 @@ def _slots(analysis: Analysis) -> Tile:
         return Tile(name, "", ALL_VOID)
     if slots.limit:
         return Tile(name, str(slots.estimate), f"requests in parallel; further ones {what_happens(analysis)}")
+    if analysis.run.fact("server", "slots_said") == slots.estimate:
+        return Tile(name, str(slots.estimate), "as the server says; the run saw no limit")
     more = "measure longer, or with more load" if len(believed(levels)) == len(levels) else "measure void levels again"
     unseen = f"{slots_told(analysis) or 'its limit was not seen'}: {more}"
     return Tile(name, f"≥ {slots.estimate}", f"{only_void(levels)} the limit" if analysis.slots.limit else unseen)

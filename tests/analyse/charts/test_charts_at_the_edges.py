@@ -14,6 +14,7 @@ from support.drawn import labels_apart, one_request
 from support.made_runs import Made, closed_loop, grid, make, unanswered, write
 
 from loadtest.analyse.charts import against_load, distributions, drift, machine, style, timeline, ttft
+from loadtest.analyse.reports.answers import _slots
 from loadtest.analyse.run.levels import LevelData, series_of
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.metrics import SUSPECT
@@ -251,10 +252,11 @@ def test_charts_of_users_who_left_say_what_they_draw(tmp_path: Path) -> None:
 
 
 def test_where_the_server_says_its_slots_none_but_these_were_to_be_seen(tmp_path: Path) -> None:
-    """Was "no limit was seen" over a queue of twelve."""
+    """Was "no limit was seen" over a queue of twelve, and "≥ 2 (the server says 2: measure longer, or with more load)"."""
     levels, truth = grid(Made(slots=16), (4,))
     server = {"kind": "llamacpp", "version": "", "context": 4096, "slots_said": 4, "simulated": None, "facts": {}}
     analysis = analyse(write(tmp_path / "run", truth.records, levels, server=server))
     assert (
         machine.streams_title(analysis) == "Up to 4 streams decode at once; the server says that it has no more slots"
     )
+    assert str(_slots(analysis)) == "Slots: 4 (as the server says; the run saw no limit)"
