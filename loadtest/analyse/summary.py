@@ -23,6 +23,7 @@ from loadtest.analyse.server.prompt_cache.cache import CacheReplay, CacheUse
 from loadtest.analyse.server.queue import slots, waits
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing import steps
+from loadtest.analyse.server.timing.pace import LEAST_CHANGE
 from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.verdict import verdict
 from loadtest.analyse.whatif.model.fit import PredictedCurve, predicted_curve
@@ -230,6 +231,8 @@ def summarise(
     A figure that is None has its reason beside it, under the same name with `_reason`.
     """
     levels = [level_summary(run, level, found, asked, cached) for level in run.levels]
+    for level in levels:
+        level["pace"] = None if measured.apart else measured.paces.get(level["index"])
     facts = run.facts
     return {
         **_about(run),
@@ -249,6 +252,9 @@ def summarise(
 
 def believed_knee(series: Series) -> tuple[knee.Knee | None, str | None]:
     """Return the knee of the levels that are not void, with the void ones that leave it open; or None and the reason."""
+    paces = [level["pace"] for level in series.believed if level.get("pace")]
+    if paces and max(paces) > LEAST_CHANGE * min(paces):
+        return None, "the server's pace changed between these levels: measure again"
     return knee.knee(series.believed, series.void)
 
 

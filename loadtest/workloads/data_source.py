@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -206,8 +206,10 @@ def _first_prompt(row: Row, scenario: Scenario) -> str:
 def check_rows_fit(file: DataFile, scenario: Scenario, counter: Counter, fit: TokenFit, context: int) -> None:
     """Raise ScenarioError for a row that does not fit the context with its answer: the server would cut it.
 
-    A token has one byte or more, so only longer rows need counting; the longest come first.
+    A token has one byte or more, so only longer rows need counting; the longest come first. What made-up words take on this
+    server more than in our count may be theirs alone, so a row is taken to be no longer than our count.
     """
+    least = replace(fit, ratio=min(fit.ratio, 1.0))
     asked = max((each for each in scenario.output_tokens if isinstance(each, int)), default=1)
     shared = scenario.system_tokens or 0
     columns = zip(file.starts, file.ends, file.answers, strict=True)
@@ -217,7 +219,7 @@ def check_rows_fit(file: DataFile, scenario: Scenario, counter: Counter, fit: To
     for _, negative in long:
         row = file.row(-negative)
         answer = row.output_tokens if row.output_tokens is not None else asked
-        prompt = fit.server(counter.count(_first_prompt(row, scenario))) + shared
+        prompt = least.server(counter.count(_first_prompt(row, scenario))) + shared
         if prompt + answer > context:
             too_long.append((-negative, prompt, answer))
     if not too_long:

@@ -108,6 +108,19 @@ def test_parts_add_up_and_the_rest_is_printed(says: str | None, tmp_path: Path) 
         assert all(each.id != found.id for part in truth for each in part.causes)
 
 
+def test_steps_that_were_faster_than_usual_are_no_more_than_the_answer_took(tmp_path: Path) -> None:
+    """Was "673 ms as up to 4 streams shared the steps; −415 ms unexplained" of an answer that took 513 ms."""
+    run = play(TIMING, [Load(users=5, requests=40)], slots=2).write(tmp_path / "run")
+    found = analyse(run)
+    splitter = Explainer.of(found.run, found.slots, found.steps, found.summary["levels"]).splitter
+    slow = tuple(dataclasses.replace(each, mean_s=2 * each.mean_s) for each in found.steps.times)
+    slower = dataclasses.replace(splitter, steps=dataclasses.replace(found.steps, times=slow)).split(20)
+    assert next(part.name for part in slower.decode) == parts.STEPS
+    assert parts.SHARED not in [part.name for part in slower.decode]
+    assert sum(part.seconds for part in slower.decode) == pytest.approx(slower.decode_s)
+    assert slower.decode[-1].seconds == pytest.approx(0, abs=1e-9)
+
+
 @pytest.mark.parametrize("noise_ms", [0.001, 8])
 def test_the_stalled_parts_are_the_stalls_where_tokens_scatter(noise_ms: float, tmp_path: Path) -> None:
     """They came out 3-5 % too long at 8 ms: of gaps that scatter only the longer half counted."""

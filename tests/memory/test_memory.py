@@ -16,6 +16,11 @@ import pytest
 from support import llamacpp
 from support.made_memory import GIB, HF_CONFIGS, figures
 
+from loadtest.analyse.server.model_memory.memory_comparison import (
+    MemoryComparison,
+    MemoryReading,
+    difference_sentences,
+)
 from loadtest.errors import ScenarioError
 from loadtest.memory import estimate, report, shapes
 from loadtest.memory import gguf as header
@@ -315,6 +320,19 @@ def test_a_server_that_says_little_is_filled_from_its_name() -> None:
     assert (unknown.bound, "in llama3.2:3b of Q4_0" in unknown.weights_from) == ("about", True)
     with pytest.raises(ScenarioError, match="does not say how large"):
         facts_of_server("mine", {}, None)
+
+
+def test_more_slots_are_no_reason_for_less_memory() -> None:
+    """Was "16 % less than estimated: the run saw no limit to the slots, and 1 is assumed"."""
+    facts = Facts(name="m", weights=10 * GIB, weights_from="", cache=KVCache(2**20), width=4096)
+    plan = MemoryPlan(facts=facts, context=4096)
+    for size, said in (
+        (8, "14.00 GiB estimated."),
+        (21, "estimated: the run saw no limit to the slots, and 1 is assumed."),
+    ):
+        reading = MemoryReading("ollama", "", size * GIB, 14 * GIB, simulated=False)
+        (sentence,) = difference_sentences(MemoryComparison(plan, "assumed", (reading,), vram=0, simulated=False))
+        assert sentence.endswith(said)
 
 
 def test_without_a_gpu_the_server_counts_weights_and_kv_cache_alone() -> None:

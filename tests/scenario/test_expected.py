@@ -81,6 +81,8 @@ def test_after_the_first_answers_the_time_is_said_once() -> None:
     expected = TimeNotice(scenario, said.append)
     level = scenario.levels()[0]
     facts = {"levels": 2, "failed": 0, "planned": 21, "in_flight": 1, "decoding": 1, "ttfts": (), "tokens_per_s": 9.0}
+    refused = facts | {"failed": 5}  # was "this takes 1 s" of a level of 13 s, whose first requests got a 503
+    expected(Progress(level=level, done=5, elapsed=0.1, eta=None, **refused))  # type: ignore[arg-type]
     for done in range(6):
         expected(Progress(level=level, done=done, elapsed=2.0 * done, eta=None, **facts))  # type: ignore[arg-type]
         assert len(said) == (done >= 2)

@@ -356,6 +356,9 @@ def test_a_row_that_does_not_fit_the_context_is_refused_with_its_number(tmp_path
         ScenarioError, match=r"row 2 \(line 3\) of .* needs about 374 tokens \(310 and an answer of 64\), but"
     ):
         workload.fitted(TokenFit(overhead=10), 256).check_context()
+    workload.fitted(
+        TokenFit(overhead=10, ratio=4.0), 512
+    ).check_context()  # was refused: made-up words took 4 tokens each
     asking = write(tmp_path, "b.jsonl", '{"prompt": "a"}\n{"prompt": "b", "max_tokens": 5000}')
     with pytest.raises(ScenarioError, match=r"row 2 \(line 2\)"):
         Workload(Scenario(data=str(asking)), ESTIMATE).fitted(TokenFit(), 2048).check_context()

@@ -73,7 +73,8 @@ def ttft_title(analysis: Analysis) -> str:
     first = seconds(float(known.min()))
     if first == end:
         return f"{name}: every first token comes after {end}"
-    where = f"half of them or more after {half}" if half == end else f"half of them within {half}"
+    late = half == end or half.startswith(">")
+    where = f"half of them or more after {half.removeprefix('> ')}" if late else f"half of them within {half}"
     return f"{name}: first tokens come after {first} to {end}, {where}"
 
 

@@ -71,6 +71,8 @@ def streams_title(analysis: Analysis) -> str:
     if slots.estimate is None:
         return "No stream was seen decoding"
     shown = f"{only_void(levels)} a limit" if slots.limit else "no limit was seen"
+    if analysis.run.fact("server", "slots_said") == most:
+        shown = "the server says that it has no more slots"
     return f"Up to {counted(most, 'stream')} {'decodes' if most == 1 else 'decode'} at once; {shown}"
 
 

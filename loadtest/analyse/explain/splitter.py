@@ -36,6 +36,7 @@ from loadtest.analyse.server.timing.token_gaps import TokenGaps
 SLOW_PROMPT = 1.25  # times what such a prompt takes, from which on the rest of its time has another cause
 SCATTERS = 3.0  # … and times the scatter of the run's prompts: of many requests the slowest is asked about
 LEAST_SLOWER_S = 0.02
+FASTER = 0.1  # of a decode, by which its usual steps come to more than it took
 LENGTHS_ALIKE = 0.5  # of a prompt's length: prompts that differ by less show how long it takes
 FEWEST_ALIKE = 3
 MOST_CHAINED = 4  # conversations that pushed one another out of the cache
@@ -369,9 +370,10 @@ class Splitter:
         held = gaps.held & (gap > usual)
         alone = step_time(self.steps, 1.0) if any(each.streams == 1 for each in self.steps.times) else math.nan
         stalled = self._stalls(row, gaps.left[held], gaps.right[held], (gap - usual)[held])
-        plain = float(usual.sum())
-        parts = [TimePart(time_parts.STEPS, plain, streams=int(beside.max()))]
-        if math.isfinite(alone) and plain > alone * len(gap):
+        plain, left = float(usual.sum()), max(total - stalled.seconds, 0.0)
+        faster = plain - left > FASTER * total  # then the usual steps tell nothing of these
+        parts = [TimePart(time_parts.STEPS, left if faster else plain, streams=int(beside.max()))]
+        if not faster and math.isfinite(alone) and plain > alone * len(gap):
             parts = [
                 TimePart(time_parts.STEPS, alone * len(gap)),
                 TimePart(time_parts.SHARED, plain - alone * len(gap), streams=int(beside.max())),

@@ -30,21 +30,25 @@ def queueing(analysis: Analysis, series: Series) -> Finding | None:
     ttft = level.mean_ttft
     if not ttft:
         return None
-    at, of = f"at {level.load}", f"of the mean TTFT ({seconds(ttft)})"
+    at, of = f"at {level.load}", f"of {level.mean_ttft_said}"
     above = void_above(series, level)
     limit = believed_slots(analysis).number
     if limit is not None and slot is not None and slot >= LEAST_SLOT_WAIT * ttft:
         past = f"Past {counted(limit, 'stream')} requests queue"
         inferred = (
             "Slot wait is inferred from when earlier streams ended, and holds the way there and back: the server does not say how "
-            "long requests wait."
+            "long requests wait. Prompts that are read more slowly beside others lengthen it."
         )
-        return Finding(f"{past}: {at} {percent(slot / ttft)} {of} is slot wait.", inferred if wait is None else "")
+        if wait is None:
+            return Finding(f"{past}: {at} up to {percent(slot / ttft)} {of} is slot wait.", inferred)
+        return Finding(f"{past}: {at} {percent(slot / ttft)} {of} is slot wait.")
     if wait is None:
         return None
     if slot is None or batch is None or analysis.steps.apart:
         unsplit = "Whether requests wait for a slot or for a batch is not known."
         return Finding(f"{capitalised(at)}, {percent(wait / ttft)} {of} is queue wait{above}.", unsplit)
+    if not slot + batch and level.get("concurrency") == 1:
+        return None  # what queue wait it has all the same is no wait for others
     share = percent((slot + batch) / ttft)
     if slot + batch <= LEAST_BATCH_WAIT * ttft:
         if (load := level.figure("load_s") or 0.0) > LEAST_BATCH_WAIT * ttft:
@@ -93,7 +97,7 @@ def batching(analysis: Analysis, series: Series) -> Finding | None:
     slot, ttft = found.figure("slot_wait_s") or 0.0, found.mean_ttft or 0.0
     if passed_share(analysis.run, found["index"]) >= MOSTLY_PASSED:
         return Finding(
-            f"At {found.load}, {percent(largest)} of the mean TTFT ({seconds(found.figure('ttft_s'))}) is waiting "
+            f"At {found.load}, {percent(largest)} of {found.mean_ttft_said} is waiting "
             "through many steps of other streams, with no more of them than the server handles: others may use this server.",
             f"A request waited up to {seconds(found.figure('batch_wait_s', 'max'))} while another stream got token after token. "
             "A free slot would have taken it in.",
@@ -102,7 +106,7 @@ def batching(analysis: Analysis, series: Series) -> Finding | None:
     few = longest > max(LEAST_BATCH_WAIT * ttft, SHORT_S)
     beside = f"and {percent(slot / ttft)} slot wait" if few else "although no request waits for a slot"
     return Finding(
-        f"At {found.load}, {percent(largest)} of the mean TTFT ({seconds(found.figure('ttft_s'))}) is batch wait, "
+        f"At {found.load}, {percent(largest)} of {found.mean_ttft_said} is batch wait, "
         f"{beside}: a prompt starts only when the batch in flight has ended.",
         f"Batch wait is up to {seconds(found.figure('batch_wait_s', 'max'))}.",
     )
@@ -120,7 +124,6 @@ def before_work(series: Series, alone_s: float) -> Finding | None:
     )
 
 
-LEAST_S = 0.001  # less than this is no time
 FEWEST_LEFT = 3  # users who hung up, from which on it is said that the server stops working for them
 LEAST_SHARE = 0.01  # of the slots' time: less is not worth a sentence
 
@@ -180,8 +183,8 @@ def _worked_on(levels: Sequence[LevelData]) -> Finding:
         short = "too little of their answers was left, or too few hung up"
         return Finding(f"Whether the server works on for users who hang up is not known: {short}.", how)
     if not seen:
-        soon = f"within {each}" if left["worked_on_each_s"] >= LEAST_S else "at once"
-        return Finding(f"The server stops working for a user who hangs up: others get the slot {soon}.", how)
+        soon = "others get the slot about as soon as after an answer that ended"
+        return Finding(f"The server stops working for a user who hangs up: {soon}.", how)
     share = f", {percent(left['worked_on_share'])} of its slots' time" if left["worked_on_share"] else ""
     return Finding(
         f"The server works on for users who hung up: for {seconds(left['worked_on_each_s'])} each{share}, for which others "

@@ -213,9 +213,11 @@ def _levels_off(series: Series, *, named: bool = False) -> tuple[Tile, LevelData
     if levels[0].is_open:
         return _kept_up(series, levels)
     name = "Levels off at"
-    found, _ = believed_knee(series)
+    found, why = believed_knee(series)
+    loads = len({level["concurrency"] for level in levels if level["output_tokens_per_s"]})
+    if found is None and loads >= knee_of.FEWEST_LEVELS:
+        return Tile(name, "", str(why)), None
     if found is None:
-        loads = len({level["concurrency"] for level in levels if level["output_tokens_per_s"]})
         be = "is" if loads == 1 else "are"
         good = f" that {be} not void" if series.void else ""
         return Tile(name, "", f"it takes {knee_of.FEWEST_LEVELS} loads to tell, and here {be} {loads}{good}"), None
@@ -276,6 +278,8 @@ def _slots(analysis: Analysis) -> Tile:
         return Tile(name, "", ALL_VOID)
     if slots.limit:
         return Tile(name, str(slots.estimate), f"requests in parallel; further ones {what_happens(analysis)}")
+    if analysis.run.fact("server", "slots_said") == slots.estimate:
+        return Tile(name, str(slots.estimate), "as the server says; the run saw no limit")
     more = "measure longer, or with more load" if len(believed(levels)) == len(levels) else "measure void levels again"
     unseen = f"{slots_told(analysis) or 'its limit was not seen'}: {more}"
     return Tile(name, f"≥ {slots.estimate}", f"{only_void(levels)} the limit" if analysis.slots.limit else unseen)

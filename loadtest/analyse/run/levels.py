@@ -81,6 +81,12 @@ class LevelData(dict[str, Any]):
         mean: float | None = described.get("mean_stayed", described.get("mean"))
         return mean
 
+    @property
+    def mean_ttft_said(self) -> str:
+        """Name `mean_ttft`: "the mean TTFT (1.2 s)"; says where it leaves out users who hung up."""
+        stayed = " of users who stayed" if (self["ttft_s"] or {}).get("mean_stayed") else ""
+        return f"the mean TTFT{stayed} ({seconds(self.mean_ttft)})"
+
     def figure(self, name: str, part: str = "mean") -> float | None:
         """Return one of its figures, None where it is unknown; a rate of the whole level has no `part`."""
         described = self.get(name)

@@ -307,9 +307,10 @@ def _cached(e: Evidence) -> Iterator[Doubt]:
 def _collapsed_prefill(e: Evidence) -> tuple[int, float]:
     """Return how many requests had a prefill per token far below the usual one, and the usual one.
 
-    The usual one is the larger of the median and the first request's, which the level itself cannot have cached; both among
-    prompts of about the same length, for a short prompt takes a step at least and so far more a token. A prompt that was read
-    beside others may have taken as long as all of them, so a collapsed one is also clearly below what their tokens took.
+    The usual one is the median or, where most are far below the first request's, the first's, which the level itself cannot
+    have cached: one slow prompt among others is no measure. Both are of prompts of about the same length, for a short prompt
+    takes a step at least and so far more a token. A prompt that was read beside others may have taken as long as all of
+    them, so a collapsed one is also clearly below what their tokens took.
     """
     known = e.everyone[(e.everyone["llamacpp"] == 0) & (e.everyone["prompt_tokens"] > CACHED_TOKENS)]
     known = known[np.isfinite(known["prefill_s"]) & known["ok"]]
@@ -328,7 +329,8 @@ def _collapsed_prefill(e: Evidence) -> tuple[int, float]:
     usual, least = np.zeros(len(known)), np.zeros(len(known))
     for each in np.unique(lengths):
         mine = lengths == each
-        usual[mine], least[mine] = (max(float(np.median(one[mine])), float(one[mine][0])) for one in (a_token, limit))
+        most = np.median(a_token[mine]) < limit[mine][0]
+        usual[mine], least[mine] = (one[mine][0] if most else np.median(one[mine]) for one in (a_token, limit))
     collapsed = (a_token < least) & ~known["warmup"].to_numpy(dtype=np.bool_)
     return int(collapsed.sum()), float(np.median(usual[collapsed])) if collapsed.any() else 0.0
 

@@ -140,6 +140,10 @@ def check_load(load: LoadKeys) -> None:
     refuse(
         load.requests is not None and load.duration is not None, "requests and duration exclude each other; give one."
     )
+    refuse(
+        load.unload and load.concurrency != (1,),
+        "unload measures one load at a time; set concurrency = 1, and requests to how many loads.",
+    )
     streams = max(load.concurrency, default=0)
     if load.requests is not None and load.requests < streams:
         few = ",".join(str(each) for each in USUAL_STREAMS if each <= load.requests)
@@ -151,10 +155,6 @@ def check_load(load: LoadKeys) -> None:
     refuse(
         most is not None and most < load.workers,
         f"max_in_flight = {most} cannot be shared by {load.workers} workers; ask for {most} workers or fewer.",
-    )
-    refuse(
-        load.unload and load.concurrency != (1,),
-        "unload measures one load at a time; set concurrency = 1, and requests to how many loads.",
     )
     if not load.rate:
         for name in ("rate_to", "burstiness"):

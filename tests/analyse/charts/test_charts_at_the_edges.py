@@ -14,10 +14,12 @@ from support.drawn import labels_apart, one_request
 from support.made_runs import Made, closed_loop, grid, make, unanswered, write
 
 from loadtest.analyse.charts import against_load, distributions, drift, machine, style, timeline, ttft
+from loadtest.analyse.reports.answers import _slots
 from loadtest.analyse.run.levels import LevelData, series_of
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.metrics import SUSPECT
 from loadtest.records import Outcome, Record
+from loadtest.text import seconds
 
 
 def of_two_lengths(path: Path) -> Analysis:
@@ -235,3 +237,26 @@ def test_the_parts_of_ttft_add_up_to_no_more_than_it() -> None:
     assert parts["batch_wait_s"] == pytest.approx(0.0057)
     exact = LevelData(level, batch_wait_s={"mean": 0.0057})
     assert ttft.parts_of(exact)["batch_wait_s"] == pytest.approx(0.0057)
+
+
+def test_charts_of_users_who_left_say_what_they_draw(tmp_path: Path) -> None:
+    """Was "half of them within > 400 ms", and "mean 390 ms" on a bar of 335 ms, that of those who stayed."""
+    levels, truth = grid(Made(), (8,))
+    records = [unanswered(each, Outcome.LEFT) if each.id % 4 else each for each in truth.records]
+    analysis = analyse(write(tmp_path / "run", records, levels))
+    assert "half of them or more after " in distributions.ttft_title(analysis)
+    figure, (axes,) = style.page(1)
+    ttft.ttft_parts(axes, analysis, analysis.series[0])
+    figure.draw_without_rendering()
+    assert f"mean {seconds(analysis.levels[0].mean_ttft)}" in [text.get_text() for text in axes.texts]
+
+
+def test_where_the_server_says_its_slots_none_but_these_were_to_be_seen(tmp_path: Path) -> None:
+    """Was "no limit was seen" over a queue of twelve, and "≥ 2 (the server says 2: measure longer, or with more load)"."""
+    levels, truth = grid(Made(slots=16), (4,))
+    server = {"kind": "llamacpp", "version": "", "context": 4096, "slots_said": 4, "simulated": None, "facts": {}}
+    analysis = analyse(write(tmp_path / "run", truth.records, levels, server=server))
+    assert (
+        machine.streams_title(analysis) == "Up to 4 streams decode at once; the server says that it has no more slots"
+    )
+    assert str(_slots(analysis)) == "Slots: 4 (as the server says; the run saw no limit)"

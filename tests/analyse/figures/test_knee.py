@@ -239,6 +239,17 @@ def test_the_knee_of_the_published_ladder_is_where_the_slots_are() -> None:
     assert found.sentence == "Output stops growing at 4 streams, with 62.0 tokens/s in all."
 
 
+def test_levels_of_different_paces_have_no_knee() -> None:
+    """Was "Output stops growing at 2 streams" where others had begun to use the machine behind it."""
+    paces = (1.0, 1.0, 1.3)
+    levels = [
+        but(level(users, rate, 0.5), pace=pace, label="", verdict="valid")
+        for users, rate, pace in zip((1, 2, 4), (25, 43, 43), paces, strict=True)
+    ]
+    tile, _ = _levels_off(Series("", tuple(levels)))
+    assert str(tile) == "Levels off at: not known (the server's pace changed between these levels: measure again)"
+
+
 def test_wide_intervals_widen_the_knee_s() -> None:
     found, _ = knee.knee([level(1, 25, 2), level(2, 43, 8), level(4, 58, 6), level(8, 62, 6), level(16, 61, 1)])
     assert found is not None

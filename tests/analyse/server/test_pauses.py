@@ -58,7 +58,17 @@ def test_a_pause_is_told_with_when_and_how_long(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "why", ["nothing", "a short one", "a prompt", "an unknown prompt", "the client", "no samples", "every token"]
+    "why",
+    [
+        "nothing",
+        "a short one",
+        "a prompt",
+        "a slice of a prompt",
+        "an unknown prompt",
+        "the client",
+        "no samples",
+        "every token",
+    ],
 )
 def test_what_the_run_explains_is_no_pause(tmp_path: Path, why: str) -> None:
     levels, truth = grid(MADE, (1, 4))
@@ -66,9 +76,9 @@ def test_what_the_run_explains_is_no_pause(tmp_path: Path, why: str) -> None:
     records = paused(truth.records, at, {"nothing": 0, "a short one": 0.9, "every token": 0}.get(why, 10))
     asleep_until = at // (1000 * MS) + 11 if why == "the client" else -1
     after = min((r for r in records if (r.t_first_token or 0) > at), key=lambda r: r.t_first_token or 0)
-    if why in ("a prompt", "an unknown prompt"):  # read from the pause's beginning to its end
-        length: dict[str, Any] = {"prompt_tokens": 20_000 if why == "a prompt" else None, "asked_input": None}
-        chunks = [10_020_000 + i * 10_000 for i in range(MADE.tokens)]
+    if "prompt" in why:  # read from the pause's beginning to its end, or on for 3 s between the others' tokens
+        length: dict[str, Any] = {"prompt_tokens": None if "unknown" in why else 20_000, "asked_input": None}
+        chunks = [10_020_000 + 3_000_000 * (why == "a slice of a prompt") + i * 10_000 for i in range(MADE.tokens)]
         changed = arriving(dataclasses.replace(after, **length, t_sched=at - 10 * MS, t_send=at - 10 * MS), chunks)
         records = [changed if r is after else r for r in records]
     if why == "every token":  # comes in a flush every 1.5 s

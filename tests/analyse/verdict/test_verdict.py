@@ -128,6 +128,12 @@ def silent(tokens: int | None) -> Spoil:
             "fills the context of 4096 tokens in 32",
         ),
         (lambda r: server(r, prompt_eval_duration=2 * MS), 1, "suspect", "as where a prefix cache answers, unasked"),
+        (  # was "prefill took less than a tenth of the usual": only the warm-ups were slow, beside other work
+            lambda r: server(r, prompt_eval_duration=(4 if r.id % 4 == 1 else 7) * MS),
+            1,
+            "valid",
+            "",
+        ),
         (without_answer, 1, "void", "no request ended well (32 http_error)"),
         (without_answer, 8, "suspect", "4 of 32 requests failed (4 http_error), above the allowed 0 %"),
         (failed("HTTP 503: overloaded"), 8, "suspect", "failed (4 http_error: HTTP 503: overloaded), above"),

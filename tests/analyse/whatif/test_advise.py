@@ -217,6 +217,7 @@ def test_an_objective_that_the_measured_requests_do_not_tell_is_not_missed(advic
     grid = words.console_table(advice)
     column = grid.heads.index("SLO holds to")
     assert "not known" not in {row[column] for row in grid.rows}
+    assert "4 to 7" in {row[column] for row in grid.rows}  # was "4" above "holds up to 6 streams at once"
     lacking = {
         key: dataclasses.replace(cell, figures={**cell.figures, "ttft_s": {}}) for key, cell in advice.cells.items()
     }

@@ -209,7 +209,7 @@ def _explained(found: MemoryComparison, reading: MemoryReading) -> str:
     ]
     if near:
         return f"{' or '.join(near)} would explain it"
-    if found.slots_from == "assumed":
+    if found.slots_from == "assumed" and reading.share > 0:  # more slots take more
         return f"the run saw no limit to the slots, and {found.plan.slots} {'is' if found.plan.slots == 1 else 'are'} assumed"
     return ""
 

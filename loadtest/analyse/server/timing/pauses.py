@@ -69,17 +69,21 @@ def _usual(gaps: FloatArray) -> float:
 
 
 def _unexplained(run: RunData, begin: float, end: float, usual: float, prefill: Prefill | None) -> bool:
-    """Whether the prompts that may have been read meanwhile take far less: those whose first token came soon after, or never."""
+    """Whether the prompts that may have been read meanwhile take far less: those whose first token came soon after, or never.
+
+    A long one may go on after the pause, which was its first slice.
+    """
     first, sent, over = run.column("first_token"), run.column("send"), run.column("end")
-    soon = (first > begin) & (first <= end + 2 * usual)
+    tokens = run.uncached_tokens
+    tokens = np.where(np.isfinite(tokens), tokens, run.column("asked_input"))
+    takes = np.zeros(len(first)) if prefill is None else prefill.seconds(tokens)
+    soon = (first > begin) & (first <= end + 2 * usual + np.nan_to_num(takes))
     read = (sent < end) & (soon | (np.isnan(first) & (over > begin)))
     if not read.any():
         return True
     if prefill is None:
         return False
-    tokens = run.uncached_tokens[read]
-    tokens = np.where(np.isfinite(tokens), tokens, run.column("asked_input")[read])
-    return bool(end - begin > FAR_LONGER * float(prefill.seconds(tokens).sum()))  # not where a length is unknown
+    return bool(end - begin > FAR_LONGER * float(takes[read].sum()))  # not where a length is unknown
 
 
 def _client_was_awake(run: RunData, begin: float, end: float) -> bool:
