@@ -10,7 +10,7 @@ from typing import Self
 
 import httpx
 
-from loadtest.metrics import S_PER_NS
+from loadtest.metrics import NS_PER_S, S_PER_NS
 from loadtest.reach import Proxy
 from loadtest.wire.clock import Heartbeat, now, stamps_wanted
 from loadtest.wire.connecting.address import ConnectFailure, Origin, SocketAddress
@@ -39,7 +39,7 @@ class AsyncWire(Shell):
         super().__init__(timeouts, verify, proxy, watches_idle=True)
         self.heartbeat = Heartbeat()
         self._lookups: dict[Origin, asyncio.Task[list[SocketAddress] | ConnectFailure]] = {}
-        self._calls: set[Call] = set()
+        self._calls: set[_AsyncCall] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sweeper: asyncio.TimerHandle | None = None
 
@@ -115,6 +115,7 @@ class AsyncWire(Shell):
             if last is not None and FELL_SILENT_NS[0] < t - last < FELL_SILENT_NS[1]:
                 call.connection.receive()
             call.check(t)
+            call.time_near(t)
         self._sweeper = self._loop.call_later(SWEEP, self._sweep)
 
     def release(self, call: Call) -> None:
@@ -195,8 +196,7 @@ class _AsyncCall(Call):
     async def send(self, payload: bytes) -> None:
         if not self.begin(payload):
             asyncio.get_running_loop().add_writer(self.connection.fd, self._writable)
-        if self._limits.patience is not None:
-            self._set_timer()
+        self.time_near(now())
         while not self.over:
             self._waiter = asyncio.get_running_loop().create_future()
             try:
@@ -213,14 +213,20 @@ class _AsyncCall(Call):
         self._set_timer()
 
     def _set_timer(self) -> None:
-        """Have the call checked at its deadline where the next sweep would be too late; most calls need no timer."""
+        """Have the call checked at its deadline where a sweep would be too late; most calls need no timer."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         deadline, limit = self.deadline
-        if not self.over and limit in TIMED_LIMITS:
-            left = max(deadline - now(), 0) / 1e9
+        left = max(deadline - now(), 0) * S_PER_NS
+        if not self.over and (limit in TIMED_LIMITS or left < SWEEP):
             self._timer = asyncio.get_running_loop().call_later(left, self._deadline_is_due)
+
+    def time_near(self, t: int) -> None:
+        """Set a timer where the deadline comes before the next sweep, as that of a user's patience may."""
+        near = self._limits.patience is not None or self.deadline[0] - t < SWEEP * NS_PER_S
+        if near and self._timer is None and not self.over:
+            self._set_timer()
 
     def _deadline_is_due(self) -> None:
         self.check(now())

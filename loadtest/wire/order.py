@@ -28,7 +28,7 @@ class HungUpError(httpx.TransportError):
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Limits in seconds, None for no limit; they are checked about four times a second.
+    """Limits in seconds, None for no limit; a request that passes one ends then, and not with its answer.
 
     `first_token` counts from the request's last byte and has to cover the wait in the server's queue: headers, roles and
     comments do not end it, for some servers send them at once and some with the first token.
