@@ -120,7 +120,7 @@ def _exit_code_of(args: list[str]) -> int:
         check_typed(args)
         return int(cli.main(args=args, prog_name="loadtest", standalone_mode=False) or 0)
     except click.ClickException as error:
-        print_usage_error(error, " ".join(["loadtest", *(each for each in args[:1] if each in COMMANDS)]))
+        print_usage_error(error, " ".join(["loadtest", *(each for each in args[:1] if each in COMMANDS)]), args)
     except (click.exceptions.Abort, KeyboardInterrupt) as error:
         early = isinstance(error.__cause__ or error, NothingRecorded)
         when = " before the first request counted; nothing was recorded" if early else ""

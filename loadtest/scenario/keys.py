@@ -144,36 +144,49 @@ def _values_text(values: tuple[Any, ...]) -> str:
 
 
 _OTHERS = {  # our key -> what bodies, client libraries and other tools call it
-    "output_tokens": "max_tokens max_completion_tokens max_output_tokens max_new_tokens num_predict n_predict output_len",
-    "input_tokens": "input_len prompt_tokens prompt_len",
+    "output_tokens": "max_tokens max_completion_tokens max_output_tokens max_new_tokens num_predict n_predict output_len "
+    "osl n_gen tg random_output_len mean_output_tokens",
+    "input_tokens": "input_len prompt_tokens prompt_len isl n_prompt pp random_input_len mean_input_tokens",
     "think": "reasoning_effort reasoning thinking enable_thinking no_think",
     "stop": "stop_sequence stop_sequences",
     "body": "extra_body min_p frequency_penalty presence_penalty repetition_penalty logit_bias logprobs response_format "
-    "chat_template_kwargs tools",
-    "header": "headers extra_headers",
+    "chat_template_kwargs tools min_tokens extra_inputs extra_request_body additional_sampling_params",
+    "header": "headers extra_headers user_agent",
     "key_env": "api_key key token",
-    "url": "base_url api_base host server server_url target endpoint_url",
+    "url": "base_url api_base host port server server_url target endpoint_url unix_socket",
     "proxy": "socks5 socks5h",
     "no_proxy": "noproxy",
-    "concurrency": "users vus num_users max_concurrency",
-    "requests": "num_prompts num_requests",
-    "rate": "request_rate qps rps",
-    "duration": "run_time max_seconds max_duration",
+    "concurrency": "users vus num_users max_concurrency connections parallel num_concurrent_requests",
+    "requests": "num_prompts num_prompt num_requests request_count max_requests iterations number "
+    "max_num_completed_requests",
+    "rate": "request_rate qps rps query_per_second",
+    "duration": "run_time max_seconds max_duration benchmark_duration",
     "data": "dataset dataset_path dataset_name input_file",
-    "total_timeout": "timeout request_timeout",
-    "insecure": "verify no_verify verify_ssl skip_verify tls_skip_verify",
+    "total_timeout": "timeout request_timeout request_timeout_seconds read_timeout max_time",
+    "insecure": "verify no_verify verify_ssl skip_verify tls_skip_verify insecure_skip_tls_verify",
+    "ca_file": "cacert ca_cert ca_bundle",
     "api": "backend api_type",
     "num_ctx": "context_length ctx_size",
+    "model": "models model_names served_model_name engine deployment",
+    "workers": "threads processes max_workers workers_max",
+    "warmup": "num_warmups warmup_requests warmup_request_count",
+    "turns": "session_turns_mean conversation_turn_mean multi_turn",
+    "think_time": "conversation_turn_delay_mean",
+    "system_tokens": "shared_system_prompt_length random_prefix_len prefix_prompt_length prefix_length",
+    "prefixes": "num_prefix_prompts",
+    "seed": "random_seed",
 }
-# One letter of other tools (curl, hey, ab, wrk, Locust): an option's alone.
-KEY_OF_LETTER = {
+# What is an option's alone: letters of other tools (curl, hey, ab, wrk, Locust), and where results go.
+OPTION_OF = {
     "c": "concurrency",
     "u": "concurrency",
     "n": "requests",
     "q": "rate",
+    "z": "duration",
     "m": "model",
     "k": "insecure",
     "H": "header",
-    "o": "out",
+    **dict.fromkeys(("o", "output", "output_dir", "output_path", "output_file", "result_dir", "artifact_dir"), "out"),
+    "goodput": "slo",
 }
 KEY_OF = {other: key for key, others in _OTHERS.items() for other in others.split()}

@@ -140,7 +140,7 @@ class Scenario(LimitKeys, SessionKeys, DataKeys, PromptKeys, LoadKeys, Connectio
             check(self)
 
     @classmethod
-    def load(cls, path: Path, *, say: Callable[[str], object] | None = None, **overrides: Any) -> Self:
+    def load(cls, path: Path, /, *, say: Callable[[str], object] | None = None, **overrides: Any) -> Self:
         """Read a TOML file and lay `overrides` (those not None) over it; raise ScenarioError with one sentence.
 
         `say` is told, a sentence each, what the file has under a former name.

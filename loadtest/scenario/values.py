@@ -176,7 +176,10 @@ class Text:
 
 
 PRICE_KEYS = ("price_per_hour", "price_per_kwh")
-_PRICE = re.compile(r"\s*(?P<before>[^\d\s.,+-]{0,4})\s*(?P<amount>\d+(\.\d+)?|\.\d+)\s*(?P<after>[^\d\s.,+-]{0,4})\s*")
+# a letter alone behind an amount is no currency: 1k is a thousand
+_PRICE = re.compile(
+    r"\s*(?P<before>[^\d\s.,+%-]{0,4})\s*(?P<amount>\d+(\.\d+)?|\.\d+)\s*(?![A-Za-z]\s*$)(?P<after>[^\d\s.,+%-]{0,4})\s*"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,8 @@ from loadtest.measure.failure import GivenUpError
 from loadtest.measure.release import back_off
 from loadtest.measure.request import Request
 from loadtest.records import Record
-from loadtest.scenario import EMBEDDINGS, Scenario
+from loadtest.scenario import ATTRIBUTE, EMBEDDINGS, Scenario, keys_of
+from loadtest.scenario.keys import KEY_OF
 from loadtest.text import shown
 from loadtest.users.answer import CONTROL, Answer, event_context, response_time
 from loadtest.users.arguments import (
@@ -337,8 +339,18 @@ def misuse(error: object) -> str | None:
     if isinstance(error, AttributeError) and (known := HAS.get(type(error.obj))):
         return f"{type(error.obj).__name__} has no {error.name}: {known}"
     if isinstance(error, TypeError) and str(error).startswith(tuple(f"{ours.__name__}." for ours in HAS)):
-        return str(error).replace("Client._send()", "its client")
+        return str(error).replace("Client._send()", "its client") + _instead(str(error))
     return None
+
+
+def _instead(wrong: str) -> str:
+    """Return what to write in the place of an argument that a call lacks: max_tokens is output_tokens, timeout the class's."""
+    named = re.search(r"keyword argument '(\w+)'$", wrong)
+    key = KEY_OF.get(named[1], named[1]) if named else ""
+    if key in ("input_tokens", "output_tokens"):
+        return f"; write {key}"
+    given = next((one for one in keys_of(Scenario) if one.name == key and ATTRIBUTE in one.locust), None)
+    return f"; {key} is an attribute of the class" if given is not None else ""
 
 
 def place_in_test(trace: TracebackType | None) -> str:

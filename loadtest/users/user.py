@@ -22,6 +22,7 @@ from locust.exception import StopUser
 from loadtest.errors import ScenarioError, refuse
 from loadtest.reach import located
 from loadtest.scenario import ATTRIBUTE, FORMER, Scenario, check_idle, keys_of
+from loadtest.scenario.keys import KEY_OF
 from loadtest.urls import default_url, without_secrets
 from loadtest.users.answer import CONTROL, say_once
 from loadtest.users.client import Client
@@ -31,6 +32,7 @@ from loadtest.users.processes.gevent_hub import sleep_until
 from loadtest.wire import now
 from loadtest.workloads.schedule import instants
 
+OF_BODIES = ("output_tokens", "input_tokens", "think", "stop", "body", "num_ctx")
 USER_KEYS = tuple(key for key in keys_of(Scenario) if ATTRIBUTE in key.locust)
 
 
@@ -75,6 +77,8 @@ class ModelUser(User):
             not callable(cls.stop),
             f"{where}: stop is a method of Locust's users; give --stop, or body = {{'stop': …}} in the class.",
         )
+        for other, key in cls._other_names():
+            say_once(f"{where} has {other}, which is no key of its requests; what other tools call so is {key}.")
         own = cls.host if cls.host not in (ModelUser.host, OpenAIUser.host) else None
         asked = {**cls._keys(), **settings.keys, "name": name, "seed": seed, "concurrency": [1]}
         asked["url"] = host or own or default_url(api=asked["api"])
@@ -91,6 +95,12 @@ class ModelUser(User):
             if str(error).startswith((where, over)):
                 raise
             raise ScenarioError(f"{where}: {error}") from None
+
+    @classmethod
+    def _other_names(cls) -> Iterator[tuple[str, str]]:
+        """Yield attributes that say how long an answer is or what a body holds under other tools' names, and our keys."""
+        theirs = {name for each in cls.__mro__ if ModelUser in each.__mro__[1:] for name in vars(each)}
+        yield from ((name, KEY_OF[name]) for name in sorted(theirs & KEY_OF.keys()) if KEY_OF[name] in OF_BODIES)
 
     @classmethod
     def _keys(cls) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from loadtest.wire.receiving.received import Received
 _HEADERS = {"Accept": "*/*", "Connection": "keep-alive", "User-Agent": f"loadtest/{__version__}"}
 
 
+SHORT_S = 1.0  # a limit below this is kept to the millisecond
 _ZONE = re.compile(rb"%[^]]*(?=])")  # of an IPv6 address
 
 
@@ -28,7 +29,7 @@ class HungUpError(httpx.TransportError):
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Limits in seconds, None for no limit; they are checked about four times a second.
+    """Limits in seconds, None for no limit; a request that passes one ends then, and not with its answer.
 
     `first_token` counts from the request's last byte and has to cover the wait in the server's queue: headers, roles and
     comments do not end it, for some servers send them at once and some with the first token.
@@ -39,6 +40,12 @@ class Timeouts:
     idle: float | None = 300.0  # since the last content, or while the server takes no more of the request
     total: float | None = None  # from the request's first byte to the answer's last
     patience: float | None = None  # of the user who waits for the first token, and then hangs up: no limit of ours
+
+    @property
+    def sharp(self) -> bool:
+        """Whether one of them is to be kept more exactly than to a quarter of a second."""
+        short = (limit is not None and limit < SHORT_S for limit in (self.first_token, self.idle, self.total))
+        return self.patience is not None or any(short)
 
     def deadline(self, received: Received, started: int) -> tuple[float, str]:
         """Return when this request is overdue, monotonic ns or infinite, and by which of the limits."""

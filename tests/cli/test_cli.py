@@ -84,9 +84,9 @@ def one_sentence(err: str) -> str:
         (["--prompt-file", "/nowhere/x.txt"], "cannot read the prompt file"),
         (
             ["--prefix-zipf", "1"],
-            "--prefix-zipf says which of several prefixes is drawn; add prefixes, e.g. --prefixes 20.",
+            "--prefix-zipf says which of several prefixes is drawn; add --prefixes, e.g. --prefixes 20.",
         ),
-        (["--arrivals", "gamma"], "--arrivals gamma needs a rate; add rate, e.g. --rate 4."),
+        (["--arrivals", "gamma"], "--arrivals gamma needs a rate; add --rate, e.g. --rate 4."),
         (["--data", "max_in_flight.jsonl"], "max_in_flight.jsonl"),
         (["--bogus", "1"], "No such option"),
         (["--model", "nope"], "has no model 'nope'; it has: llama3.1:70b"),

@@ -16,7 +16,8 @@ from loadtest.slo import parse_objectives
 LONG = "x" * 300
 WRONG = [
     (["--think-time", "nan"], "--think-time must be a number, not nan."),
-    (["--duration", "inf"], "duration must be at most 2592000, not inf"),
+    (["--duration", "inf"], "loadtest: --duration must be at most 2592000, not inf"),
+    (["--price-per-hour", "1k"], "--price-per-hour must be a price above 0 like 2.49, 2.49EUR or $2.49, not '1k'."),
     (["--rate", "1e-300"], "rate must be at least 1e-06, not 1e-300."),
     (["--rate", "4,nan"], "rate must be a number, not nan."),
     (["--rate", "1e6", "--duration", "1e6"], "makes 1000000000000 requests; ask for a duration of 10 s or less."),
@@ -87,7 +88,7 @@ WRONG = [
     (["--name", "a\x1b[2J"], "name holds a control character ('\\x1b'); take it out."),
     (["--name", "a\u202eb"], "name holds a control character ('\\u202e'); take it out."),
     (["--name", LONG], "name is 300 bytes long; make it 200 or fewer."),
-    (["--prompt", "in {words} words"], "say which with words"),
+    (["--prompt", "in {words} words"], "say which with --words, e.g. --words 25,100."),
     (["--prompt-file", "words.txt"], "the prompt file words.txt has {words} in it; say which with words"),
     (["--prompt", "plain.txt"], "prompt is the name of a file, 'plain.txt'; give it with --prompt-file (prompt_file)."),
     (["--prompt", "@plain.txt"], "prompt is the name of a file, 'plain.txt'"),

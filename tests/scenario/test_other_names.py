@@ -30,11 +30,21 @@ Call = Callable[..., tuple[int, str, str]]
         ("--num-prompts", "--requests"),
         ("--timeout", "--total-timeout"),
         ("--socks5", "--proxy"),
+        ("--output-dir", "--out"),
+        ("--num_ctx", "--num-ctx"),
+        ("--isl", "--input-tokens"),
+        ("-rate", "--rate"),
+        ("-header", "--header"),
+        ("-max-workers", "--workers"),
     ],
 )
 def test_an_option_of_another_tool(loadtest: Call, tmp_path: Path, given: str, option: str) -> None:
     code, _, err = loadtest("run", "http://127.0.0.1:9", given, "1", "--out", tmp_path / "run")
     assert (code, f"No such option '{given}'; give it with {option}; see" in err) == (2, True), err
+
+
+def test_a_name_behind_one_dash_is_named_whole(loadtest: Call) -> None:
+    assert "No such option '-cpus'; see" in loadtest("run", "-cpus", "2")[2]
 
 
 def test_a_command_without_it_names_none(loadtest: Call) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from loadtest.errors import ScenarioError
-from loadtest.scenario import Scenario
+from loadtest.scenario import Scenario, keys_of
 from loadtest.scenario.files import record_format
 
 
@@ -100,3 +101,12 @@ def test_a_prompt_files_mark_and_line_ends_are_no_part_of_the_prompt(tmp_path: P
     assert Scenario(prompt_file=str(path)).prompt_text() == "Tell me\na story.\n"
     path.write_bytes(b"Another, longer one.")
     assert Scenario(prompt_file=str(path)).prompt_text() == "Another, longer one."
+
+
+def test_every_key_may_be_laid_over_a_file(tmp_path: Path) -> None:
+    """`loadtest run mine.toml --path /x` was a traceback: path is the file's name, too."""
+    (tmp_path / "mine.toml").write_text("concurrency = [1]\n")
+    assert Scenario.load(tmp_path / "mine.toml", path="/x").path == "/x"
+    for key in keys_of(Scenario):
+        with pytest.raises(ScenarioError):
+            Scenario.load(tmp_path / "mine.toml", **dict[str, Any]({key.name: object()}))

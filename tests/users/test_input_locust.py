@@ -157,6 +157,17 @@ def test_a_metrics_address_without_a_port_is_a_sentence() -> None:
     assert metrics_of(argparse.Namespace(metrics_port="9464")) == (9464, "127.0.0.1")
 
 
+def test_another_tools_name_for_a_key_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    """A class with max_tokens asked for answers of the usual length, without a word."""
+    answer.say_once.cache_clear()
+    asked({"max_tokens": 6, "timeout": 3, "output_tokens": 5}, type("Base", (ModelUser,), {"num_predict": 4}))
+    said = [record.message for record in caplog.records]
+    assert said == [
+        f"user class Mine has {name}, which is no key of its requests; what other tools call so is output_tokens."
+        for name in ("max_tokens", "num_predict")
+    ]
+
+
 def test_what_is_odd_but_right_is_taken(caplog: pytest.LogCaptureFixture) -> None:
     assert asked({"output_tokens": 16.0}, input_tokens="1e2").input_tokens == (100,)
     assert asked({"stop_after_errors": 3}, stop_after_errors="5").stop_after_errors == 5

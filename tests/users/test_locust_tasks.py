@@ -144,8 +144,10 @@ def test_the_text_of_messages_is_what_they_say() -> None:
     ("wrong", "words"),
     [
         (lambda client: client.get("/"), "Client has no get: a task sends with self.client.chat()"),
-        (lambda client: client.chat("x", max_tokens=5), "unexpected keyword argument 'max_tokens'"),
-        (lambda client: client.ask("x", timeout=5), "its client got an unexpected keyword argument 'timeout'"),
+        (lambda client: client.chat("x", max_tokens=5), "keyword argument 'max_tokens'; write output_tokens"),
+        (lambda client: client.ask("x", timeout=5), "'timeout'; total_timeout is an attribute of the class"),
+        (lambda client: client.chat("x", top_p=1), "'top_p'; top_p is an attribute of the class"),
+        (lambda client: client.ask("x", stream=True), "its client got an unexpected keyword argument 'stream'"),
         (lambda client: client.chat(5), "not 5"),
         (lambda client: client.ask().json(), "Answer has no json: an answer has text"),
         (lambda client: client.session().send(), "UserSession has no send: a conversation goes on with chat()"),

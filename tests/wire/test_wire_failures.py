@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import time
 
 import httpx
 import pytest
@@ -164,4 +166,20 @@ def test_a_server_that_takes_no_more_of_the_request_meets_the_idle_limit(kind: s
 def test_an_order_s_own_limits_go_before_the_wire_s(kind: str) -> None:
     with serving(lambda peer: peer.request() and peer.closed_by_client()) as server:
         (got,) = ask(kind, httpx.Request("GET", server.url), limits=IMPATIENT, timeouts=Timeouts(first_token=60))
+    assert isinstance(got.error, httpx.ReadTimeout)
+
+
+@pytest.mark.parametrize("limits", [Timeouts(first_token=0.01), Timeouts(total=0.01)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_answer_that_ends_soon_after_a_limit_has_passed_it(kind: str, limits: Timeouts) -> None:
+    """It came between two sweeps of the asyncio driver, for which a limit in milliseconds did nothing."""
+
+    def late(peer: Peer) -> None:
+        peer.request()
+        time.sleep(0.15)
+        with contextlib.suppress(OSError):  # nobody is there any more
+            peer.send(answer(b"text"))
+
+    with serving(late) as server:
+        (got,) = ask(kind, httpx.Request("GET", server.url), timeouts=limits)
     assert isinstance(got.error, httpx.ReadTimeout)

@@ -59,6 +59,17 @@ PAIR = [{"from": "human", "value": "one"}, {"from": "gpt", "value": "A"}]
         ("rows_too.txt", [{"prompt": "one"}], ["one"]),
         ("head.csv", 'prompt,"a name\nof two lines"\n"one","x"\n', ["one"]),
         ("gemini.jsonl", [{"messages": [ONE, {"role": "model", "content": "A"}]}], ["one"]),
+        (
+            "parts.json",
+            [{"systemInstruction": {"parts": [{"text": "S"}]}, "contents": [{"parts": [{"text": "one"}]}]}],
+            ["S\none"],
+        ),
+        ("otel.jsonl", [{"messages": [{"role": "user", "parts": [{"type": "text", "content": "one"}]}]}], ["one"]),
+        (
+            "value.jsonl",
+            [{"messages": [{"role": "user", "content": [{"type": "text", "value": "one"}, {"type": "image"}]}]}],
+            ["one"],
+        ),
     ],
 )
 def test_what_is_asked_is_sent_whole(tmp_path: Path, name: str, content: Any, texts: list[str]) -> None:
@@ -305,6 +316,12 @@ def har(body: Any) -> str:
         ("second.json", '[{"prompt": "one"},\n {"prompt": 2}]', "line 2, has a number for a prompt"),
         ("python.json", "[{'prompt': 'one'}]", "line 1, column 3, is not JSON: unexpected character, expected a string key; in JSON names"),
         ("typed.jsonl", [{"type": "post", "text": "one"}, {"type": "human", "text": "one"}], "line 2, is one message, not a"),
+        ("beside.json", '[\n {"prompt": "one", // mine\n  "n": 1}]', "line 2, column 20, is not JSON: unexpected character, expected a string key; JSON has no"),
+        ("python.jsonl", '{"prompt": "one", "stream": True}', "expected a JSON value; JSON writes true, false and null in small letters."),
+        ("comma.jsonl", '{"prompt": "one",}', "trailing comma is not allowed; take out the comma before the closing bracket."),
+        ("slash.jsonl", '{"prompt": "C:\\dir"}', "invalid escaped sequence in string; write a backslash inside a text twice."),
+        ("answers.jsonl", [{"id": 1, "choices": [{"turns": ["one"]}]}], "it has 'id, choices': name one with --data-column."),
+        ("span.jsonl", [{"output.value": '{"text": "one"}', "in": "x"}], "it has 'output.value, in': name one with --data-column."),
         ("comment.jsonl", '# mine\n{"prompt": "one"}\n', "line 1, column 1, is not JSON: unexpected character, expected a JSON value; JSON has no"),
         ("open.json", '{\n "prompt": "one",\n "a": [\n', "line 1, begins a row that never ends."),
         ("between.json", '{\n "prompt": "one"\n},\n{\n "prompt": "two"\n}', "line 3, column 2, has something between two rows; put"),

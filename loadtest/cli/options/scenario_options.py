@@ -40,7 +40,7 @@ CONNECTION = tuple(key.name for key in keys_of(ConnectionKeys))
 SERVER_OPTIONS = ("api", *CONNECTION, "connect_timeout")  # what server is asked, and how it is reached
 # a key in a sentence, and its value; in a file's name or in quotes it is none, and in brackets it stands beside its option
 _KEY_IN_SENTENCE = re.compile(
-    rf"""(?<![\w/'"(-])({"|".join(SCENARIO_KEYS)})(?: = \[?([^\s,;\]]*[^\s,;\].])\]?)?(?![\w/'"-])"""
+    rf"""(?<![\w/'"(-])({"|".join(SCENARIO_KEYS)})(?: = (\[[^\]]*\]|[^\s,;]*[^\s,;.]))?(?![\w/'"-])"""
 )
 _OF_FLAGS = ("true", "false", "yes", "no", "on", "off")
 _VALUES = re.compile(r"[\d.,%]+|\w+=\S*")  # of an option, behind a blank
@@ -167,10 +167,16 @@ def make_scenario(path: Any, values: dict[str, Any]) -> Scenario:
 
 
 def _as_option(found: re.Match[str]) -> str:
-    """Write a scenario's key as the option that was typed, or is to be: max_in_flight, or rate = [4]."""
+    """Write a scenario's key as the option that was typed, or is to be: max_in_flight, or rate = [4].
+
+    A key of one word may be a word alone, but not at the sentence's beginning, nor as what is to be added.
+    """
     key, value = found.groups()
-    known = value is not None or "_" in key
-    return f"{SCENARIO_KEYS[key].flag}{f' {value}' if value is not None else ''}" if known else found[0]
+    sentence, end = found.string, found.string[found.end() :]
+    named = sentence[: found.start()].endswith(("add ", " with ")) and end[:1] in {",", ";", "."}
+    known = value is not None or "_" in key or found.start() == 0 or named
+    given = "" if value is None else f" {value.strip('[]').replace(', ', ',')}"
+    return f"{SCENARIO_KEYS[key].flag}{given}" if known else found[0]
 
 
 def connection_of(values: dict[str, Any]) -> Scenario:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import click
@@ -13,12 +13,13 @@ from click.core import ParameterSource
 from loadtest.cli.options.environment import flag_of
 from loadtest.credentials import redacted
 from loadtest.errors import LoadTestError, refuse
-from loadtest.scenario.keys import KEY_OF, KEY_OF_LETTER
+from loadtest.scenario.keys import KEY_OF, OPTION_OF
 from loadtest.urls import without_passwords
 
 QUOTED_MOST = 300  # characters without a blank that an error sentence quotes in full
 One = TypeVar("One")
 Result = TypeVar("Result")
+_ONE_DASH = re.compile("-[a-z][a-z-]{2,}")
 _NUMBERS = {"integer": "whole number", "float": "number"}  # click's words -> ours
 
 
@@ -32,8 +33,8 @@ def print_mistake(sentence: str) -> None:
     print(f"loadtest: {short}", file=sys.stderr)
 
 
-def print_usage_error(error: click.ClickException, command: str = "loadtest") -> None:
-    """Print a mistake that click has found as one sentence; where no command was given, print the help.
+def print_usage_error(error: click.ClickException, command: str = "loadtest", args: Sequence[str] = ()) -> None:
+    """Print a mistake that click has found in `args` as one sentence; where no command was given, print the help.
 
     `command` is whose help is named where click does not say of which command it is.
     """
@@ -41,7 +42,7 @@ def print_usage_error(error: click.ClickException, command: str = "loadtest") ->
     if type(error).__name__ == "NoArgsIsHelpError":  # a class that click 8.1 does not have
         error.show()
         return
-    sentence = _otherwise_named(error) or _in_plain_words(_with_variable(error, error.format_message().strip()))
+    sentence = _otherwise_named(error, args) or _in_plain_words(_with_variable(error, error.format_message().strip()))
     path = context.command_path if context is not None else command
     if context is not None and (isinstance(error, click.MissingParameter) or "unexpected extra" in sentence):
         usage = " ".join([path, *context.command.collect_usage_pieces(context)])
@@ -51,14 +52,19 @@ def print_usage_error(error: click.ClickException, command: str = "loadtest") ->
     print_mistake(sentence)
 
 
-def _otherwise_named(error: click.ClickException) -> str | None:
+def _otherwise_named(error: click.ClickException, args: Sequence[str]) -> str | None:
     """Return a sentence on an option that another tool has, where the command has one for the same; None for any other mistake."""
     if not isinstance(error, click.NoSuchOption) or error.ctx is None:
         return None
-    given = error.option_name.lstrip("-")
-    name = KEY_OF_LETTER.get(given) or KEY_OF.get(given.replace("-", "_").lower())
-    option = next((one for one in error.ctx.command.params if one.name == name and isinstance(one, click.Option)), None)
-    return None if option is None else f"No such option '{error.option_name}'; give it with {flag_of(option)}"
+    # -rate, as tools in Go have it: click reads letters
+    typed = (one.partition("=")[0] for one in args if error.option_name[1:] in one)
+    given = next((one for one in typed if _ONE_DASH.fullmatch(one)), error.option_name)
+    name = given.lstrip("-").replace("-", "_").lower()
+    names = (OPTION_OF.get(given.lstrip("-")), OPTION_OF.get(name), KEY_OF.get(name), name)
+    options = (one for one in error.ctx.command.params if one.name in names and isinstance(one, click.Option))
+    if (option := next(options, None)) is not None:
+        return f"No such option '{given}'; give it with {flag_of(option)}"
+    return None if given == error.option_name else f"No such option '{given}'"
 
 
 def _in_plain_words(sentence: str) -> str:

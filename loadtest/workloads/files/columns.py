@@ -43,7 +43,7 @@ LENGTH_KEYS = (
     *("output_length", "output_len", "expected_output_len", "output_tokens_count", "expected_output_tokens"),
 )
 KNOWN = (*CONVERSATIONS, *PROMPTS, "body")  # columns that may hold the prompt, the first that a row has
-SYSTEMS = ("system", "system_prompt")  # columns that may hold a system prompt beside it
+SYSTEMS = ("system", "system_prompt", "system_instruction")  # columns that may hold a system prompt beside it
 TURNS = "turns"  # what a user says turn by turn, in MT-Bench
 # columns that may hold a recorded answer to a prompt
 ANSWERS = ("answer", "output", "response", "completion", "generation", "outputText")
@@ -155,7 +155,7 @@ def _in_text(given: str, *, known: bool, name: str) -> Any:
             return given
         raise RowError(
             f"has a text that begins like JSON under {name} and is none: {error.msg} (character {error.colno} of the "
-            f"text){remedy(given.encode(), error.msg)}"
+            f"text){remedy(given.encode(), error.msg, error.doc[error.pos :])}"
         ) from None
     said = read.get("messages") if isinstance(read, dict) else read
     return read if known or is_conversation(said) or are_texts(said) else given

@@ -228,7 +228,7 @@ class DataFile:
             at = span.start + len(b"".join(span.body.splitlines(keepends=True)[: error.lineno - 1]))
             what = re.sub(r":? ?line \d+ column \d+ \(char \d+\)", "", str(error))
             raise ScenarioError(
-                f"the data file {self.path}, {self._place(at, error.colno)}, is not JSON: {what}{remedy(span.body, what)}."
+                f"the data file {self.path}, {self._place(at, error.colno)}, is not JSON: {what}{remedy(span.body, what, error.doc[error.pos :])}."
             ) from None
 
     def _line_rows(self, file: BinaryIO, begin: int) -> Iterator[RowSpan]:

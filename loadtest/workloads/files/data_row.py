@@ -28,6 +28,7 @@ from loadtest.workloads.files.turns import (
     as_message,
     is_conversation,
     is_usual,
+    plain_part,
     speaker_of,
     usual_role,
 )
@@ -155,6 +156,8 @@ def _system_of(value: Mapping[str, Any]) -> str | None:
     if name is None:
         return None
     said = value[name]
+    if isinstance(said, dict) and isinstance(said.get("parts"), list):  # of Gemini's requests
+        said = said["parts"]
     if isinstance(said, list) and all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in said):
         said = text_of([{"content": said}])
     if not isinstance(said, str):
@@ -240,7 +243,9 @@ def _message(turn: Any, place: int, name: str) -> Mapping[str, Any]:
         )
     if not isinstance(content := message.get("content"), str | list | dict | None):
         raise RowError(f"has {kind_of(content)} for the content of message {place} of {name}, not a text")
-    parts = content if isinstance(content, list) else []
+    parts = [*map(plain_part, content)] if isinstance(content, list) else []
+    if parts and parts != content:
+        message = {**message, "content": parts}
     if parts and all(isinstance(part, dict) and [*part] == ["text"] for part in parts):
         message = {**message, "content": text_of([message])}  # parts without types, as in Bedrock's Converse
     role = usual_role(message["role"])

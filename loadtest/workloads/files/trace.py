@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import orjson
 
 from loadtest.errors import ScenarioError, refuse
 from loadtest.metrics import NS_PER_S
@@ -34,8 +35,8 @@ from loadtest.scenario import (
 )
 from loadtest.scenario.files import parsed
 from loadtest.text import listed, percent, seconds
-from loadtest.workloads.files.columns import IDS, KNOWN, LENGTH_KEYS, plain_name
-from loadtest.workloads.files.json_rows import split_head, wrong_cells, wrong_csv, wrong_head
+from loadtest.workloads.files.columns import IDS, KNOWN, LENGTH_KEYS, loads, plain_name
+from loadtest.workloads.files.json_rows import remedy, split_head, wrong_cells, wrong_csv, wrong_head
 
 MOST_BYTES = 1 << 30
 
@@ -306,6 +307,13 @@ def _all(lengths: array[int], name: str, numbers: array[int], path: Path) -> arr
 def _json_rows(path: Path, rows: Sequence[tuple[int, str]]) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in rows:
         row = parsed(line)
+        try:
+            row = loads(line.encode()) if row is None else row
+        except orjson.JSONDecodeError as error:
+            hint = remedy(line.encode(), error.msg, error.doc[error.pos :])
+            raise ScenarioError(
+                f"the trace {path}, line {number}, column {error.colno}, is not JSON: {error.msg}{hint}."
+            ) from None
         refuse(
             not isinstance(row, dict),
             f"the trace {path}, line {number}, is not a JSON object; write one a line (JSON lines).",

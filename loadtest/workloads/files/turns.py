@@ -53,7 +53,7 @@ def speaker_of(value: Mapping[str, Any]) -> str:
     said = next(
         (name for name in names if isinstance(name, str)), kind if isinstance(kind, str) and kind in ROLES else ""
     )
-    return said.strip().lower()
+    return said.strip().lower() or ("user" if "parts" in value else "")  # Gemini's requests need not say it
 
 
 def is_usual(message: Any) -> bool:
@@ -66,6 +66,15 @@ def _holds_values(content: Any) -> bool:
     return isinstance(content, list) and any(
         isinstance(part, dict) and isinstance(part.get("text"), dict) for part in content
     )
+
+
+def plain_part(part: Any) -> Any:
+    """Return a part of a message with its text under `text`, where it is text that stands elsewhere: `content`, `value`."""
+    if not isinstance(part, dict) or part.get("type", "text") != "text" or isinstance(part.get("text"), str):
+        return part
+    held = part["text"] if isinstance(part.get("text"), dict) else part
+    said = next((held[one] for one in ("value", "content") if isinstance(held.get(one), str)), None)
+    return part if said is None else {"type": "text", "text": said}
 
 
 def is_turn(value: Any) -> bool:
@@ -169,8 +178,8 @@ def _text_in(content: Any) -> Any:
     """Return what is said; of parts that are all text the text, as in ChatGPT's exports and in Gemini's requests."""
     if isinstance(content, dict):  # of ChatGPT's exports: code and thoughts have no parts, and are not said to anybody
         content = content.get("parts") or ""
-    if _holds_values(content):
-        content = [{**part, "text": part["text"].get("value")} if _holds_values([part]) else part for part in content]
+    if isinstance(content, list):
+        content = [*map(plain_part, content)]
     if isinstance(content, list) and all(
         not isinstance(part, dict) or part.get("type", "text") == "text" for part in content
     ):

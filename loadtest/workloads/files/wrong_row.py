@@ -27,6 +27,8 @@ TRACE_ROW = (
     "is a row of a trace, with an instant and lengths but no text; give the file with --trace, or its lengths alone "
     "with --input-tokens 'empirical(FILE)'"
 )
+# names of what models have answered: no rows are looked for in it
+ANSWERED = frozenset(("choices", "candidates", "response", "response_body", "output", "outputs", "completion"))
 NO_COLUMN = "has no column prompt, text, question or messages; it has"
 
 
@@ -96,6 +98,8 @@ def _rows_in(value: Mapping[Any, Any], before: str = "", depth: int = DEPTH) -> 
         yield f"{before or '.'}[]"
         return
     for name, inner in value.items():
+        if not ANSWERED.isdisjoint(str(name).split(".")):
+            continue
         path = f"{before}.{name if str(name).isidentifier() else json.dumps(str(name))}"
         some: list[Any] = inner[:LOOKED_AT] if isinstance(inner, list) else []
         if len(value) == 1 and some and all(isinstance(one, str) for one in some):
