@@ -65,6 +65,15 @@ def titans(text: str, **more: Any) -> dict[str, Any]:
 DIALECTS = (V1, COMPLETIONS, CHAT, GENERATE, RESPONSES, MESSAGES)
 COHERES = {"tokens": {"input_tokens": 20, "output_tokens": 3}}
 GEMINIS = {"usageMetadata": {"promptTokenCount": 20, "candidatesTokenCount": 3}}
+WITH_TOOLS = {
+    "usageMetadata": {
+        "promptTokenCount": 5,
+        "toolUsePromptTokenCount": 15,
+        "candidatesTokenCount": 2,
+        "thoughtsTokenCount": 1,
+        "totalTokenCount": 23,
+    }
+}
 FORMATS: dict[str, Rows] = {
     "chat": [A, B, C, finish(), COUNTS],
     "completions": [
@@ -76,6 +85,11 @@ FORMATS: dict[str, Rows] = {
     "Responses": [*PIECES, completed()],
     "Messages": [start(), *BLOCKS, stopped(output_tokens=3), STOP],
     "Gemini's": [gemini("a"), gemini("b"), gemini("c", finishReason="STOP") | GEMINIS],
+    "Code Assist's": [
+        {"response": gemini("a"), "traceId": "x"},
+        {"response": gemini("b")},
+        {"response": gemini("c", finishReason="STOP") | WITH_TOOLS},
+    ],
     "Cohere's": [
         *(cohere("content-delta", content={"text": text}) for text in "abc"),
         {"type": "message-end", "delta": {"finish_reason": "COMPLETE", "usage": COHERES}},

@@ -188,6 +188,14 @@ def test_headers_say_who_answered(header: str, doubt: str | None, note: str | No
     [
         (V1, b'data: {"model":"m-2026","choices":[{"delta":{"content":"a"},"finish_reason":"stop"}]}\n\n', "m-2026"),
         (V1, b'data: {"model":"m","choices":[{"delta":{"content":"a"},"finish_reason":"stop"}]}\n\n', None),
+        (
+            V1,  # whose counts a gateway made
+            (
+                b'data: {"model":"o","choices":[{"delta":{"content":"a"},"finish_reason":"stop"}]}\n\n'
+                b'data: {"model":"m","choices":[],"usage":{"prompt_tokens":2,"completion_tokens":1}}\n\n'
+            ),
+            "o",
+        ),
         (V1, b'data: {"choices":[{"delta":{"content":"a"},"finish_reason":"stop"}]}\n\n', None),
         (V1, b'data: {"model":["m"],"choices":[{"delta":{"content":"a"},"finish_reason":"stop"}]}\n\n', None),
         (CHAT, line("a") + b'{"model":"m:latest","done":true}\n', None),

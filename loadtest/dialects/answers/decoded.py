@@ -52,7 +52,6 @@ class Decoded:
         "_echoed",
         "_echoes",
         "_last",
-        "_model",
         "_of_another",
         "began",
         "end",
@@ -61,6 +60,7 @@ class Decoded:
         "finished_at",
         "kind",
         "marked",
+        "model",
         "over",
         "stamped",
         "unstamped",
@@ -81,7 +81,7 @@ class Decoded:
         self.over = False  # the end mark came: what follows is not part of the answer
         self._aside = 0  # how many events are text that may be anything: all of them, or none
         self._begun: Any = None  # the id with which it began
-        self._model = ""  # that the last piece of text was said to be of
+        self.model = ""  # that the last piece of text was said to be of
         self._of_another = False  # some of it is of rows of no known format
         # what of no known format came last, and behind how many events
         self._last = b"", 0
@@ -229,10 +229,10 @@ class Decoded:
 
     def take_model(self, name: Any) -> None:
         """Take which model a piece of text is said to be of."""
-        if name != self._model and isinstance(name, str) and name:
-            if self._model:
+        if name != self.model and isinstance(name, str) and name:
+            if self.model:
                 self.doubt(TWO_MODELS)
-            self._model = name
+            self.model = name
 
     def finish(self, name: str, value: Any, row: Any = None) -> None:
         """Take a finish_reason or done_reason by its name, as it was sent, and its row."""

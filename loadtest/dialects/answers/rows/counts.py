@@ -105,6 +105,7 @@ def counted(name: str) -> str | None:
 
 
 REASONING_COUNTS = ("reasoning_tokens", "reasoningTokens", "thoughtsTokenCount")
+TOOL_PROMPTS = ("toolUsePromptTokenCount",)  # Gemini's, of what its own tools found, which the model reads, too
 # Anthropic's and Bedrock's of a prompt's cached tokens; gateways count them in OpenAI's prompt_tokens or beside them
 CACHE = (
     ("cache_read_input_tokens", "cacheReadInputTokens"),
@@ -167,6 +168,9 @@ class Usage:
         self.reasoning = reasoning
         cached = _detail(usage, CACHED_PLACES, CACHED_NAMES, note)
         read, written = (_detail(usage, (), names, note) or 0 for names in CACHE)
+        tools = _detail(usage, (), TOOL_PROMPTS, note) or 0
+        if total and prompt is not None and total >= prompt + tools + output:
+            self.prompt = prompt = prompt + tools
         if total and prompt is not None and (rest := total - prompt - output):
             if rest == reasoning:
                 return output + reasoning

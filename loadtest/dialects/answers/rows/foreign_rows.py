@@ -194,9 +194,12 @@ class ForeignRows:
 
     def known(self, row: dict[str, Any]) -> tuple[Rows | None, dict[str, Any]]:
         """Return what takes the row, and the row as that has it; None for an error, which is taken here."""
-        if (inner := unwrapped(row, self._own.takes)) is not None:
+        inner = unwrapped(row, lambda one: self._own.takes(one) or bool(_of_gemini(one)))  # Code Assist wraps Gemini's
+        if inner is not None:
             self._answer.note(IN_AN_ENVELOPE)
-            return self._own, inner
+            row = inner
+            if self._own.takes(row):
+                return self._own, row
         self.formats = self.formats or [rows(self._answer) for rows in self._others]
         chunk = as_chunk(row) or row
         known = next((rows for rows in (self._own, *self.formats) if rows.takes(chunk)), None)

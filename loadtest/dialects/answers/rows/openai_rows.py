@@ -33,8 +33,8 @@ from loadtest.dialects.base import Note
 
 ENGINE_DIED = "the last chunk names no model and holds no text: the engine died (Ollama's /v1 loses the error itself)"
 NO_FINISH = (
-    "the server said [DONE] without a finish_reason; llama-cpp-python's does so where another request comes in mid-answer, "
-    "unless started with --interrupt_requests false"
+    "the server said [DONE] without a finish_reason, so a whole answer looks like a cut one; some gateways never send one, and "
+    "llama-cpp-python's does so where another request comes in mid-answer, unless started with --interrupt_requests false"
 )
 _OWN = frozenset(
     ("id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier", "timings")
@@ -273,7 +273,9 @@ class OpenAIRows(Rows):
         answer.drop_echo()
         answer.drop_blank()
         self._drop_labels()
-        ending.model = as_name(self._last.get("model")) or as_name(self._first.get("model"))
+        # gateways that count themselves name what was asked for there, whatever model the text is of
+        names = (answer.model, self._last.get("model"), self._first.get("model"))
+        ending.model = next(filter(None, map(as_name, names)), None)
         timings = ending.server.get("timings")
         if timings and (why := timing_contradiction(timings, answer.usage.output)) is not None:
             answer.doubt(why)
