@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
@@ -235,3 +236,10 @@ def test_the_parts_of_ttft_add_up_to_no_more_than_it() -> None:
     assert parts["batch_wait_s"] == pytest.approx(0.0057)
     exact = LevelData(level, batch_wait_s={"mean": 0.0057})
     assert ttft.parts_of(exact)["batch_wait_s"] == pytest.approx(0.0057)
+
+
+def test_a_matplotlibrc_of_the_user_changes_no_chart() -> None:
+    with mpl.rc_context(style.RC):
+        usual = dict(mpl.rcParams)
+    with mpl.rc_context({"text.usetex": True, "savefig.format": "pdf"}), mpl.rc_context(style.RC):
+        assert dict(mpl.rcParams) == usual
