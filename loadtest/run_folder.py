@@ -153,12 +153,12 @@ class RunFolder:
             f"{str(path)!a} holds a control character; choose another --out.",
             RunFolderError,
         )
+        check_writable(path)  # finds as well that the working directory is gone, without which nothing is absolute
         refuse(
             path.absolute() == Path(path.absolute().anchor),
             f"{path} is the root of the file system; choose another --out.",
             RunFolderError,
         )
-        check_writable(path)
         if path.is_dir() and any(next(path.glob(sign), None) for sign in _TAKEN):
             raise _taken(path)
 

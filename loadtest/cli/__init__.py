@@ -55,6 +55,7 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = getattr(importlib.import_module(f"{__name__}.{cmd_name}"), cmd_name)
+        command.help = command.help or COMMANDS[cmd_name]  # python -OO has no docstrings
         return command
 
     def resolve_command(
@@ -132,7 +133,9 @@ def _exit_code_of(args: list[str]) -> int:
     except (FileExistsError, NotADirectoryError) as error:
         print_mistake(f"cannot write into {error.filename}: it is a file, not a folder; name another folder.")
     except OSError as error:
-        print_mistake(f"cannot write {error.filename or 'the output'}: {error.strerror}.")
+        gone = isinstance(error, FileNotFoundError)  # without a name, what is not found is the working directory
+        where = error.filename or ("into the working directory" if gone else "the output")
+        print_mistake(f"cannot write {where}: {error.strerror}.")
     except MemoryError:
         print_mistake("out of memory; what was on disk is kept.")
         return 3

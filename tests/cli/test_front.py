@@ -13,7 +13,7 @@ import click
 import pytest
 from support.places import ROOT
 
-from loadtest.cli import cli
+from loadtest.cli import COMMANDS, cli
 from loadtest.cli.options.environment import PREFIX, RESERVED
 from loadtest.cli.run import COMMON, MONITORING, RESULTS
 from loadtest.run_folder import RunFolder
@@ -200,3 +200,11 @@ def test_the_shell_completes_commands_options_and_values() -> None:
     assert completed("loadtest expo", 1) == ["export"]
     assert completed("loadtest run --concur", 2) == ["--concurrency"]
     assert completed("loadtest run --api o", 3) == ["ollama", "openai"]
+
+
+def test_help_says_what_a_command_does_without_docstrings() -> None:
+    code = "from loadtest.cli import COMMANDS, cli; print([cli.get_command(None, name).help for name in COMMANDS])"
+    said = subprocess.run(
+        [sys.executable, "-OO", "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert said == f"{list(COMMANDS.values())}\n"

@@ -46,6 +46,27 @@ def test_out_takes_what_the_run_folder_cannot(command: list[str], locked: Path, 
     assert sorted(locked.iterdir()) == before
 
 
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["run", "--out", "r"], "cannot write to r: No such file or directory; choose another --out."),
+        (["run", "--junit", "a.xml"], "cannot write into the working directory: No such file or directory."),
+    ],
+)
+def test_a_working_directory_that_is_gone_is_named(
+    command: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert _called(*command) == 2
+    assert capsys.readouterr().err == f"loadtest: {said}\n"
+
+
 def test_reports_of_several_runs_have_a_folder_each(tmp_path: Path) -> None:
     for name in ("one", "two"):
         make(tmp_path / name, users=(1, 2))

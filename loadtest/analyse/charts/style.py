@@ -69,6 +69,8 @@ VOID_LABEL = "void: do not quote"
 BEYOND = "void, and above the axis"
 MOST_TIMES = 5.0  # the highest point that may be quoted: so high are points of void levels drawn
 RC: dict[Any, Any] = {
+    # A matplotlibrc of the user's may ask for TeX, or lettering that does not fit.
+    **{key: value for key, value in mpl.rcParamsDefault.items() if key != "backend"},
     "font.family": FONT,
     "font.size": 10,
     "text.parse_math": False,  # model names may hold a $

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
@@ -260,3 +261,10 @@ def test_where_the_server_says_its_slots_none_but_these_were_to_be_seen(tmp_path
         machine.streams_title(analysis) == "Up to 4 streams decode at once; the server says that it has no more slots"
     )
     assert str(_slots(analysis)) == "Slots: 4 (as the server says; the run saw no limit)"
+
+
+def test_a_matplotlibrc_of_the_user_changes_no_chart() -> None:
+    with mpl.rc_context(style.RC):
+        usual = dict(mpl.rcParams)
+    with mpl.rc_context({"text.usetex": True, "savefig.format": "pdf"}), mpl.rc_context(style.RC):
+        assert dict(mpl.rcParams) == usual
