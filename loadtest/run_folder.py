@@ -254,18 +254,14 @@ class RunFolder:
                 yield header, rows[1:]
 
     def records(self) -> Iterator[Record]:
-        """Yield every Record of every file in the order written; repeated ids and lines that are no record are left out."""
-        seen: set[int] = set()
+        """Yield every Record of every file in the order written; lines that are no record are left out."""
         for _, rows in self.requests():
             for row in rows:
                 try:
                     record = Record.from_json(row)
-                    again = record.id in seen
                 except (KeyError, TypeError, ValueError):
                     continue
-                if not again:
-                    seen.add(record.id)
-                    yield record
+                yield record
 
 
 def _taken(path: Path) -> RunFolderError:

@@ -44,7 +44,8 @@ def test_a_last_line_cut_short_is_left_out(tmp_path: Path) -> None:
 
 
 def test_absent_values_take_no_room() -> None:
-    assert b"null" not in a_record().to_line()
+    line = a_record().to_line()
+    assert not any(word in line for word in (b"null", b"target", b"send_us", b"unsent_tokens"))
 
 
 def test_keys_of_a_newer_schema_are_ignored() -> None:
