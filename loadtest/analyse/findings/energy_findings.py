@@ -46,11 +46,6 @@ def _energy(levels: Sequence[LevelData]) -> Iterator[Finding]:
         yield Finding(
             f"GPUs were at {percent(use)} utilisation{mark} while this client asked nothing, so the joules may hold others' work."
         )
-    if limited := [level for level in told if level["energy"].get("at_limit")]:
-        yield Finding(
-            f"At {limited[-1].load}, the GPU draws what its power limit allows{mark}: it may be slower for it.",
-            f"{number(limited[-1]['energy']['watts_by_source'].get('nvidia'))} W on average.",
-        )
 
 
 def _joules(level: LevelData) -> float:
