@@ -1,6 +1,7 @@
 """A run divided by model and server. Each combination has its own slots, step law and levels, and is read as its own run.
 
-A record names its model, and its server by `target`, an index into run.json's `targets`.
+A record names its model, and its server by `target`, an index into run.json's `targets`. Folders of older versions have no
+targets: there the model alone divides the run, and a line of text in `other_targets` names its server.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from loadtest.scenario import rotation
 
 OF_TARGET = ("server_at_end", "tokens", "comparability")  # keys of run.json that each entry of `targets` has for itself
 BESIDE_SHARE = 0.01  # of a group's requests; if more ran beside another group's at the same server, this is reported
+DESCRIBED = re.compile(r"(?P<url>\S+): (?P<server>.*), model (?P<model>.*), (?P<dialect>[\w-]+)")  # in other_targets
+SIMULATED_NOTE = re.compile(r"\(simulated: profile (?P<profile>.*) at (?P<speed>[\d.e+]+)× speed\)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +122,19 @@ def unused(run: RunData) -> list[str]:
     return [name for name, key in zip(_group_names(every), every, strict=True) if key not in used] if used else []
 
 
+def undistinguished_servers(run: RunData) -> str | None:
+    """Return a clause on the servers of one model that a folder without targets cannot tell apart."""
+    if _targets(run):
+        return None
+    main = run.facts.get("target") or {}
+    model, url = main.get("model"), main.get("url")
+    urls: dict[str, list[str]] = {model: [url]} if model and url else {}
+    for other in _older_targets(run):
+        urls.setdefault(other.model, []).append(other.url)
+    many = next((list(dict.fromkeys(found)) for found in urls.values() if len(set(found)) > 1), None)
+    return f"requests went to {' and '.join(many)}, and this folder does not tell which to which" if many else None
+
+
 # -- what a record was sent to ---------------------------------------------------------------------------------------
 
 
@@ -131,17 +147,41 @@ def _read_target(said: dict[str, Any]) -> _Destination:
     return _Destination(url, model, dialect, said.get("server") or {}, said)
 
 
+def _older_targets(run: RunData) -> list[_Destination]:
+    """Return the further targets of an older Locust run, which describes each in a line of text."""
+    lines = [DESCRIBED.fullmatch(line) for line in run.facts.get("other_targets") or []]
+    return [
+        _Destination(line["url"], line["model"], line["dialect"], _server(line["server"])) for line in lines if line
+    ]
+
+
+def _server(said: str) -> dict[str, Any]:
+    """Return a server's kind, version and simulated profile from its description."""
+    plain = SIMULATED_NOTE.sub("", said).replace("an OpenAI-compatible server", "openai").strip()
+    kind, _, version = plain.partition(" ")
+    found: dict[str, Any] = {"kind": kind.lower(), "version": version or None}
+    if simulated := SIMULATED_NOTE.search(said):
+        found["simulated"] = {"profile": simulated["profile"], "speed": float(simulated["speed"])}
+    return found
+
+
 def _target(run: RunData, index: int, model: Any) -> _Destination:
     """Return what a record with this target and model was sent to; the record's model counts, not the target's."""
     main = _read_target(run.facts.get("target") or {})
     named = _targets(run)
-    found = named[index] if 0 <= index < len(named) else main
+    if 0 <= index < len(named):
+        found = named[index]
+    else:
+        found = next((other for other in _older_targets(run) if other.model == model and model != main.model), main)
     name = str(model) if model else found.model
-    server = found.server
-    if not server and found.url == main.url:
+    if found.server:
+        server = found.server
+    elif found.url == main.url:
         said = run.facts.get("server") or {}
         # Context and slots are facts of the main model; kind and version are the server's.
         server = said if name == main.model else {key: said.get(key) for key in ("kind", "version", "simulated")}
+    else:
+        server = next((other.server for other in _older_targets(run) if other.url == found.url), {})
     return dataclasses.replace(found, model=name, server=server)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from loadtest import dialects, metrics
+from loadtest.analyse.run import groups
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.verdict.evidence import Evidence
 from loadtest.metrics import S_PER_NS, SUSPECT, VOID, Doubt
@@ -364,6 +365,11 @@ def _several_models(e: Evidence) -> Iterator[Doubt]:
             yield Doubt(SUSPECT, f"{what}: the figures may be of a mixture")
 
 
+def _undistinguished(e: Evidence) -> Iterator[Doubt]:
+    if said := groups.undistinguished_servers(e.run):
+        yield Doubt(SUSPECT, said)
+
+
 OUTCOME_RULES: dict[str, Callable[[Evidence], Iterator[Doubt]]] = {
     "nothing_succeeded": _nothing_succeeded,
     "only_warmups": _only_warmups,
@@ -379,6 +385,7 @@ OUTCOME_RULES: dict[str, Callable[[Evidence], Iterator[Doubt]]] = {
     "worker_lost": _worker_lost,
     "users_gone": _users_gone,
     "several_models": _several_models,
+    "undistinguished": _undistinguished,
     "without_text": _without_text,
     "doubted": _doubted,
     "slow_send": _slow_send,

@@ -83,6 +83,10 @@ REMEDIES: dict[str, Remedy] = {
         "Several models answered.",
         "Have the gateway send every request to one model (no routing, no fallback), or measure each model by its own name.",
     ),
+    "undistinguished": Remedy(
+        "Which server answered is not known.",
+        "Measure each server by its own URL.",
+    ),
     "without_text": Remedy(
         "Answers had no text.",
         "Look at an answer with --save-text. If the server sends its text in another format, choose it with --api and "

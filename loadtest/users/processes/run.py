@@ -172,6 +172,9 @@ class LocustRun:
             "spawn_rate": float(rate) if isinstance(rate, int | float) and rate > 0 and not shaped else None,
         }
         facts["targets"] = [target_entry(each.scenario, each.ready()) for each in self._by_index()]
+        others = {id(each): each.target.described for each in self.user_targets.values() if each is not one}
+        if others:
+            facts["other_targets"] = list(others.values())
         return facts
 
     def _by_index(self) -> list[UserTarget]:

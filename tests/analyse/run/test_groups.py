@@ -168,6 +168,30 @@ def test_a_run_of_a_real_and_a_simulated_server_names_the_simulated_one(tmp_path
     assert "> **SIMULATED SERVER** (profile quick" in pages.markdown(one.groups[1][1], [])
 
 
+def test_an_old_locust_folder_tells_groups_by_model(tmp_path: Path) -> None:
+    """Two user classes, as before there were targets: records know their model, run.json the other server in words."""
+    levels, records = mixed(FAST, SLOW)
+    old = [dataclasses.replace(record, target=0) for record in records]
+    others = [f"{THERE}: Ollama 0.24.0 (simulated: profile cpu-98m at 2× speed), model other, ollama-chat"]
+    one = analyse(write(tmp_path / "run", old, levels, driver="locust", other_targets=others))
+    assert [(each["model"], each["url"]) for each in one.summary["groups"]] == [("made", HERE), ("other", THERE)]
+    server = one.summary["groups"][1]["server"]  # nothing of the first one's context and version is its
+    assert server == {"kind": "ollama", "version": "0.24.0", "simulated": {"profile": "cpu-98m", "speed": 2.0}}
+    assert [each.summary["simulated"] is not None for _, each in one.groups] == [False, True]
+    assert "PARTLY SIMULATED" in pages.markdown(one, [])
+    assert one.summary["groups"][1]["beside"] == []
+    for each, gap in zip(one.summary["groups"], (0.010, 0.040), strict=True):
+        assert steps_of(each) == pytest.approx([gap] * len(steps_of(each)), rel=0.01)
+
+
+def test_an_old_folder_that_does_not_tell_servers_apart_is_suspect(tmp_path: Path) -> None:
+    levels, truth = grid(FAST, (2,))
+    others = [f"{THERE}: ollama 0.33.0, model made, ollama-chat"]
+    one = analyse(write(tmp_path / "run", truth.records, levels, driver="locust", other_targets=others))
+    assert one.summary["verdict"] == "suspect"
+    assert f"requests went to {HERE} and {THERE}" in one.summary["levels"][0]["reasons"][0]
+
+
 def test_one_model_at_two_servers_is_named_by_server(tmp_path: Path) -> None:
     levels, records = mixed(FAST, SLOW, names=("made", "made"))
     targets = [target("made"), target("made", THERE)]

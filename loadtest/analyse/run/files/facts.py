@@ -158,6 +158,7 @@ RUN: dict[str, Any] = {
     "target": TARGET,
     "targets": ListOf(LISTED),
     "tokens": TOKENS,
+    "other_targets": ListOf(TEXT),
     "failure": TEXT,
     "clock": {"monotonic_ns": NumberKind(high=1e19), "wall_ns": NumberKind(high=1e19)},
     "locust": {
