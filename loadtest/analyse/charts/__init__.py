@@ -22,6 +22,7 @@ from loadtest.analyse.charts import (
     timeline,
     ttft,
 )
+from loadtest.analyse.reports.pages import BY_LOAD
 from loadtest.analyse.run import Series, axis_of, evenly, groups, has_tokens
 from loadtest.analyse.summary import Analysis
 from loadtest.text import joined
@@ -93,10 +94,11 @@ def _draw_without_tokens(analysis: Analysis, out: Path) -> list[Path | None]:
     ]
 
 
-def _save(figure: Figure, path: Path, *said: Any, **more: Any) -> Path | None:
-    """Write a page, but one on which no panel shows anything; the report says why it is missing."""
-    if any(axes.axison for axes in figure.axes):
-        return style.save(figure, path, *said, **more)
+def _save(figure: Figure, path: Path, analysis: Analysis, *said: Any, **more: Any) -> Path | None:
+    """Write a page, but none of a line by load that would be one level's dot, and none that shows nothing: the report says so."""
+    dots = path.name in BY_LOAD and len(analysis.levels) == 1
+    if any(axes.axison for axes in figure.axes) and not dots:
+        return style.save(figure, path, analysis, *said, **more)
     path.unlink(missing_ok=True)  # of an earlier report
     return None
 

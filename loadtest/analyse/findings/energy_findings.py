@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from loadtest.analyse.findings.finding import Finding
+from loadtest.analyse.findings import Finding
 from loadtest.analyse.run import LevelData, believed
 from loadtest.analyse.server.energy import IN_USE, NOT_SAMPLED
 from loadtest.scenario.values import Price
@@ -45,11 +45,6 @@ def _energy(levels: Sequence[LevelData]) -> Iterator[Finding]:
     if use is not None and use > IN_USE:
         yield Finding(
             f"GPUs were at {percent(use)} utilisation{mark} while this client asked nothing, so the joules may hold others' work."
-        )
-    if limited := [level for level in told if level["energy"].get("at_limit")]:
-        yield Finding(
-            f"At {limited[-1].load}, the GPU draws what its power limit allows{mark}: it may be slower for it.",
-            f"{number(limited[-1]['energy']['watts_by_source'].get('nvidia'))} W on average.",
         )
 
 

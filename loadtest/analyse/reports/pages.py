@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from loadtest.analyse.findings.finding import Finding
+from loadtest.analyse.findings import Finding
 from loadtest.analyse.findings.measured_on import measured_on, simulated_badge, simulated_mark, simulated_warning
 from loadtest.analyse.findings.step_findings import pace_findings
 from loadtest.analyse.reports import answers, run_table, tables
@@ -29,6 +29,7 @@ USUAL = (  # of every run that has tokens
     "itl-tail.png",
     "drift.png",
 )
+BY_LOAD = ("tradeoff.png", "percentiles.png")  # a dot each where there is one level, and not drawn
 CAPTIONS = {
     "ttft.png": "Mean TTFT by concurrency or rate, split into what the request waited for",
     "lengths.png": "TTFT, prefill speed and memory against input length",
@@ -61,7 +62,8 @@ def _sorted_pictures(analysis: Analysis, pictures: Sequence[Path]) -> tuple[list
 def left_out(one: Analysis, pictures: Sequence[Path]) -> str:
     """Say which of the usual charts are missing, because nothing of the run would show in them; empty where none is."""
     levels = one.levels
-    missing = [name for name in USUAL if name not in {path.name for path in pictures}]
+    usual = USUAL if len(levels) > 1 else [name for name in USUAL if name not in BY_LOAD]
+    missing = [name for name in usual if name not in {path.name for path in pictures}]
     if not missing or not has_tokens(*levels):
         return ""
     any_good = any(level["outcomes"].get(Outcome.OK) for level in levels)

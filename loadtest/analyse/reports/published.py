@@ -84,8 +84,6 @@ class MeasuredBeside:
     cell: PublishedFigure
     nonce: bool  # each prompt began with a nonce: nothing came from a prefix cache
     verdict: str
-    requests: int
-    cut: int  # of these, answers that the server ended at a limit (finish reason "length")
     tokens: float  # mean lines: chunks with text, and the final line
     time_s: float  # mean time from t_send to the stream's end
     time_at_length_s: float  # the same, had every answer had the published number of lines
@@ -221,8 +219,6 @@ def _measured_beside(run: RunData, index: int, cell: PublishedFigure, verdict: s
         cell=cell,
         nonce=not run.scenario.get("warm_cache"),
         verdict=verdict,
-        requests=int(good.sum()),
-        cut=int((run.requests["finish_reason"][good] == "length").sum()),
         tokens=float(lines.mean()),
         time_s=float(took.mean()),
         time_at_length_s=float((took + a_line * (cell.tokens - lines)).mean()),
@@ -264,15 +260,6 @@ def _answer_lengths(found: Published) -> Iterator[str]:
             f"Answers are not of the published length: a cell's mean is off by {signed(min(shares), 0)} to {signed(max(shares), 0)}. "
             "That is why the ratio is taken at length."
         )
-
-
-def _ends(found: Published) -> Iterator[str]:
-    """Say how many answers a limit ended, by their own word."""
-    total, cut = sum(row.requests for row in found.rows), sum(row.cut for row in found.rows)
-    if cut:
-        yield f"{cut} of {total} answers were cut at a limit (`length`), not ended by the model."
-    else:
-        yield f"None of {total} answers says that it was cut at a limit (`length`)."
 
 
 def _final_line(found: Published) -> Iterator[str]:
@@ -321,21 +308,6 @@ def _prefix_cache(found: Published) -> Iterator[str]:
         )
 
 
-def _long_answers(found: Published) -> Iterator[str]:
-    """Say how tokens/s fall with the length of the answer, published and here."""
-    rows = {(row.cell.words, row.cell.concurrency): row for row in found.of("output", nonce=False)}
-    falls = [
-        (streams, rows[100, streams], rows[800, streams])
-        for streams in (1, 2, 4)
-        if {(100, streams), (800, streams)} <= rows.keys()
-    ]
-    if falls:
-        was = [1 - long.cell.tokens_per_s / short.cell.tokens_per_s for _, short, long in falls]
-        here = [1 - long.tokens_per_s_at_length / short.tokens_per_s_at_length for _, short, long in falls]
-        where = listed([str(streams) for streams, _, _ in falls])
-        yield f"From 100 to 800 words tokens/s fall by {_percent_list(was)} at {where} streams as published, and by {_percent_list(here)} here."
-
-
 def _labels(found: Published) -> Iterator[str]:
     if found.speed != 1:
         yield (
@@ -349,8 +321,4 @@ def _labels(found: Published) -> Iterator[str]:
         yield "Everything measured here is simulated: it holds the model to the published tables, not the hardware."
 
 
-def _percent_list(shares: list[float]) -> str:
-    return listed([str(round(share * 100)) for share in shares]) + " %"
-
-
-_SUBJECTS = (_agreement, _answer_lengths, _ends, _final_line, _first_token, _prefix_cache, _long_answers, _labels)
+_SUBJECTS = (_agreement, _answer_lengths, _final_line, _first_token, _prefix_cache, _labels)

@@ -18,8 +18,6 @@ from loadtest.analyse.whatif.predictions.prediction_file import (
     AS_ASKED,
     AS_KNOWN,
     FILE_NAME,
-    LIMIT_SEEN,
-    NO_LIMIT,
     Case,
     Document,
     PredictedLoad,
@@ -80,7 +78,7 @@ def score(document: Document, analysis: Analysis, before: str | None = None) -> 
             said.append(f"{level['label']}: not scored: {why}.")
         else:
             for load in loads:
-                found, notes = _scored(document, load, analysis, level)
+                found, notes = _scored(load, analysis, level)
                 figures += found
                 said += notes
     measured = {(level["concurrency"], level["rate"]) for level in analysis.levels}
@@ -178,30 +176,21 @@ def _other_requests(document: Document, plan: SeededRun, analysis: Analysis, lev
     return ""
 
 
-def _scored(
-    document: Document, load: PredictedLoad, analysis: Analysis, level: LevelData
-) -> tuple[list[ScoredFigure], list[str]]:
+def _scored(load: PredictedLoad, analysis: Analysis, level: LevelData) -> tuple[list[ScoredFigure], list[str]]:
     """Score the cases of a load that the run's slots allow; say which they do not."""
     limit = known_slots(analysis.run, analysis.slots).number
     found: list[ScoredFigure] = []
     notes = []
     for case in load.cases:
-        asked = case.name in (AS_ASKED, AS_KNOWN)
-        if limit is not None and case.slots is not None and asked and case.slots != limit:
+        if limit is not None and case.slots not in (None, limit) and case.name in (AS_ASKED, AS_KNOWN):
             notes.append(f"{load.label}: not scored: predicted for {case.slots} slots, and the server has {limit}.")
             continue
-        if limit is None and case.name == AS_ASKED:
-            notes.append(f"{load.label}: whether the server had {case.slots} slots, as predicted for, is not known.")
         found += score_case(load.label, case, load.textbook, level)
         notes += _cached_share(load, case, level)
         if case.grows:
             notes.append(
                 f"{load.label}: the queue was said to grow, so the figures depend on how long the level lasts."
             )
-    if limit is not None and {case.name for case in load.cases} == {NO_LIMIT, LIMIT_SEEN}:
-        notes.append(
-            f"{load.label}: both cases are scored. The server has {limit} slots; the limit seen was {document.rests_on['slots']['seen']}."
-        )
     scored = {each.figure for each in found}
     left = [
         words

@@ -24,7 +24,6 @@ BEFORE_WORK_S = 0.1  # a request's send, within which a reading may hold some of
 FEWEST_READINGS = 3  # of a level or an idle time
 LEAST_COVERED = 0.7  # of a level's window that readings must cover, for its energy to be told
 MOST_BETWEEN = 2.5  # intervals of sampling between two readings of watts; more, and what lay between is unknown
-AT_LIMIT = 0.97  # of the driver's power limit: a GPU that draws more is said to be at it
 IN_USE = 0.05  # utilisation of a GPU that should be idle
 NOT_SAMPLED = "watts were not sampled: loadtest run --monitor nvidia, dcgm=URL or rapl"
 SEVERAL_BESIDE = "requests to several models or servers ran beside each other, and watts cannot be told apart by them"
@@ -71,7 +70,6 @@ class Meters:
     idle_watts: float | None  # of all sources together
     idle_from: str  # when that was, or why it is unknown
     in_use: float | None  # utilisation of the GPUs in idle times, where it was sampled
-    gpu_limit: float | None  # watts that the driver holds all GPUs to
     refused: str  # why watts that were sampled are not the server's; empty where none were refused
 
 
@@ -90,9 +88,7 @@ def read_meters(run: RunData) -> Meters:
         else:
             found.append(meter)
     idle, when = _idle(run, found)
-    by_driver = any(meter.source == "nvidia" for meter in found)
-    limit = machine.gpus.attrs["power_limit"] if machine.gpus is not None and by_driver else None
-    return Meters(tuple(found), idle, when, _idle_use(run), limit, " ".join(dict.fromkeys(refused)))
+    return Meters(tuple(found), idle, when, _idle_use(run), " ".join(dict.fromkeys(refused)))
 
 
 def _meter(frame: pd.DataFrame, machine: Machine) -> Meter | None:
@@ -211,7 +207,6 @@ def level_energy(meters: Meters, level: dict[str, Any]) -> dict[str, Any] | str:
         read[meter.source] = power
     watts = sum(power.watts for power in read.values())
     idle = meters.idle_watts
-    limit = meters.gpu_limit
     return {
         "watts": watts,
         "watts_by_source": {source: power.watts for source, power in read.items()},
@@ -220,7 +215,6 @@ def level_energy(meters: Meters, level: dict[str, Any]) -> dict[str, Any] | str:
         "by": "energy counters" if all(meter.counted for meter in meters.every) else "samples of watts",
         "simulated": any(meter.simulated for meter in meters.every),
         **({"left_out": meters.refused} if meters.refused else {}),
-        "at_limit": None if limit is None else read["nvidia"].watts >= AT_LIMIT * limit,
         "idle_use": meters.in_use,
         "idle_watts": idle,
         **({"idle_reason": meters.idle_from} if idle is None else {"idle_measured": meters.idle_from}),

@@ -318,10 +318,7 @@ def _gpus(file: SamplesFile) -> pd.DataFrame:
             if seen and all(key in gpu for gpu in seen)  # a sum needs all GPUs
         }
 
-    frame = _sample_frame(file, values)
-    limits: list[Any] = [gpu.get("power_limit") for gpu in file.facts.get("gpus") or [] if isinstance(gpu, dict)]
-    frame.attrs["power_limit"] = float(sum(limits)) if limits and all(map(_is_number, limits)) else None
-    return frame
+    return _sample_frame(file, values)
 
 
 def _energy(line: dict[str, Any]) -> dict[str, float]:

@@ -16,8 +16,6 @@ from loadtest.text import seconds, size
 from loadtest.urls import loopback
 
 ENOUGH_SAMPLES = 2  # fewest samples during a load that a growth is computed from
-# Growth of the page cache as a share of the file: up to the first the file came from the cache, from the second on from disk.
-FROM_CACHE, FROM_DISK = 0.1, 0.5
 UNLIKE_FIRST_LOAD = 0.5  # of the first load's growth; later ones that differ by less are not mentioned
 STAYED = 0.02  # of a memory; a smaller change counts as none
 FASTER = 0.8  # of the first load's time, below which later loads are called faster
@@ -158,7 +156,7 @@ def loading(cold: dict[str, Any]) -> str:
     if later is not None and later <= FASTER * first:
         return (
             f"The first load took {seconds(first)}{_speed_words(cold, first)}; later ones {seconds(later)} "
-            f"(p50 of {n - 1}){_speed_words(cold, later)}{_why_faster(cold)}."
+            f"(p50 of {n - 1}){_speed_words(cold, later)}."
         )
     typical = cold["load_s"]["p50"]
     unknown = "" if cold["bytes"] else "; the model's size is not known"
@@ -171,16 +169,6 @@ def _speed_words(cold: dict[str, Any], took: float) -> str:
         return ""
     what = "" if cold["bytes_from"] == "file" else " in memory"
     return f": {size(cold['bytes'])}{what} at {size(cold['bytes'] / took)}/s"
-
-
-def _why_faster(cold: dict[str, Any]) -> str:
-    """Return a clause that names the page cache as the reason, where its growth shows it; else nothing."""
-    first, *rest = [grown(load, "page_cache") for load in cold["loads"]]
-    after = [value for value in rest if value is not None]
-    whole = cold["bytes"] or np.inf
-    if first is not None and after and first >= FROM_DISK * whole and max(after) <= FROM_CACHE * whole:
-        return ", for the file was in the page cache by then"
-    return ""
 
 
 def _growth_sentence(cold: dict[str, Any], key: str, name: str, mark: str) -> str | None:
