@@ -105,7 +105,7 @@ def rate_covers(runs: int, requests: int, load: float, shape: float) -> Iterator
     for sent, waits in zip(*queue(runs, requests, seed=7, before=3000, load=load, shape=shape), strict=True):
         first = waits + prompt
         level = {"sched": sent, "send": sent, "first_token": sent + first, "end": sent + waits + SERVICE}
-        columns = {**level, "queue_wait_s": np.full(requests, np.nan)}
+        columns = {**level, "queue_wait_s": np.full(requests, np.nan), "output_tokens": np.ones(requests)}
         memory = queue_memory(_Columns(columns), {"index": 0, "rate": SERVERS * load / SERVICE})  # type: ignore[arg-type]
         described.append(stats.describe_values(first, queue=memory))
     for figure, true in (("mean", truth.mean()), ("p50", np.median(truth)), ("p95", np.quantile(truth, 0.95))):

@@ -221,7 +221,8 @@ def _rate(run: RunData, level: LevelData, metric: Metric) -> Estimate | None:
     """Return the output of a level with its error, from how much its rounds or answers differ."""
     found = rates.flow(run, level)
     weights = run.column(RATE_WEIGHTS[metric.key]) if metric.key in RATE_WEIGHTS else np.ones(len(run.requests))
-    spread = rates.spread_of(run, found, weights) if found else None
+    growing = bool((level.get("little") or {}).get("growing"))
+    spread = rates.spread_of(run, found, weights, growing=growing) if found else None
     return Estimate.even(float(level[metric.key]), spread.error, spread.freedom) if spread else None
 
 

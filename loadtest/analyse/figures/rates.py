@@ -146,7 +146,7 @@ class Throughput:
     ci95: list[float] | None  # None: too few requests, or the window is the whole level
 
 
-def weighted_rate(run: RunData, found: Flow, weights: FloatArray) -> Throughput | None:
+def weighted_rate(run: RunData, found: Flow, weights: FloatArray, *, growing: bool = False) -> Throughput | None:
     """Return the rate of requests that ended well or were left, each counted by its weight; None where no weight is known."""
     good = found.rows & (run.flag("ok") | run.flag("left")) & np.isfinite(weights)
     if not good.any():
@@ -154,18 +154,24 @@ def weighted_rate(run: RunData, found: Flow, weights: FloatArray) -> Throughput 
     rate = found.per_second(weights, good)
     if rate <= 0:
         return Throughput(rate, None)
-    spread = spread_of(run, found, weights)
+    spread = spread_of(run, found, weights, growing=growing)
     return Throughput(rate, [max(rate * (1 + off), 0.0) for off in spread.around(0.0)] if spread else None)
 
 
-def spread_of(run: RunData, found: Flow, weights: FloatArray) -> Spread | None:
-    """Return the error of a rate as a share of it; None with too few rounds or answers."""
+def spread_of(run: RunData, found: Flow, weights: FloatArray, *, growing: bool = False) -> Spread | None:
+    """Return the error of a rate as a share of it; None with too few rounds or answers.
+
+    A queue evens out when answers end. Over a level an open loop's rate differs as much as what was sent, unless the queue is
+    `growing`: then the server alone decides.
+    """
     good = found.rows & (run.flag("ok") | run.flag("left")) & np.isfinite(weights)
     if not found.window.steady:
         return None
     if found.users is None:
         ended = good & (found.window.holds(run.column("end")) > 0)
-        return rate_spread(run.column("end")[ended], weights[ended])
+        by_end, by_send = (rate_spread(run.column(name)[ended], weights[ended]) for name in ("end", "send"))
+        wider = by_end and by_send and by_send.error > by_end.error and not growing
+        return by_send if wider else by_end
     edges = round_edges(run.column("end")[found.rows], found.window, found.users)
     first, last = (run.column(name)[good] for name in ("first_token", "end"))
     return rounds_spread(first, last, weights[good], edges)
@@ -212,7 +218,7 @@ def _ratio_spread(counted: FloatArray, spent: FloatArray, fewest: float) -> Spre
     return sample.mean().scaled(1 / float(counted.mean())) if sample.effective >= fewest else None
 
 
-def level_rates(run: RunData, found: Flow | None, good: BoolArray) -> dict[str, Any]:
+def level_rates(run: RunData, found: Flow | None, good: BoolArray, *, growing: bool = False) -> dict[str, Any]:
     """Return a level's rates and window as summary.json holds them; `good` marks measured requests that ended well."""
     names = ("output_tokens_per_s", "input_tokens_per_s", "requests_per_s")
     if found is None or not good.any():
@@ -220,7 +226,7 @@ def level_rates(run: RunData, found: Flow | None, good: BoolArray) -> dict[str, 
     figures: dict[str, Any] = {}
     answers = np.where(run.requests["ok"], 1.0, np.nan)
     for name, weights in zip(names, (delivered(run), worked_off(run), answers), strict=True):
-        rate = weighted_rate(run, found, weights)
+        rate = weighted_rate(run, found, weights, growing=growing)
         figures[name] = rate.per_second if rate else None
         figures[f"{name}_ci95"] = rate.ci95 if rate else None
     window = found.window

@@ -13,7 +13,7 @@ from loadtest.analyse.figures.rates import Flow
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.levels import LevelData
-from loadtest.analyse.run.overlaps import peak_at_once
+from loadtest.analyse.run.overlaps import Depth, busiest_pace
 from loadtest.text import number, seconds
 
 LITTLE_TOLERANCE = 0.10  # |L / λW − 1| above it, and above what the window's edges explain, is not stationary
@@ -167,8 +167,8 @@ def _unhindered(send: FloatArray, begun: FloatArray) -> float:
 def queue_memory(run: RunData, level: dict[str, Any]) -> float:
     """Return how many requests in a row an open loop's queue keeps alike, at least; 1 in a closed loop.
 
-    Where work takes the share u of what the server was seen to do at once, a queue forgets its length in (ca² + cs²) · u / (1 - u)²
-    requests (the correlation time of a reflected Brownian motion; ca and cs: how arrivals and work vary). The run's own
+    Where tokens come at the share u of the pace at which they came while most requests were at work, a queue forgets its
+    length in (ca² + cs²) · u / (1 - u)² requests, whether they wait for a slot or slow one another down (the correlation time of a reflected Brownian motion; ca and cs: how arrivals and work vary). The run's own
     correlation does not show it: a short run that met no long queue looks as if its requests were independent.
     """
     rows = run.good(level["index"]) & np.isfinite(run.column("sched"))
@@ -181,11 +181,30 @@ def queue_memory(run: RunData, level: dict[str, Any]) -> float:
     if not gaps.any() or work.mean() <= 0:
         return 1.0
     asked = level.get("rate") if level.get("rate_to") is None and "model" not in level else None
-    used = min(
-        float(work.mean()) * (asked or 1 / float(gaps.mean())) / max(peak_at_once(end - work, end), 1), MOST_USED
-    )
+    tokens = run.column("output_tokens")[rows]
+    amounts = tokens if np.isfinite(tokens).all() and tokens.all() else np.ones(len(tokens))
+    offered = float(amounts.mean()) * (asked or 1 / float(gaps.mean()))
+    used = min(offered / busiest_pace(end - work, end, amounts), MOST_USED)
     varying = sum(float(part.var() / part.mean() ** 2) for part in (gaps, work))
     return max(1.0, varying * used / (1 - used) ** 2)
+
+
+def crowd(run: RunData, index: int) -> FloatArray:
+    """Return how many requests of a level were in flight on average while each was, itself included."""
+    send, end = run.column("send"), run.column("end")
+    rows = run.of_level(index) & np.isfinite(send) & np.isfinite(end)
+    found = Depth.of(send[rows], end[rows])
+    spent = np.append(0.0, np.cumsum(found.depth[:-1] * np.diff(found.times)))
+    before, after = (np.interp(at, found.times, spent) for at in (send, end))
+    return np.asarray((after - before) / np.maximum(end - send, 1e-9), dtype=np.float64)
+
+
+def memory_in(values: FloatArray, beside: FloatArray, memory: float) -> float:
+    """Return the correlation time, at least, of a figure without waits: its queue's `memory`, as far as it varies with the `crowd`."""
+    known = np.isfinite(values) & np.isfinite(beside)
+    if known.sum() < FEWEST_ARRIVALS or not np.ptp(values[known]) or not np.ptp(beside[known]):
+        return 1.0
+    return 1 + float(np.corrcoef(values[known], beside[known])[0, 1]) ** 2 * (memory - 1)
 
 
 def too_few_for_queue(level: LevelData, name: str, part: str) -> str:

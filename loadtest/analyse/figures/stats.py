@@ -76,13 +76,13 @@ def describe_waits(
     return {**found, "left": int(left.sum()), "at_least": at_least, "mean_stayed": mean}
 
 
-def describe_pooled(pooled: EventGaps | Delays, rows: BoolArray, *, block: int = 1) -> Described:
+def describe_pooled(pooled: EventGaps | Delays, rows: BoolArray, *, block: int = 1, queue: float = 1.0) -> Described:
     """Return the same of all values of the requests marked in `rows`, pooled; percentiles are exact for any number."""
     counts = pooled.counts[rows]
     counts = counts[counts > 0]
     total = int(counts.sum())
     values = pooled.of(rows) if total <= MANY else as_seconds(pooled.ticks(rows), total, pooled.unit)
-    return _described_values(values, ranked(pooled, rows), block, np.cumsum(counts) - counts)
+    return _described_values(values, ranked(pooled, rows), block, np.cumsum(counts) - counts, queue)
 
 
 def ranked(pooled: EventGaps | Delays, rows: BoolArray) -> Ordered:

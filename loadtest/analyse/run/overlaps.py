@@ -59,6 +59,19 @@ def peak_at_once(starts: FloatArray, ends: FloatArray) -> int:
     return int(Depth.of(starts, ends).depth.max(initial=0))
 
 
+def busiest_pace(starts: FloatArray, ends: FloatArray, amounts: FloatArray) -> float:
+    """Return how much is done a second while most intervals are open, each amount spread evenly over its own interval.
+
+    Three mean intervals' time is looked at: a shorter one shows what chance brought together.
+    """
+    paces, times = amounts / np.maximum(ends - starts, 1e-9), np.concatenate((starts, ends))
+    order = np.argsort(times, kind="stable")
+    done, depth = (np.cumsum(np.concatenate((each, -each))[order])[:-1] for each in (paces, np.ones(len(paces))))
+    busiest = np.lexsort((-done, -depth))
+    until = np.minimum(np.cumsum(np.diff(times[order])[busiest]), 3 * float((ends - starts).mean()))
+    return float((done[busiest] * np.diff(until, prepend=0.0)).sum() / until[-1])
+
+
 def count_within(instants: FloatArray, left: FloatArray, right: FloatArray) -> IntArray:
     """Count the instants in [left, right)."""
     ordered = np.sort(instants)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from support import insight_intervals
-from support.virtual_runs import Load
+from support.virtual_runs import Load, play
 
 from loadtest.analyse.figures import intervals, stats
 from loadtest.analyse.figures.stationarity import too_few_for_queue
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.levels import LevelData
+from loadtest.analyse.summary import analyse
+from loadtest.simulate.model.timing import StepLaw, Timing
 
 
 def test_describe_is_exact() -> None:
@@ -138,6 +142,16 @@ def test_a_level_at_a_rate_has_an_interval_where_its_queue_leaves_it_one(
     p50 = next(found for found in insight_intervals.rate_covers(60, requests, load, 1.0) if found.name == "TTFT p50")
     assert p50.given >= given
     assert p50.given < 6 if not given else p50.share > 0.9
+
+
+def test_requests_that_slow_one_another_down_are_a_queue_too(tmp_path: Path) -> None:
+    """Without slots nobody waits, and of the intervals of E2E and decode speed near capacity a quarter to a half held."""
+    timing = Timing(step=StepLaw(0.0005, 0.002), prefill_s=0.0002, jitter=0.03)
+    for rate, given in ((2.0, True), (7.8, False)):
+        played = play(timing, [Load(requests=100, rate=rate, output=(10, 90))], slots=None, seed=1)
+        (level,) = analyse(played.write(tmp_path / str(rate))).summary["levels"]
+        for name in ("ttft_s", "e2e_s", "stream_tokens_per_s", "itl_s"):
+            assert (level[name]["ci95_p50"] is not None) is given, (rate, name)
 
 
 def test_a_level_at_a_rate_says_how_many_requests_an_interval_takes() -> None:
