@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from loadtest.analyse.figures.intervals import FEWEST_OF_A_QUEUE
 from loadtest.analyse.figures.rates import Flow
@@ -204,7 +205,8 @@ def memory_in(values: FloatArray, beside: FloatArray, memory: float) -> float:
     known = np.isfinite(values) & np.isfinite(beside)
     if known.sum() < FEWEST_ARRIVALS or not np.ptp(values[known]) or not np.ptp(beside[known]):
         return 1.0
-    return 1 + float(np.corrcoef(values[known], beside[known])[0, 1]) ** 2 * (memory - 1)
+    ranks = pd.DataFrame({"of": values[known], "beside": beside[known]}).rank()
+    return 1 + float(np.corrcoef(ranks["of"], ranks["beside"])[0, 1]) ** 2 * (memory - 1)
 
 
 def too_few_for_queue(level: LevelData, name: str, part: str) -> str:
