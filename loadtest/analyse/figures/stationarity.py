@@ -35,6 +35,9 @@ SHORTEST = 0.1  # quantile of the waits for a first token: hardly any other requ
 SLOWED = (
     1.25  # times as long as in its first third: from there on answers of a level's later part are slower under its load
 )
+MOST_TIMES_MORE = (
+    100  # times the requests of a level that it may be told to take: past that it has not shown what the server can do
+)
 MOST_USED = 0.99  # of a server: a queue that never settles remembers ten thousand requests
 
 
@@ -214,4 +217,5 @@ def too_few_for_queue(level: LevelData, name: str, part: str) -> str:
     fewest, described = math.ceil(FEWEST_OF_A_QUEUE * level.get("queue_memory", 0.0)), level.get(name) or {}
     missing = described.get(part) is not None and level.interval(name, part) is None
     missing = missing and not (level.get("little") or {}).get("growing")  # more requests would only wait longer
-    return f" below about {number(float(f'{fewest:.2g}'))} requests" if missing and described["n"] < fewest else ""
+    told = missing and described["n"] < fewest < MOST_TIMES_MORE * described["n"]
+    return f" below about {number(float(f'{fewest:.2g}'))} requests" if told else ""

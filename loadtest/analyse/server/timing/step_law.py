@@ -20,7 +20,9 @@ from loadtest.text import counted, percent, seconds
 
 FEWEST_STEPS = 8  # with fewer, the load only passed through a number of streams on its way to another
 FEWEST_NUMBERS = 3  # of streams that a law needs: a line through two points always fits
-LARGEST_RESIDUAL = 0.10  # share by which a mean step time may be off the line for the law to fit
+LARGEST_RESIDUAL = 0.10  # share by which a mean step time may be off the line for the law to fit …
+RESIDUAL_BY_CHANCE = 3.0  # … or so many of its errors by how its usual steps scatter, whichever is more
+P10_TO_P90 = 2.563  # standard deviations of a normal distribution
 LEAST_STEP_ERROR = 0.002  # share of a step time that its error is never taken to be below
 
 
@@ -103,10 +105,12 @@ def fit_law(times: tuple[StepTimes, ...]) -> tuple[Law | None, str | None]:
             "stream, and neither can be below zero"
         )
     off = np.abs(means - base - slope * streams) / means
-    worst = int(np.argmax(off))
+    usual = np.array([(one.p90_s - one.p10_s) / P10_TO_P90 / math.sqrt(one.n / one.streams) for one in solid])
+    bent = off > np.maximum(LARGEST_RESIDUAL, RESIDUAL_BY_CHANCE * usual / means)
+    worst = int(np.argmax(np.where(bent.any() & ~bent, 0.0, off)))
     residual = float(off[worst])
     ends = [(max(float(low[i]), 0.0), float(high[i])) for i in (0, 1)]
-    law = Law(base, ends[0], slope, ends[1], residual, fits=residual <= LARGEST_RESIDUAL)
+    law = Law(base, ends[0], slope, ends[1], residual, fits=not bent.any())
     return law, None if law.fits else _why_no_line(solid[worst], residual, law)
 
 
