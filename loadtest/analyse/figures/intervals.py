@@ -33,7 +33,7 @@ SKEWNESS_SEEN = 1.25
 # Effective number of independent samples that an interval needs; a tail needs more, since a short run has not seen it.
 FEWEST_INDEPENDENT_AT = {0.05: 20, 0.50: 10, 0.90: 10, 0.95: 20, 0.99: 300}
 FEWEST_INDEPENDENT = 10  # likewise, of a mean and its error
-FEWEST_OF_A_QUEUE = 20  # likewise, of any figure whose samples share an open loop's queue
+FEWEST_OF_A_QUEUE = 20  # times as many as an open loop's queue keeps alike, where that is more than the samples show
 MOST_STRETCH = 10.0  # times as far from the median as a percentile is an upper end that says something
 
 
@@ -136,8 +136,9 @@ class Sample:
             starts: index of each request's first value, where requests have many.
         """
         n = len(values) if starts is None else len(starts)
-        time = max(correlation_time(_residuals(values, starts)), queue)
-        fewest = FEWEST_OF_A_QUEUE if queue > 1 else FEWEST_INDEPENDENT
+        time = correlation_time(_residuals(values, starts))
+        fewest = FEWEST_OF_A_QUEUE if queue > time else FEWEST_INDEPENDENT
+        time = max(time, queue)
         batches = min(MOST_BATCHES, max(FEWEST_BATCHES, int(n / (BATCH_TIMES * time))), n)
         whole = n // max(block, 1)  # whole rounds of a closed loop
         if whole >= FEWEST_ROUNDS:

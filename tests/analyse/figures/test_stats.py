@@ -141,7 +141,7 @@ def test_a_level_at_a_rate_has_an_interval_where_its_queue_leaves_it_one(
     """Of those that short levels were given, 8 to 83 in a hundred held: a quiet run looks as if its requests were independent."""
     p50 = next(found for found in insight_intervals.rate_covers(60, requests, load, 1.0) if found.name == "TTFT p50")
     assert p50.given >= given
-    assert p50.given < 6 if not given else p50.share > 0.9
+    assert p50.given < 10 if not given else p50.share > 0.9
 
 
 def test_requests_that_slow_one_another_down_are_a_queue_too(tmp_path: Path) -> None:
