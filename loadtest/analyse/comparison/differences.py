@@ -182,7 +182,9 @@ def note_on_rates(analyses: Iterable[Analysis]) -> str:
 def _queue_told(run: RunData, level: LevelData) -> bool:
     """Whether a level is long enough for its queue: at a rate, requests that met the same queue are one sample, not many."""
     first = finite(run.column("ttft_s")[run.good(level["index"])])
-    return level.get("rate") is None or len(first) >= FEWEST_INDEPENDENT_AT_A_RATE * correlation_time(first)
+    if level.get("rate") is None:
+        return True
+    return len(first) >= FEWEST_INDEPENDENT_AT_A_RATE * max(correlation_time(first), level.get("queue_memory", 1.0))
 
 
 def _of_many(values: FloatArray) -> bool:
