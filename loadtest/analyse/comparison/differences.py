@@ -184,7 +184,8 @@ def _queue_told(run: RunData, level: LevelData) -> bool:
     first = finite(run.column("ttft_s")[run.good(level["index"])])
     if level.get("rate") is None:
         return True
-    return len(first) >= FEWEST_INDEPENDENT_AT_A_RATE * max(correlation_time(first), level.get("queue_memory", 1.0))
+    memory = float(level.get("queue_memory", 1.0))
+    return len(first) >= FEWEST_INDEPENDENT_AT_A_RATE * max(correlation_time(first), memory)
 
 
 def _of_many(values: FloatArray) -> bool:
