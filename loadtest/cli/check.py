@@ -22,9 +22,10 @@ from loadtest.errors import TargetError, refuse
 from loadtest.scenario import ConnectionKeys, RequestKeys, Scenario, keys_of
 from loadtest.scenario.parts.request import urls_in
 from loadtest.targets.server.control import control_client
+from loadtest.targets.server.hazards import hazards
 from loadtest.targets.server.probe import ServedModel, Server, choose_model, models_named, probe, with_details
 from loadtest.targets.slot_probe import SlotProbe, probe_slots
-from loadtest.targets.target import check_num_ctx, hazards, reread, target_of
+from loadtest.targets.target import check_num_ctx, reread, target_of
 from loadtest.targets.trials import COMPRESSED, PAGE, TRIAL_TOKENS, Attempt, attempts, changes, command_for, what_came
 from loadtest.text import profile_at_speed, shown
 from loadtest.urls import base_url, default_url, has_own_root, is_socket

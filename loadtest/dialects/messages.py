@@ -11,7 +11,8 @@ from loadtest.dialects.answers.decoding import StreamDecoder
 from loadtest.dialects.answers.ends import end_said_by
 from loadtest.dialects.answers.rows.messages_rows import MessagesRows
 from loadtest.dialects.answers.rows.text_shapes import in_value
-from loadtest.dialects.base import Dialect, EndMarks, Said, field_named, has_parts, image_in, said_by
+from loadtest.dialects.base import Dialect, EndMarks, Said, field_named
+from loadtest.dialects.content_parts import has_parts, image_in, said_by
 from loadtest.metrics import ServerSaid
 from loadtest.workloads.job import Job
 

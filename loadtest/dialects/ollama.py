@@ -12,7 +12,8 @@ import orjson
 from loadtest.dialects.answers.decoding import StreamDecoder
 from loadtest.dialects.answers.ends import OLLAMA
 from loadtest.dialects.answers.rows.ollama_rows import OllamaRows
-from loadtest.dialects.base import Dialect, EndMarks, Said, has_parts, image_in
+from loadtest.dialects.base import Dialect, EndMarks, Said
+from loadtest.dialects.content_parts import has_parts, image_in
 from loadtest.workloads.job import Job
 
 

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 from loadtest.dialects.answers.decoding import StreamDecoder
 from loadtest.dialects.answers.ends import LAST_OF_RESPONSES, end_said_by
 from loadtest.dialects.answers.rows.responses_rows import ResponsesRows
-from loadtest.dialects.base import Dialect, EndMarks, Said, field_named, has_parts, image_in, said_by
+from loadtest.dialects.base import Dialect, EndMarks, Said, field_named
+from loadtest.dialects.content_parts import has_parts, image_in, said_by
 from loadtest.workloads.job import Job
 
 

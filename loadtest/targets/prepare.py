@@ -20,9 +20,10 @@ from loadtest.measure.request import Request
 from loadtest.reach import note_on_trust
 from loadtest.records import Clock, Outcome, Record
 from loadtest.scenario import Scenario, rotation, whole_lengths
+from loadtest.targets.server.hazards import not_listed
 from loadtest.targets.server.not_reached import https_instead
 from loadtest.targets.server.probe import ServedModel, lists_model, models_named
-from loadtest.targets.target import Target, find_targets, not_listed, reread
+from loadtest.targets.target import Target, find_targets, reread
 from loadtest.text import counted, listed, shown
 from loadtest.urls import endpoint_url
 from loadtest.wire import Origin, SyncWire, now

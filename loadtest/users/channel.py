@@ -21,9 +21,9 @@ from loadtest.urls import endpoint_url, with_keys
 from loadtest.users.processes.user_target import UserTarget
 from loadtest.wire import Heartbeat, Order, Origin, Received, SyncWire, Timeouts, Waiter
 from loadtest.workloads.conversations import Conversation, ConversationSource
-from loadtest.workloads.data_source import LiteralText
 from loadtest.workloads.drawn_lengths import DrawnLengths
 from loadtest.workloads.job import Job, text_of
+from loadtest.workloads.literal import LiteralText
 from loadtest.workloads.source import Source
 from loadtest.workloads.synthetic import behind_prefix
 from loadtest.workloads.workload import Workload

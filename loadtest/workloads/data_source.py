@@ -1,4 +1,4 @@
-"""Texts of the user's own: one for all requests, each time behind a nonce of its own, or the rows of a data file as they are, in order."""
+"""Prompts from a data file: its rows as they are, in their order, without a nonce."""
 
 from __future__ import annotations
 
@@ -16,31 +16,8 @@ from loadtest.workloads.drawn_lengths import LARGER_CONTEXT
 from loadtest.workloads.files.data_file import DataFile
 from loadtest.workloads.files.data_row import Row
 from loadtest.workloads.job import Job, rounds, system_apart, text_of
-from loadtest.workloads.source import Session, SingleRequest, behind_nonce, seed_of, with_inputs
+from loadtest.workloads.source import Session, SingleRequest, seed_of
 from loadtest.workloads.tokens import Counter, TokenFit
-
-
-@dataclass(frozen=True, slots=True)
-class LiteralText:
-    """Sends one text; {words} in it becomes the level's number of words."""
-
-    scenario: Scenario
-    text: str
-
-    @classmethod
-    def of(cls, scenario: Scenario, counter: Counter, fit: TokenFit) -> Self | None:  # noqa: ARG003
-        text = scenario.prompt_text()
-        return None if text is None else cls(scenario, text)
-
-    def session(self, level: Level, i: int, *, warmup: bool = False) -> Session:
-        seed = seed_of(self.scenario, level, i, warmup=warmup)
-        job = Job(i, level.index, seed, self.prompt(level, seed), None, level.output_tokens, warmup=warmup)
-        return SingleRequest(with_inputs(job, self.scenario, lambda each: self.prompt(level, each)))
-
-    def prompt(self, level: Level, seed: int) -> str:
-        text = self.text if level.words is None else self.text.replace("{words}", str(level.words))
-        return behind_nonce(text, self.scenario, seed)
-
 
 WORKER_STRIDE = 10**9  # ordinals of one worker's requests; every worker counts in a stretch of its own
 GOLDEN = (5**0.5 - 1) / 2  # multiples of it, without their whole part, lie far apart

@@ -10,9 +10,10 @@ from loadtest.errors import refuse
 from loadtest.scenario import EMBEDDINGS, Level, Scenario
 from loadtest.text import counted
 from loadtest.workloads.conversations import ConversationSource
-from loadtest.workloads.data_source import DataSource, LiteralText, check_rows_fit, data_file, data_notes
+from loadtest.workloads.data_source import DataSource, check_rows_fit, data_file, data_notes
 from loadtest.workloads.drawn_lengths import DrawnLengths, check_lengths_files, cut_notes, upper_length
 from loadtest.workloads.job import Job
+from loadtest.workloads.literal import LiteralText
 from loadtest.workloads.schedule import trace_of
 from loadtest.workloads.source import Session, Source, nonce_of, seed_from
 from loadtest.workloads.synthetic import HashedBlocks, PrefixedSession, Synthetic, behind_prefix, made_up

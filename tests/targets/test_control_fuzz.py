@@ -23,8 +23,9 @@ from loadtest.errors import LoadTestError
 from loadtest.scenario import Scenario
 from loadtest.targets.prepare import ReadyTarget, check_lengths
 from loadtest.targets.run_facts import at_end, initial_facts
+from loadtest.targets.server.hazards import hazards
 from loadtest.targets.server.probe import choose_model, probe, with_details
-from loadtest.targets.target import Target, ask_to_unload, hazards, loaded_facts
+from loadtest.targets.target import Target, ask_to_unload, loaded_facts
 from loadtest.workloads.tokens import Counter
 from loadtest.workloads.workload import Workload
 

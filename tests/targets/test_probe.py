@@ -10,8 +10,8 @@ import pytest
 from support.wire_server import Peer, serving
 
 from loadtest.errors import TargetError
+from loadtest.targets.server.hazards import hazards
 from loadtest.targets.server.probe import ServedModel, Server, choose_model
-from loadtest.targets.target import hazards
 from loadtest.urls import base_url, default_url
 
 

@@ -1,0 +1,76 @@
+"""What may spoil a measurement of a server: a sentence each, with what to do about it."""
+
+from __future__ import annotations
+
+from loadtest import credentials, reach
+from loadtest.scenario import ConnectionKeys
+from loadtest.targets.server.probe import ServedModel, Server, lists_model
+from loadtest.text import shown
+from loadtest.urls import deployment_of
+
+
+def hazards(
+    server: Server,
+    model: ServedModel | None,
+    *,
+    num_ctx: int | None = None,
+    keys: ConnectionKeys | None = None,
+    slots_found: bool = False,
+) -> list[str]:
+    """Return what may spoil a measurement of this server: a sentence each, with what to do about it.
+
+    Where its slots were just found, nothing is said about how to find them.
+    """
+    found = []
+    if server.unlisted and model is not None:
+        found.append(
+            f"The server does not list its models ({server.unlisted}): the model name that you give is used as it is."
+        )
+    elif model is not None and (unlisted := not_listed(server, model.name)):
+        found.append(unlisted)
+    if server.cached:
+        old = "what it says of models and slots, and what monitors read, may be old; have it pass them on"
+        found.append(f"A cache on the way answers questions in the server's place ({server.cached}): {old}.")
+    keys = keys or ConnectionKeys()
+    open_key = credentials.in_the_clear(server.url, server.native, key_env=keys.key_env)
+    found += filter(None, (open_key, reach.note_on_trust(keys, server.url)))
+    if keys.proxy is None and (named := reach.ignored_proxies()) and not server.url.startswith("unix:"):
+        found.append(f"{' and '.join(named)} in the environment: not used. Give --proxy URL to go through a proxy.")
+    if server.kind == "ollama" and not slots_found:
+        found.append(
+            "Ollama does not say how many requests it handles in parallel (OLLAMA_NUM_PARALLEL; 1 by default since 0.10): "
+            "`loadtest check --slots` finds it out, and so does a run with more users than that."
+        )
+    if server.kind == "ollama":
+        found.append(
+            "Ollama reloads the model whenever requests alternate between two values of num_ctx (those to /v1 have the server's "
+            "own): let nothing else use this server while you measure."
+        )
+    if model is None:
+        return found
+    if server.kind == "ollama" and model.loaded is False:
+        found.append(
+            f"{shown(model.name)} is not loaded: the first request waits for the load. `run` loads it before it measures."
+        )
+    if model.size and model.size_vram is not None and 0 <= model.size_vram < model.size:
+        share = 100 * (model.size - model.size_vram) / model.size
+        found.append(f"{share:.0f} % of {shown(model.name)} is in host memory, not on a GPU.")
+    if num_ctx is None and server.kind == "ollama" and model.context is None:
+        found.append(
+            "The context length is the server's default, or the model's own; set it with --num-ctx so that runs can be compared."
+        )
+    return found
+
+
+def not_listed(server: Server, name: str) -> str | None:
+    """Say that a model asked for is not on the server's list, and which one there may be meant; None where it is."""
+    ignores_names = server.kind == "llama.cpp" and len(server.models) == 1
+    if not server.models or ignores_names or lists_model(server, name) or deployment_of(server.url) is not None:
+        return None
+    like = [
+        model.name
+        for model in server.models
+        if model.name.rpartition("/")[2].lower() == name.rpartition("/")[2].lower()
+    ]
+    meant = f"; perhaps {shown(like[0])} is meant" if like else ""
+    return f"The server does not list {shown(name)}{meant}: the name is sent as it is."
