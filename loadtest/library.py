@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loadtest.measure.process import Stoppable, Stopping
+from loadtest.measure.interruption import Stoppable, Stopping
 from loadtest.measure.progress import Progress
 from loadtest.metrics import SUSPECT, VALID, VOID
 from loadtest.scenario import Scenario

@@ -20,7 +20,8 @@ from loadtest.asyncio_driver.driver import Driver
 from loadtest.asyncio_driver.worker import Part, driver_of, loop_factory
 from loadtest.asyncio_driver.workers import Child, Workers, spawned, workers_told
 from loadtest.errors import RunFolderError, ScenarioError, StorageError, TargetError
-from loadtest.measure.process import NothingRecorded, Stoppable, Stopping, room_for
+from loadtest.measure.descriptors import room_for
+from loadtest.measure.interruption import NothingRecorded, Stoppable, Stopping
 from loadtest.measure.progress import LevelSpan, Progress
 from loadtest.reach import located
 from loadtest.records import Clock

@@ -16,7 +16,7 @@ from enum import Enum, auto
 from typing import Any
 
 from loadtest.asyncio_driver.driver import Driver, InStep
-from loadtest.measure.process import SIGNALS
+from loadtest.measure.interruption import SIGNALS
 from loadtest.measure.progress import LevelSpan, Progress
 from loadtest.records import Clock
 from loadtest.run_folder import RunFolder

@@ -20,7 +20,7 @@ from loadtest.cli.options.arguments import check_given, check_typed
 from loadtest.cli.output.lasting_output import lasting_output
 from loadtest.cli.output.mistakes import print_mistake, print_usage_error
 from loadtest.errors import LoadTestError, ScenarioError, exit_code_of
-from loadtest.measure.process import NothingRecorded, interrupting
+from loadtest.measure.interruption import NothingRecorded, interrupting
 
 NARROWEST = 20  # columns of a terminal that are believed
 

@@ -22,19 +22,16 @@ from loadtest.cli.demo import simulated_server
 from loadtest.cli.output.printing import json_option, print_json
 from loadtest.errors import RunFolderError, TargetError, refuse
 from loadtest.grid import Grid
+from loadtest.measure import capacity_file
 from loadtest.measure.calibrate import (
     CheckedLevel,
     ClientLimit,
-    KeptCapacity,
     by_nonce,
-    check_writable,
     checked,
     errors_against,
-    file_path,
-    machine,
     next_streams,
-    store,
 )
+from loadtest.measure.capacity_file import KeptCapacity
 from loadtest.records import Record, read_lines
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Level, Scenario
@@ -201,9 +198,9 @@ def calibrate(
 
     Later runs on this machine say how much of the capacity each level used.
     """
-    path = out or file_path()
-    check_writable(path)
-    here = machine()
+    path = out or capacity_file.file_path()
+    capacity_file.check_writable(path)
+    here = capacity_file.machine()
     _print_now(
         f"Calibrating the {driver} driver: {here['cpu'] or 'this machine'}, {counted(here['cores'], 'core')}; simulated server."
     )
@@ -226,7 +223,7 @@ def calibrate(
         done[kind] = found
         _print_now(f"{kind}: {found.sentence(TOKENS_PER_S)}.")
         if found.best is not None:
-            store(path, _kept_capacity(found, found.best), driver=driver, arrivals=kind, stamps=stamps)
+            capacity_file.store(path, _kept_capacity(found, found.best), driver=driver, arrivals=kind, stamps=stamps)
     kept = any(found.best for found in done.values())
     if as_json:
         print_json(_result_dict(driver, stamps, done, path if kept else None))
@@ -267,7 +264,7 @@ def _result_dict(driver: str, stamps: str, done: dict[str, ClientLimit], path: P
         "driver": driver,
         "stamps": stamps,
         "simulated": True,
-        "machine": machine(),
+        "machine": capacity_file.machine(),
         "arrivals": {
             kind: {
                 "limit": found.limit,

@@ -20,7 +20,7 @@ from loadtest.dialects.answers.errors.error_words import SIGN_IN
 from loadtest.dialects.answers.errors.refusals import key_header, refused_key, wanted_header
 from loadtest.errors import TargetError, refuse
 from loadtest.scenario import ConnectionKeys, RequestKeys, Scenario, keys_of
-from loadtest.scenario.parts.request import urls_in
+from loadtest.scenario.several_targets import urls_in
 from loadtest.targets.server.control import control_client
 from loadtest.targets.server.hazards import hazards
 from loadtest.targets.server.probe import ServedModel, Server, choose_model, models_named, probe, with_details

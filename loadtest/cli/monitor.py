@@ -57,11 +57,11 @@ def _metrics_listener(address: str, port: int | None) -> socket.socket | None:
     if port is None:
         refuse_idle(("metrics_address",), "without --metrics-port")
         return None
-    from loadtest.monitor.export import open_listener, url_of  # imports a web server, which most runs do not need
+    from loadtest.monitor import endpoint  # imports a web server, which most runs do not need
 
-    listener = open_listener(address, port)
+    listener = endpoint.open_listener(address, port)
     click.get_current_context().call_on_close(listener.close)
-    print(f"metrics: {url_of(listener)}", file=sys.stderr, flush=True)
+    print(f"metrics: {endpoint.url_of(listener)}", file=sys.stderr, flush=True)
     return listener
 
 

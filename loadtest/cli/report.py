@@ -22,7 +22,7 @@ from loadtest.measure.search import SearchResult
 from loadtest.metrics import VOID
 from loadtest.run_folder import write_whole
 from loadtest.scenario import Scenario, keys_of
-from loadtest.scenario.values import PRICE_KEYS
+from loadtest.scenario.price import PRICE_KEYS
 from loadtest.slo import Objective, judge_objectives, parse_objectives
 
 if TYPE_CHECKING:

@@ -124,13 +124,13 @@ def make_source(
     if origin(asked.url) in map(origin, servers):
         api = "ollama" if asked.kind == "ollama" else "openai"
         authorization = credentials.headers(asked.url, api, key_env=keys.key_env)
-    from loadtest.monitor.pages import ScrapedPage
+    from loadtest.monitor.scraped_page import ScrapedPage
 
     if asked.kind == "ollama":
-        from loadtest.monitor.pages import Ollama
+        from loadtest.monitor.ollama import Ollama
 
         return Ollama(ScrapedPage(endpoint_url(asked.url.rstrip("/"), "/api/ps"), authorization, keys))
-    from loadtest.monitor.pages import Prometheus
+    from loadtest.monitor.prometheus import Prometheus
 
     return Prometheus(asked.kind, ScrapedPage(asked.url, authorization, keys), asked.metrics)
 
@@ -159,7 +159,8 @@ def run_monitor(
         os.nice(NICENESS)
     threads = watch_all(sources, folder, every=every, stop=stop, say=say)
     if metrics is not None:
-        from loadtest.monitor.export import families, serve_metrics
+        from loadtest.monitor.endpoint import serve_metrics
+        from loadtest.monitor.export import families
         from loadtest.monitor.tail import Tail
 
         tail = Tail(folder)

@@ -1,11 +1,13 @@
 """What to run: one schema, the one source of TOML keys, command-line options and Locust options.
 
 schema              Scenario, its levels, reading and writing, and what keys of several parts must be together
-parts/              its keys: request, connection, load, prompts; and what those of one part must be
+parts/              its keys: request, connection, load, prompts, data, limits; and what those of one part must be
 keys                what a key says of itself, how its value is read, and what others call it
-values              what a single value must be: a number, a price, a text
+values              what a single value must be
 distributions       lengths and times: a number, or a distribution that each request's is drawn from
 request_additions   headers, query, path and body that are added to requests
+several_targets     servers and models, where there is more than one
+price               prices in any currency
 toml_tables         TOML files and former names
 files               text files that a user names, and what they are where they are none
 """
@@ -31,12 +33,10 @@ from loadtest.scenario.parts.request import (
     ONE_API,
     SAID_KEYS,
     THINK,
-    ModelShare,
     RequestKeys,
-    even_weights,
-    rotation,
 )
 from loadtest.scenario.schema import Level, Scenario, check_idle
+from loadtest.scenario.several_targets import ModelShare, even_weights, rotation
 from loadtest.scenario.toml_tables import FORMER
 from loadtest.scenario.values import (
     BURSTINESS,

@@ -19,11 +19,14 @@ from typing import Any, Self
 from loadtest.errors import ScenarioError, refuse
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, key, keys_of
 from loadtest.scenario.parts.connection import ConnectionKeys, check_connection
-from loadtest.scenario.parts.load import OPEN_LOOP_S, LimitKeys, LoadKeys, check_load
-from loadtest.scenario.parts.prompts import DEFAULT_OUTPUT, DataKeys, PromptKeys, SessionKeys, check_data, check_prompts
+from loadtest.scenario.parts.data import DataKeys, check_data
+from loadtest.scenario.parts.limits import LimitKeys
+from loadtest.scenario.parts.load import OPEN_LOOP_S, LoadKeys, check_load
+from loadtest.scenario.parts.prompts import DEFAULT_OUTPUT, PromptKeys, SessionKeys, check_prompts
 from loadtest.scenario.parts.request import EMBEDDINGS, RequestKeys, check_request
+from loadtest.scenario.price import Price, price_text
 from loadtest.scenario.toml_tables import flat, other_loop_left_out, read_toml, renamed, with_paths_beside
-from loadtest.scenario.values import MOST_REQUESTS, MOST_S, Price, Text, price_text
+from loadtest.scenario.values import MOST_REQUESTS, MOST_S, Text
 from loadtest.text import counted, rated
 
 MOST_LEVELS = 10_000  # levels of a scenario

@@ -1,4 +1,4 @@
-"""What a single value must be: a number within bounds, a price, a text that can be sent, stored and shown."""
+"""What a single value must be: a number within bounds, a text that can be sent, stored and shown."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import typing
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 from loadtest.errors import ScenarioError, refuse
-from loadtest.text import UNKNOWN, encodable, number
+from loadtest.text import encodable
 
 MOST_S = 30 * 86_400.0  # of a level, a limit or a trace: 30 days
 MOST_REQUESTS = 10_000_000  # of a level: a schedule of them takes 80 MB, their records some 20 GB
@@ -173,39 +173,3 @@ class Text:
             raise ScenarioError(f"{key} is {len(text.encode())} bytes long; make it {self.most} or fewer.")
         if not self.lines and (odd := _controls(text)):
             raise ScenarioError(f"{key} holds a control character ({odd[0]!a}); take it out.")
-
-
-PRICE_KEYS = ("price_per_hour", "price_per_kwh")
-# a letter alone behind an amount is no currency: 1k is a thousand
-_PRICE = re.compile(
-    r"\s*(?P<before>[^\d\s.,+%-]{0,4})\s*(?P<amount>\d+(\.\d+)?|\.\d+)\s*(?![A-Za-z]\s*$)(?P<after>[^\d\s.,+%-]{0,4})\s*"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Price:
-    """An amount in a currency of the user's; the currency is only repeated."""
-
-    amount: float
-    currency: str = ""
-
-    @classmethod
-    def parse(cls, text: str, option: str) -> Self:
-        """Read "2.49", "2.49 EUR" or "$2.49"; raise ScenarioError for anything else."""
-        found = _PRICE.fullmatch(text)
-        if not found or (found["before"] and found["after"]) or not 0 < (amount := float(found["amount"])) < 1e9:
-            raise ScenarioError(f"{option} must be a price above 0 like 2.49, 2.49EUR or $2.49, not {text!r}.")
-        return cls(amount, found["before"] or found["after"])
-
-    def written(self, amount: float | None) -> str:
-        """Return another amount in the same currency."""
-        if amount is None or not math.isfinite(amount):
-            return UNKNOWN
-        digits = number(amount) if amount >= 0.995 else f"{amount:.3g}" if amount >= 1e-4 else f"{amount:.1e}"
-        return f"{digits} {self.currency}".strip()
-
-
-def price_text(value: Any) -> Any:
-    """Return a price as text where a scenario file or a script gives the number alone; anything else as it is."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return f"{value:.12g}" if is_number else value

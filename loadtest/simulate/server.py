@@ -23,19 +23,12 @@ import orjson
 
 from loadtest.errors import ScenarioError
 from loadtest.simulate.api import control_plane
-from loadtest.simulate.api.answer_formats import (
-    AnswerFormat,
-    EmbeddingsFormat,
-    MessagesFormat,
-    OllamaFormat,
-    OpenAIFormat,
-    ResponsesFormat,
-)
+from loadtest.simulate.api.answer_formats import AnswerFormat, EmbeddingsFormat, OllamaFormat, OpenAIFormat
 from loadtest.simulate.api.answer_writer import REFUSED_AT_ONCE, AnswerWriter, Fault, TruthLog, fault_place
+from loadtest.simulate.api.event_formats import MessagesFormat, ResponsesFormat
 from loadtest.simulate.api.http1 import LAST_CHUNK, ClientConnection, HTTPRequest, chunk, response_head
 from loadtest.simulate.api.request_bodies import (
     BUSY_SENTENCE,
-    OPENINGS,
     RefusedError,
     check_model,
     parse_body,
@@ -44,9 +37,11 @@ from loadtest.simulate.api.request_bodies import (
     read_openai_request,
     refusal_body,
 )
+from loadtest.simulate.api.text import OPENINGS
 from loadtest.simulate.model.engine import Engine
 from loadtest.simulate.model.metronome import Metronome
-from loadtest.simulate.model.stream import EngineRequest, Stream, of_pieces
+from loadtest.simulate.model.prompts import of_pieces
+from loadtest.simulate.model.stream import EngineRequest, Stream
 from loadtest.simulate.profiles import Profile, load_profile
 
 WAKE_EARLY_NS = 1_500_000  # timers may be off by this much; the rest is spent spinning

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtest import reach
-from loadtest.measure import calibrate
+from loadtest.measure import capacity_file
 from loadtest.run_folder import utc_now
 from loadtest.scenario import Level, Scenario
 from loadtest.targets.prepare import ReadyTarget
@@ -23,7 +23,7 @@ def initial_facts(scenario: Scenario, ready: Sequence[ReadyTarget], *, driver: s
     """
     targets = [target_entry(scenario, one) for one in ready]
     first = targets[0]
-    capacity = calibrate.applying(driver)
+    capacity = capacity_file.applying(driver)
     return {
         "name": scenario.name,
         "driver": driver,
@@ -36,12 +36,12 @@ def initial_facts(scenario: Scenario, ready: Sequence[ReadyTarget], *, driver: s
         "levels": [level_facts(level) for level in scenario.levels()],
         "client": {
             "host": platform.node(),
-            "cpus": calibrate.usable_cores(),
+            "cpus": capacity_file.usable_cores(),
             "kernel": platform.release(),
             "python": platform.python_version(),
             "loop": loop,
         },
-        "versions": calibrate.versions_of("httpx", "httptools", "uvloop", "tiktoken"),
+        "versions": capacity_file.versions_of("httpx", "httptools", "uvloop", "tiktoken"),
         **({"calibration": capacity} if capacity else {}),
         "comparability": first["comparability"],
     }

@@ -20,9 +20,10 @@ from locust.event import Events
 
 from loadtest.users.answer import Answer, RequestFailedError
 from loadtest.users.client import Client
+from loadtest.users.open_loop import OpenLoopUser
 from loadtest.users.processes import lifecycle
 from loadtest.users.results import console, live_figures, web
-from loadtest.users.user import ModelUser, OllamaUser, OpenAIUser, OpenLoopUser
+from loadtest.users.user import ModelUser, OllamaUser, OpenAIUser
 
 __all__ = ["Answer", "Client", "ModelUser", "OllamaUser", "OpenAIUser", "OpenLoopUser", "RequestFailedError", "connect"]
 

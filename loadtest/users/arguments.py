@@ -9,7 +9,7 @@ import orjson
 
 from loadtest.errors import ScenarioError, refuse
 from loadtest.scenario import distribution_text, short_repr
-from loadtest.workloads.job import is_message
+from loadtest.workloads.messages import is_message
 
 Messages = list[dict[str, Any]]
 MESSAGES_EXAMPLE = '[{"role": "user", "content": "…"}]'

@@ -22,10 +22,11 @@ from loadtest.users.processes.user_target import UserTarget
 from loadtest.wire import Heartbeat, Order, Origin, Received, SyncWire, Timeouts, Waiter
 from loadtest.workloads.conversations import Conversation, ConversationSource
 from loadtest.workloads.drawn_lengths import DrawnLengths
-from loadtest.workloads.job import Job, text_of
+from loadtest.workloads.job import Job
 from loadtest.workloads.literal import LiteralText
+from loadtest.workloads.messages import text_of
+from loadtest.workloads.shared_prefix import behind_prefix
 from loadtest.workloads.source import Source
-from loadtest.workloads.synthetic import behind_prefix
 from loadtest.workloads.workload import Workload
 
 logger = logging.getLogger(__name__)

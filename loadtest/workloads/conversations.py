@@ -12,9 +12,11 @@ from loadtest.scenario import Level, Scenario, lengths_of
 from loadtest.text import percent
 from loadtest.workloads.data_source import DataSource
 from loadtest.workloads.drawn_lengths import DrawnLengths
-from loadtest.workloads.job import History, Job, answer_message, calls_a_tool, rounds, system_apart, text_of
+from loadtest.workloads.job import History, Job
+from loadtest.workloads.messages import answer_message, calls_a_tool, rounds, system_apart, text_of
+from loadtest.workloads.shared_prefix import SharedPrefix, behind_prefix
 from loadtest.workloads.source import Answered, nonce_of, seed_from, seed_of
-from loadtest.workloads.synthetic import SharedPrefix, behind_prefix, made_up, made_up_document
+from loadtest.workloads.synthetic import made_up, made_up_document
 from loadtest.workloads.tokens import Counter, TokenFit
 
 MESSAGE_TOKENS = 8  # that a chat template may put around a message

@@ -15,7 +15,8 @@ from loadtest.text import counted, listed
 from loadtest.workloads.drawn_lengths import LARGER_CONTEXT
 from loadtest.workloads.files.data_file import DataFile
 from loadtest.workloads.files.data_row import Row
-from loadtest.workloads.job import Job, rounds, system_apart, text_of
+from loadtest.workloads.job import Job
+from loadtest.workloads.messages import rounds, system_apart, text_of
 from loadtest.workloads.source import Session, SingleRequest, seed_of
 from loadtest.workloads.tokens import Counter, TokenFit
 

@@ -15,8 +15,9 @@ from loadtest.workloads.drawn_lengths import DrawnLengths, check_lengths_files, 
 from loadtest.workloads.job import Job
 from loadtest.workloads.literal import LiteralText
 from loadtest.workloads.schedule import trace_of
+from loadtest.workloads.shared_prefix import PrefixedSession, behind_prefix
 from loadtest.workloads.source import Session, Source, nonce_of, seed_from
-from loadtest.workloads.synthetic import HashedBlocks, PrefixedSession, Synthetic, behind_prefix, made_up
+from loadtest.workloads.synthetic import HashedBlocks, Synthetic, made_up
 from loadtest.workloads.tokens import Counter, TokenFit
 
 SOURCES: list[type[Source]] = [

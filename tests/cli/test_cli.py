@@ -21,7 +21,7 @@ from support.made_servers import made
 from loadtest import cli as commands
 from loadtest.cli.demo import simulated_server
 from loadtest.errors import TargetError
-from loadtest.measure.process import SIGNALS
+from loadtest.measure.interruption import SIGNALS
 from loadtest.reach import alert_words
 from loadtest.records import Outcome
 from loadtest.run_folder import RunFolder

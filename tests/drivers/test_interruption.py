@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from support.places import SCENARIOS
 
-from loadtest.measure.process import SIGNALS
+from loadtest.measure.interruption import SIGNALS
 from loadtest.records import Outcome
 from loadtest.run_folder import RunFolder
 

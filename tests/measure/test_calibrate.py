@@ -20,8 +20,8 @@ from loadtest.analyse.reports import tables
 from loadtest.analyse.summary import analyse
 from loadtest.cli import calibrate as command
 from loadtest.errors import ScenarioError
-from loadtest.measure import calibrate
-from loadtest.measure.calibrate import KeptCapacity
+from loadtest.measure import capacity_file
+from loadtest.measure.capacity_file import KeptCapacity
 from loadtest.run_folder import RunFolder
 from loadtest.wire.clock import ask_for_stamps
 
@@ -43,24 +43,24 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_capacity_applies_to_its_driver_on_its_machine(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert calibrate.applying("asyncio") is None
-    calibrate.check_writable(kept)
-    calibrate.store(kept, FOUND, driver="asyncio", arrivals="steps", stamps="kernel")
-    calibrate.store(kept, dataclasses.replace(FOUND, streams=2), driver="asyncio", arrivals="steps", stamps="user")
-    known = calibrate.applying("asyncio")
+    assert capacity_file.applying("asyncio") is None
+    capacity_file.check_writable(kept)
+    capacity_file.store(kept, FOUND, driver="asyncio", arrivals="steps", stamps="kernel")
+    capacity_file.store(kept, dataclasses.replace(FOUND, streams=2), driver="asyncio", arrivals="steps", stamps="user")
+    known = capacity_file.applying("asyncio")
     assert known is not None
     assert known["arrivals"]["steps"]["kernel"] == dataclasses.asdict(FOUND)
     assert known["arrivals"]["steps"]["user"]["streams"] == 2
-    assert calibrate.applying("locust") is None
-    monkeypatch.setattr(calibrate, "usable_cores", lambda: 4711)
-    assert calibrate.applying("asyncio") is None
+    assert capacity_file.applying("locust") is None
+    monkeypatch.setattr(capacity_file, "usable_cores", lambda: 4711)
+    assert capacity_file.applying("asyncio") is None
 
 
 def test_capacities_of_other_software_are_dropped(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calibrate.check_writable(kept)
-    calibrate.store(kept, FOUND, driver="asyncio", arrivals="steps", stamps="kernel")
-    monkeypatch.setattr(calibrate, "__version__", "another")
-    calibrate.store(kept, FOUND, driver="locust", arrivals="steps", stamps="kernel")
+    capacity_file.check_writable(kept)
+    capacity_file.store(kept, FOUND, driver="asyncio", arrivals="steps", stamps="kernel")
+    monkeypatch.setattr(capacity_file, "__version__", "another")
+    capacity_file.store(kept, FOUND, driver="locust", arrivals="steps", stamps="kernel")
     assert set(orjson.loads(kept.read_bytes())["drivers"]) == {"locust"}
 
 
@@ -68,15 +68,15 @@ def test_capacities_of_other_software_are_dropped(kept: Path, monkeypatch: pytes
 def test_a_file_that_makes_no_sense_is_as_none(kept: Path, text: str) -> None:
     kept.parent.mkdir(parents=True)
     kept.write_text(text)
-    assert calibrate.applying("asyncio") is None
+    assert capacity_file.applying("asyncio") is None
 
 
 def test_where_the_file_lies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LOADTEST_CALIBRATION")
     monkeypatch.setenv("XDG_STATE_HOME", "/somewhere")
-    assert calibrate.file_path() == Path("/somewhere/loadtest/calibration.json")
+    assert capacity_file.file_path() == Path("/somewhere/loadtest/calibration.json")
     monkeypatch.delenv("XDG_STATE_HOME")
-    assert calibrate.file_path() == Path.home() / ".local/state/loadtest/calibration.json"
+    assert capacity_file.file_path() == Path.home() / ".local/state/loadtest/calibration.json"
 
 
 def test_a_place_that_cannot_be_written_to_is_found_before_anything_runs(tmp_path: Path, loadtest: Call) -> None:
@@ -87,7 +87,7 @@ def test_a_place_that_cannot_be_written_to_is_found_before_anything_runs(tmp_pat
         assert "--out" in err
         assert err.count("\n") == 1
     with pytest.raises(ScenarioError, match="is a folder"):
-        calibrate.check_writable(tmp_path)
+        capacity_file.check_writable(tmp_path)
 
 
 # -- what later runs say ---------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import pytest
 CODE = """
 import resource
 from loadtest.errors import ScenarioError
-from loadtest.measure.process import room_for
+from loadtest.measure.descriptors import room_for
 resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))
 try:
     room_for({streams})

@@ -24,17 +24,8 @@ from support.prometheus_server import INSTALLED, get, promtool, samples
 from loadtest.analyse.run import frames
 from loadtest.errors import ScenarioError
 from loadtest.live import Figures
-from loadtest.monitor.export import (
-    HISTOGRAM_METRICS,
-    SCRAPER_TIMEOUT_S,
-    ClientState,
-    RunState,
-    bounds,
-    families,
-    open_listener,
-    serve_metrics,
-    url_of,
-)
+from loadtest.monitor.endpoint import SCRAPER_TIMEOUT_S, open_listener, serve_metrics, url_of
+from loadtest.monitor.export import HISTOGRAM_METRICS, ClientState, RunState, bounds, families
 from loadtest.monitor.tail import Tail
 from loadtest.records import Clock, Outcome, Record
 from loadtest.run_folder import RunFolder

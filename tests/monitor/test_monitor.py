@@ -20,9 +20,10 @@ from support.exporter import Exporter, eventually, opened
 from loadtest.errors import RunFolderError, ScenarioError
 from loadtest.monitor import process
 from loadtest.monitor.host import Host, ProcessTree, listening_pid
-from loadtest.monitor.pages import Prometheus, ScrapedPage
 from loadtest.monitor.process import SourceSpec, child_monitor, parse_sources
+from loadtest.monitor.prometheus import Prometheus
 from loadtest.monitor.sampler import Watch, writer_for
+from loadtest.monitor.scraped_page import ScrapedPage
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:

@@ -12,10 +12,12 @@ from support.exporter import Exporter, eventually, opened
 from support.places import STREAMS
 
 from loadtest import credentials
-from loadtest.monitor import pages, process
+from loadtest.monitor import process, prometheus, scraped_page
 from loadtest.monitor.host import Host, listening_pid
-from loadtest.monitor.pages import Ollama, Prometheus, ScrapedPage
+from loadtest.monitor.ollama import Ollama
+from loadtest.monitor.prometheus import Prometheus
 from loadtest.monitor.sampler import SourceError
+from loadtest.monitor.scraped_page import ScrapedPage
 
 VLLM = """# HELP vllm:num_requests_running Number of requests in model execution batches.
 # TYPE vllm:num_requests_running gauge
@@ -75,7 +77,7 @@ def test_every_form_of_a_line_says_what_the_parser_says(exporter: Exporter, line
     exporter.body = f"# TYPE temperature gauge\n\n{line}\nrest 1\n".encode()
     source = Prometheus("prometheus", ScrapedPage(exporter.url), ("temperature", "other"))
     with opened(source):
-        said = {pages._series_key(sample): sample.value for sample in source._samples(exporter.body)}
+        said = {prometheus._series_key(sample): sample.value for sample in source._samples(exporter.body)}
         assert len(said) == 1 + line.count("other")
         assert source.sample() == {"values": said}
 
@@ -135,7 +137,7 @@ def test_rubbish_is_a_sentence(exporter: Exporter, status: int, body: bytes, say
 
 
 def test_a_page_that_does_not_come_is_a_sentence(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages, "PAGE_LIMIT_S", 0.1)
+    monkeypatch.setattr(scraped_page, "PAGE_LIMIT_S", 0.1)
     exporter.hang.clear()
     with (
         pytest.raises(SourceError, match=r"did not answer within 100 ms\.$"),

@@ -22,7 +22,7 @@ from support.exporter import Exporter, eventually
 from support.places import SCENARIOS
 from support.prometheus_server import INSTALLED, Prometheus, prometheus, promtool
 
-from loadtest.monitor.pages import KNOWN_METRICS
+from loadtest.monitor.prometheus import KNOWN_METRICS
 
 FILES = SCENARIOS / "monitoring"
 DASHBOARD = FILES / "grafana" / "dashboards" / "loadtest.json"

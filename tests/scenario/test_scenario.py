@@ -15,9 +15,12 @@ from loadtest.cli.options.scenario_options import make_scenario
 from loadtest.errors import ScenarioError
 from loadtest.scenario import ATTRIBUTE, OPTION, ConnectionKeys, RequestKeys, Scenario, keys_of
 from loadtest.scenario.keys import key
-from loadtest.scenario.parts.load import LimitKeys, LoadKeys
-from loadtest.scenario.parts.prompts import DataKeys, PromptKeys, SessionKeys
-from loadtest.scenario.values import PRICE_KEYS, Range
+from loadtest.scenario.parts.data import DataKeys
+from loadtest.scenario.parts.limits import LimitKeys
+from loadtest.scenario.parts.load import LoadKeys
+from loadtest.scenario.parts.prompts import PromptKeys, SessionKeys
+from loadtest.scenario.price import PRICE_KEYS
+from loadtest.scenario.values import Range
 
 
 def test_grid_is_every_combination_and_concurrency_changes_fastest() -> None:

@@ -13,7 +13,8 @@ from support.places import RECORDED_RUNS
 
 from loadtest.simulate.model.engine import Engine
 from loadtest.simulate.model.metronome import Metronome
-from loadtest.simulate.model.stream import EngineRequest, Stage, Stream, TokenRun
+from loadtest.simulate.model.prompts import TokenRun
+from loadtest.simulate.model.stream import EngineRequest, Stage, Stream
 from loadtest.simulate.model.timing import NS_PER_S, StepLaw, Timing, pass_sizes
 from loadtest.simulate.model.virtual import closed_loop, cold_prompt, open_loop
 from loadtest.simulate.profiles import PROFILES

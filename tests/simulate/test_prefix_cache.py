@@ -8,15 +8,8 @@ from collections import defaultdict
 
 from loadtest.simulate.model.engine import Engine
 from loadtest.simulate.model.prefix_cache import HostCache
-from loadtest.simulate.model.stream import (
-    EngineRequest,
-    Prompt,
-    TokenRun,
-    common_prefix,
-    first_tokens,
-    of_pieces,
-    token_count,
-)
+from loadtest.simulate.model.prompts import Prompt, TokenRun, common_prefix, first_tokens, of_pieces, token_count
+from loadtest.simulate.model.stream import EngineRequest
 from loadtest.simulate.model.timing import StepLaw, Timing
 from loadtest.simulate.model.virtual import EngineTurn, PlayedTurn, closed_loop, open_loop, people
 

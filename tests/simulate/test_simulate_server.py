@@ -18,7 +18,8 @@ import pytest
 from support.simulated import STEP_MS, Answer, ask, chat, raw, recorded, request, run, shape, take_apart, write_profile
 
 from loadtest.errors import ScenarioError
-from loadtest.simulate.api.request_bodies import ANSWER, RefusedError, pieces, read_ollama_request
+from loadtest.simulate.api.request_bodies import RefusedError, read_ollama_request
+from loadtest.simulate.api.text import ANSWER, pieces
 from loadtest.simulate.profiles import PROFILES, load_profile
 from loadtest.simulate.server import ServerOptions, SimulatedServer
 

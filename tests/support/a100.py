@@ -10,9 +10,10 @@ from typing import Any
 
 from loadtest.records import Record
 from loadtest.scenario import Scenario
-from loadtest.simulate.api.request_bodies import chat_pieces, natural_length
+from loadtest.simulate.api import text
 from loadtest.simulate.model.engine import Engine
-from loadtest.simulate.model.stream import Emission, EngineRequest, Stream, of_pieces
+from loadtest.simulate.model.prompts import of_pieces
+from loadtest.simulate.model.stream import Emission, EngineRequest, Stream
 from loadtest.simulate.model.timing import NS_PER_S
 from loadtest.simulate.model.virtual import closed_loop
 from loadtest.simulate.profiles import PROFILES
@@ -65,8 +66,8 @@ class Machine:
 
     def _request(self, said: str, limit: int | None) -> EngineRequest:
         self._asked += 1
-        prompt = of_pieces(chat_pieces([("user", said)]))
-        natural = natural_length(said, self._draw)
+        prompt = of_pieces(text.chat_pieces([("user", said)]))
+        natural = text.natural_length(said, self._draw)
         return EngineRequest(self._asked, prompt, limit or 10 * A100.num_ctx, natural, A100.num_ctx)
 
 

@@ -16,7 +16,7 @@ from urllib.parse import urlencode, urlsplit
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from loadtest.monitor.export import PATH
+from loadtest.monitor.endpoint import PATH
 from support.exporter import eventually
 
 INSTALLED = shutil.which("prometheus") is not None and shutil.which("promtool") is not None

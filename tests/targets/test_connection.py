@@ -18,7 +18,7 @@ from support.wire_server import Peer, serving
 
 from loadtest import credentials, reach
 from loadtest.errors import ScenarioError
-from loadtest.monitor.pages import ScrapedPage
+from loadtest.monitor.scraped_page import ScrapedPage
 from loadtest.records import Outcome
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import ConnectionKeys, Scenario

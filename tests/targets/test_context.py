@@ -20,7 +20,8 @@ from loadtest.dialects.ollama import OllamaChat
 from loadtest.errors import ScenarioError
 from loadtest.scenario import Scenario
 from loadtest.targets import prepare
-from loadtest.targets.prepare import ReadyTarget, check_lengths, first_request_loads, fit_token_counts, not_granted
+from loadtest.targets.context import check_lengths, not_granted
+from loadtest.targets.prepare import ReadyTarget, first_request_loads, fit_token_counts
 from loadtest.targets.run_facts import initial_facts
 from loadtest.targets.server.probe import ServedModel, Server
 from loadtest.targets.target import Target, check_num_ctx

@@ -21,7 +21,8 @@ from loadtest.cli import cli
 from loadtest.dialects import dialect_for
 from loadtest.errors import LoadTestError
 from loadtest.scenario import Scenario
-from loadtest.targets.prepare import ReadyTarget, check_lengths
+from loadtest.targets.context import check_lengths
+from loadtest.targets.prepare import ReadyTarget
 from loadtest.targets.run_facts import at_end, initial_facts
 from loadtest.targets.server.hazards import hazards
 from loadtest.targets.server.probe import choose_model, probe, with_details

@@ -22,7 +22,7 @@ from loadtest.cli.demo import simulated_server
 from loadtest.errors import ScenarioError
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import ModelShare, Scenario, even_weights, rotation
-from loadtest.scenario.parts.request import models_in, urls_in
+from loadtest.scenario.several_targets import models_in, urls_in
 from loadtest.targets.prepare import _say_counters
 from loadtest.urls import default_url
 from loadtest.workloads.schedule import PlanShare

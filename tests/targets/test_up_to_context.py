@@ -24,7 +24,7 @@ from loadtest.errors import ScenarioError
 from loadtest.records import Record
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario
-from loadtest.targets.prepare import lengths_within
+from loadtest.targets.context import lengths_within
 
 Call = Callable[..., tuple[int, str, str]]
 GB = 10**9

@@ -25,7 +25,7 @@ with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and th
 
     from loadtest.live import Figures
     from loadtest.users.options import Settings
-    from loadtest.users.results import console, live_figures, tables
+    from loadtest.users.results import console, live_figures, locust_files, tables
     from loadtest.users.results.live_figures import Board
 
 ZERO = WALL / 1e9
@@ -224,7 +224,7 @@ def test_numbers_have_about_three_digits(value: float | None, factor: int, said:
 def test_csv_and_json_have_a_line_a_row_and_name_their_seconds(tmp_path: Path) -> None:
     rows = rows_of(streams())
     asked = argparse.Namespace(csv_prefix=str(tmp_path / "out"), json_file=str(tmp_path / "out"), html_file=None)
-    assert list(tables.write_files(asked, rows, None, None)) == []
+    assert list(locust_files.write_files(asked, rows, None, None)) == []
     table = list(csv.DictReader(StringIO((tmp_path / "out_streams.csv").read_text())))
     written = json.loads((tmp_path / "out_streams.json").read_text())
     assert [row["name"] for row in table] == [row["name"] for row in written] == ["chat", live_figures.TOTAL_ROW]
@@ -236,7 +236,7 @@ def test_a_file_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
     asked = argparse.Namespace(
         csv_prefix=str(tmp_path / "no" / "out"), json_file=None, html_file=str(tmp_path / "gone.html")
     )
-    said = list(tables.write_files(asked, rows_of(streams(8)), None, None))
+    said = list(locust_files.write_files(asked, rows_of(streams(8)), None, None))
     assert len(said) == 2
     assert all("No such file or directory" in sentence for sentence in said)
 
@@ -268,16 +268,17 @@ def test_the_page_of_locust_gets_a_section_with_charts_and_names_are_escaped(tmp
     make(tmp_path / "run", users=(1, 8))
     page = tmp_path / "report.html"
     page.write_text(
-        f"<html><script>x = '{tables.ANCHOR}'</script><body>{tables.ANCHOR}<script>1</script></body></html>"
+        f"<html><script>x = '{locust_files.ANCHOR}'</script><body>{locust_files.ANCHOR}<script>1</script></body></html>"
     )
     name = "<script>alert(1)</script>"
     asked = argparse.Namespace(csv_prefix=None, json_file=None, html_file=str(page))
     assert (
-        list(tables.write_files(asked, rows_of(streams(), name), RunFolder.open(tmp_path / "run"), "profile y")) == []
+        list(locust_files.write_files(asked, rows_of(streams(), name), RunFolder.open(tmp_path / "run"), "profile y"))
+        == []
     )
     text = page.read_text(encoding="utf-8")
     before, _, after = text.partition('<section class="loadtest">')
-    assert before.endswith(tables.ANCHOR)
+    assert before.endswith(locust_files.ANCHOR)
     assert after.endswith("</section><script>1</script></body></html>")
     assert "SIMULATED SERVER" in after
     parser = _Page()
@@ -293,11 +294,11 @@ def test_the_page_of_locust_gets_a_section_with_charts_and_names_are_escaped(tmp
 def test_a_page_of_another_shape_gets_the_section_at_its_end(tmp_path: Path, page: str, rest: str) -> None:
     path = tmp_path / "page.html"
     path.write_text(page)
-    tables.insert_section(path, "<p>figures</p>")
+    locust_files.insert_section(path, "<p>figures</p>")
     assert path.read_text() == page.removesuffix(rest) + "<p>figures</p>" + rest
 
 
 def test_a_run_without_requests_has_no_charts(tmp_path: Path) -> None:
-    assert tables.run_charts(None) == []
+    assert locust_files.run_charts(None) == []
     folder = RunFolder.create(tmp_path / "run")
-    assert tables.run_charts(folder) == []
+    assert locust_files.run_charts(folder) == []

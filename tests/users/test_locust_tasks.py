@@ -27,7 +27,7 @@ with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and th
     from loadtest.users.processes import recording
     from loadtest.users.processes.levels import CurrentLevel
     from loadtest.users.processes.user_target import UserTarget, prepare_user_target
-    from loadtest.workloads.job import text_of
+    from loadtest.workloads.messages import text_of
 
 USER_SAYS_HI = [{"role": "user", "content": "hi"}]
 

@@ -29,7 +29,7 @@ with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and th
     from loadtest.users import ModelUser
     from loadtest.users.options import OPTIONS, Settings
     from loadtest.users.processes.recording import CurrentTest
-    from loadtest.users.results import tables, web
+    from loadtest.users.results import locust_files, tables, web
     from loadtest.users.results.live_figures import TOTAL_ROW, Board
 
 
@@ -114,13 +114,13 @@ def test_every_table_has_every_column() -> None:
     assert None not in rows[-1].values()
     heads, *_, console = (line for line in tables.board_lines(rows) if "|" in line)
     assert tuple(head.strip() for head in heads.split("|")[1:-1]) == tuple(COLUMNS)
-    cells = re.findall(r"<td[^>]*>(.*?)</td>", tables.section(rows, [], None).rpartition("<tr>")[2])
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", locust_files.section(rows, [], None).rpartition("<tr>")[2])
     assert cells == [cell for part in console.split("|") for cell in part.split()]
-    written = list(csv.DictReader(tables.csv_text(rows).splitlines()))[-1]
+    written = list(csv.DictReader(locust_files.csv_text(rows).splitlines()))[-1]
     for group, keys in COLUMNS.items():
         for key in keys:
             name = f"{key}_s" if group.endswith(" ms") else key
-            assert float(written[name]) == rows[-1][key] == json.loads(tables.json_text(rows))[-1][name]
+            assert float(written[name]) == rows[-1][key] == json.loads(locust_files.json_text(rows))[-1][name]
 
 
 def test_a_refused_start_says_why_until_another_begins() -> None:
@@ -181,7 +181,7 @@ def test_the_report_of_locust_carries_the_streaming_figures(tmp_path: Path, quer
     assert runner is not None
     runner.state = "running"
     busy = client.get(path)
-    assert tables.section(board.rows(), [], "profile a100 at 10× speed") in busy.text
+    assert locust_files.section(board.rows(), [], "profile a100 at 10× speed") in busy.text
     assert int(busy.headers["Content-Length"]) == len(busy.data)
     runner.state = "stopped"
     (charts,) = {client.get(path).text.count("data:image/png;base64,") for _ in range(2)}
@@ -208,7 +208,7 @@ def test_the_start_form_asks_for_our_options() -> None:
 
 def test_csv_is_the_one_that_a_headless_run_writes() -> None:
     board = board_of("chat", EVIL)
-    assert client_of(web_ui_of(board)).get("/loadtest/streams.csv").text == tables.csv_text(board.rows())
+    assert client_of(web_ui_of(board)).get("/loadtest/streams.csv").text == locust_files.csv_text(board.rows())
 
 
 @pytest.mark.parametrize("path", ["/loadtest", "/loadtest/figures", "/loadtest/streams.csv"])
@@ -352,4 +352,4 @@ def test_of_embeddings_the_tables_show_e2e_and_input() -> None:
     assert "input tokens/s" in heads
     assert "TTFT" not in heads
     assert [group for group, _ in client_of(web_ui_of(board)).get("/loadtest/figures").json["columns"]][1] == "E2E ms"
-    assert "e2e_p50_s" in tables.csv_text(rows)
+    assert "e2e_p50_s" in locust_files.csv_text(rows)

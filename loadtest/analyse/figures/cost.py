@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loadtest.errors import ScenarioError
-from loadtest.scenario.values import PRICE_KEYS, Price
+from loadtest.scenario.price import PRICE_KEYS, Price
 
 S_PER_HOUR = 3600
 J_PER_KWH = 3.6e6

@@ -8,7 +8,7 @@ from typing import Any
 from loadtest.analyse.findings import Finding
 from loadtest.analyse.run import LevelData, believed
 from loadtest.analyse.server.energy import IN_USE, NOT_SAMPLED
-from loadtest.scenario.values import Price
+from loadtest.scenario.price import Price
 from loadtest.text import capitalised, number, percent
 
 NOT_IN_IT = {

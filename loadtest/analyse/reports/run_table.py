@@ -19,7 +19,7 @@ from loadtest.analyse.summary import Analysis
 from loadtest.grid import Grid
 from loadtest.metrics import S_PER_NS
 from loadtest.scenario import Key, Scenario, keys_of
-from loadtest.scenario.values import Price
+from loadtest.scenario.price import Price
 from loadtest.simulate.profiles import PROFILES
 from loadtest.text import UNKNOWN, counted, instant, joined, listed, number, percent, seconds
 from loadtest.urls import origin

@@ -20,15 +20,10 @@ import orjson
 from loadtest.errors import ScenarioError, os_error_as, refuse
 from loadtest.simulate.api.answer_formats import AnswerFormat
 from loadtest.simulate.api.http1 import LAST_CHUNK, ClientConnection, HTTPRequest, chunk, response_head
-from loadtest.simulate.api.request_bodies import (
-    ANSWER,
-    BUSY_SENTENCE,
-    DIED_SENTENCE,
-    GenerationRequest,
-    pieces,
-    refusal_body,
-)
-from loadtest.simulate.model.stream import Emission, Prompt, Stream, of_pieces
+from loadtest.simulate.api.request_bodies import BUSY_SENTENCE, DIED_SENTENCE, GenerationRequest, refusal_body
+from loadtest.simulate.api.text import ANSWER, pieces
+from loadtest.simulate.model.prompts import Prompt, of_pieces
+from loadtest.simulate.model.stream import Emission, Stream
 
 EVENT_END = b"\n\n"
 EQUAL_PIECES = 31  # Ollama ends a stream after more than 30 equal ones

@@ -21,7 +21,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from loadtest.simulate.model.prefix_cache import HostCache, PrefixCache, Slot
-from loadtest.simulate.model.stream import Emission, EngineRequest, Stage, Stream, token_count
+from loadtest.simulate.model.prompts import token_count
+from loadtest.simulate.model.stream import Emission, EngineRequest, Stage, Stream
 from loadtest.simulate.model.timing import BEFORE, BESIDE, NS_PER_S, Timing, pass_sizes
 
 # requests closer together than this are one burst; requests 15 ms apart were seen to start in order

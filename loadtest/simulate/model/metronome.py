@@ -10,7 +10,8 @@ import heapq
 import itertools
 import random
 
-from loadtest.simulate.model.stream import Emission, EngineRequest, Stage, Stream, token_count
+from loadtest.simulate.model.prompts import token_count
+from loadtest.simulate.model.stream import Emission, EngineRequest, Stage, Stream
 from loadtest.simulate.model.timing import NS_PER_S, Timing
 
 

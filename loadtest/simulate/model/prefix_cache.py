@@ -11,7 +11,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
-from loadtest.simulate.model.stream import Prompt, Stage, Stream, TokenRun, common_prefix, first_tokens, token_count
+from loadtest.simulate.model.prompts import Prompt, TokenRun, common_prefix, first_tokens, token_count
+from loadtest.simulate.model.stream import Stage, Stream
 
 SIMILAR = 0.1  # share of a prompt that a slot must hold to be chosen for it (llama.cpp's default)
 MOSTLY_LOST = 0.5  # of a slot's content; if less of it is kept, it is copied to the host cache before

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from loadtest.simulate.model.engine import Engine
 from loadtest.simulate.model.metronome import Metronome
-from loadtest.simulate.model.stream import Emission, EngineRequest, Prompt, Stream, TokenRun, first_tokens, token_count
+from loadtest.simulate.model.prompts import Prompt, TokenRun, first_tokens, token_count
+from loadtest.simulate.model.stream import Emission, EngineRequest, Stream
 from loadtest.simulate.model.timing import NS_PER_S
 
 

@@ -17,14 +17,15 @@ from locust.rpc import Message
 from locust.runners import STATE_RUNNING, MasterRunner, Runner
 
 from loadtest.errors import MISTAKE, LoadTestError, exit_code_of
-from loadtest.measure.process import room_for
+from loadtest.measure.descriptors import room_for
 from loadtest.run_folder import RunFolder
 from loadtest.users.options import Settings
 from loadtest.users.processes import recording
 from loadtest.users.processes.gevent_hub import kill_put_off
 from loadtest.users.processes.levels import CurrentLevel
 from loadtest.users.processes.messages import ENDED, LEVEL, RUN, TROUBLE
-from loadtest.users.processes.run import GONE_NS, LocustRun, UserTargets, WorkerWatch, free_path, prepare
+from loadtest.users.processes.run import LocustRun, UserTargets, free_path, prepare
+from loadtest.users.processes.worker_watch import GONE_NS, WorkerWatch
 from loadtest.users.results import export
 from loadtest.users.results.live_figures import board
 from loadtest.wire import now

@@ -24,7 +24,7 @@ from locust.exception import StopUser
 from locust.runners import Runner, WorkerRunner
 
 from loadtest.errors import INTERRUPTED
-from loadtest.measure.process import heeded_signals
+from loadtest.measure.interruption import heeded_signals
 from loadtest.users.client import misuse, place_in_test
 from loadtest.users.options import add_options
 from loadtest.users.processes import recording

@@ -19,9 +19,9 @@ from gevent import GreenletExit
 from gevent.lock import BoundedSemaphore
 
 from loadtest.errors import LoadTestError, RunFolderError
+from loadtest.measure.descriptors import room_for
 from loadtest.measure.failure import FailedInARow
 from loadtest.measure.ledger import Ledger
-from loadtest.measure.process import room_for
 from loadtest.measure.request import Request
 from loadtest.records import Clock, Record
 from loadtest.run_folder import RecordWriter, RunFolder, SampleWriter

@@ -11,7 +11,8 @@ from loadtest.dialects import dialect_for
 from loadtest.reach import secrets_apart
 from loadtest.scenario import Scenario
 from loadtest.scenario.request_additions import templates_of
-from loadtest.targets.prepare import ReadyTarget, context_of, prepare_targets
+from loadtest.targets.context import context_of
+from loadtest.targets.prepare import ReadyTarget, prepare_targets
 from loadtest.targets.server.control import control_client
 from loadtest.targets.server.probe import ServedModel, Server
 from loadtest.targets.target import Target

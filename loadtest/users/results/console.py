@@ -24,7 +24,7 @@ from loadtest.run_folder import RunFolder
 from loadtest.text import seconds
 from loadtest.users.options import Settings
 from loadtest.users.processes import recording
-from loadtest.users.results import tables
+from loadtest.users.results import locust_files, tables
 from loadtest.users.results.live_figures import board
 
 LOGGER = logging.getLogger("locust.stats_logger")  # Locust prints its tables to it
@@ -61,7 +61,7 @@ def results(environment: Environment) -> Iterator[str]:
     yield from (*tables.board_lines(rows, mark), "")
     yield from map(str, apply_gates(environment))
     yield from conclude(environment, run, facts)
-    yield from tables.write_files(environment.parsed_options, rows, run, mark)
+    yield from locust_files.write_files(environment.parsed_options, rows, run, mark)
 
 
 def conclude(environment: Environment, run: RunFolder | None, facts: dict[str, Any]) -> Iterator[str]:

@@ -9,7 +9,8 @@ import gevent
 from locust.env import Environment
 from prometheus_client import Metric
 
-from loadtest.monitor.export import ClientState, RunState, families, open_listener, serve_metrics, url_of
+from loadtest.monitor import endpoint
+from loadtest.monitor.export import ClientState, RunState, families
 from loadtest.users.options import metrics_of
 from loadtest.users.processes import recording
 from loadtest.users.results.live_figures import Board, board
@@ -22,9 +23,9 @@ def begin(environment: Environment) -> None:
     port, address = metrics_of(environment.parsed_options)
     if port is None:
         return
-    listener = open_listener(address, port)
-    logger.info("metrics: %s", url_of(listener))
-    serve_metrics(listener, lambda: _politely(run_so_far(board)))
+    listener = endpoint.open_listener(address, port)
+    logger.info("metrics: %s", endpoint.url_of(listener))
+    endpoint.serve_metrics(listener, lambda: _politely(run_so_far(board)))
 
 
 def run_so_far(shown: Board) -> RunState:

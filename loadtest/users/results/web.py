@@ -25,7 +25,7 @@ from loadtest.users.options import text_again
 from loadtest.users.processes import recording
 from loadtest.users.processes.recording import CurrentTest
 from loadtest.users.processes.run import withhold_passwords
-from loadtest.users.results import tables
+from loadtest.users.results import locust_files, tables
 from loadtest.users.results.live_figures import SMOOTHED_S, Board, board
 
 TAB = {"key": "streams", "title": "Streams"}
@@ -102,7 +102,7 @@ def _routes(app: Flask, web_ui: WebUI, shown: Board, test: CurrentTest) -> Bluep
     @routes.route("/loadtest/streams.csv")
     @web_ui.auth_required_if_enabled  # type: ignore[untyped-decorator]
     def csv() -> Response:
-        answer = Response(tables.csv_text(shown.rows()), mimetype="text/csv")
+        answer = Response(locust_files.csv_text(shown.rows()), mimetype="text/csv")
         answer.headers["Content-Disposition"] = "attachment; filename=streams.csv"
         return _fresh(answer)
 
@@ -120,8 +120,8 @@ def _amended(web_ui: WebUI, shown: Board, test: CurrentTest, answer: Response) -
         # To draw keeps the process from all else for seconds.
         idle = test_state(web_ui, test) in (STATE_INIT, STATE_STOPPED)
         charts = _charts(test.folder.path, repr(rows)) if idle and test.folder is not None else []
-        section = tables.section(rows, charts, mark)
-        answer.set_data(tables.page_with(answer.get_data(as_text=True), section))
+        section = locust_files.section(rows, charts, mark)
+        answer.set_data(locust_files.page_with(answer.get_data(as_text=True), section))
     elif request.endpoint == "locust.swarm":  # before the test is started or changed with what the form said
         runner = web_ui.environment.runner
         running = runner is not None and runner.state in (STATE_SPAWNING, STATE_RUNNING)
@@ -142,7 +142,7 @@ def _amended(web_ui: WebUI, shown: Board, test: CurrentTest, answer: Response) -
 @functools.lru_cache(maxsize=1)
 def _charts(path: Path, _: str) -> list[tuple[str, bytes]]:
     """Return (caption, PNG) of each chart of the run at `path`, drawn once for these figures."""
-    return tables.run_charts(RunFolder(path))
+    return locust_files.run_charts(RunFolder(path))
 
 
 def test_state(web_ui: WebUI, test: CurrentTest) -> str:

@@ -25,19 +25,9 @@ from loadtest.scenario import MOST_REQUESTS, file_version
 from loadtest.scenario.files import is_utf8, not_regular, not_rows
 from loadtest.text import counted
 from loadtest.workloads.files.columns import TURNS, NoPromptError, RowError, RowShape, is_plain, loads
+from loadtest.workloads.files.csv_mistakes import LONE_RETURNS, MOST_ROW, wrong_cells, wrong_csv
 from loadtest.workloads.files.data_row import HOLDS_COLUMNS, Row, read_row
-from loadtest.workloads.files.json_rows import (
-    BLOCK,
-    LONE_RETURNS,
-    MOST_ROW,
-    RowSpan,
-    array_rows,
-    is_spread,
-    object_rows,
-    remedy,
-    wrong_cells,
-    wrong_csv,
-)
+from loadtest.workloads.files.json_rows import BLOCK, RowSpan, array_rows, is_spread, object_rows, remedy
 from loadtest.workloads.files.turns import SENT_ROLES
 from loadtest.workloads.files.wrong_row import holds_columns, read_head, without_prompt
 

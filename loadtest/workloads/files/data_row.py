@@ -32,7 +32,7 @@ from loadtest.workloads.files.turns import (
     speaker_of,
     usual_role,
 )
-from loadtest.workloads.job import WITHOUT_CONTENT, calls_a_tool, text_of
+from loadtest.workloads.messages import WITHOUT_CONTENT, calls_a_tool, text_of
 
 # keys of a batch body that are not sent as they are
 OWN = {"model", "messages", "prompt", "input", "stream", *LENGTH_KEYS}

@@ -36,7 +36,8 @@ from loadtest.scenario import (
 from loadtest.scenario.files import parsed
 from loadtest.text import listed, percent, seconds
 from loadtest.workloads.files.columns import IDS, KNOWN, LENGTH_KEYS, loads, plain_name
-from loadtest.workloads.files.json_rows import remedy, split_head, wrong_cells, wrong_csv, wrong_head
+from loadtest.workloads.files.csv_mistakes import split_head, wrong_cells, wrong_csv, wrong_head
+from loadtest.workloads.files.json_rows import remedy
 
 MOST_BYTES = 1 << 30
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
-from loadtest.workloads.job import is_message, text_of
+from loadtest.workloads.messages import is_message, text_of
 
 ROLES = {
     **dict.fromkeys(("user", "human", "prompter"), "user"),

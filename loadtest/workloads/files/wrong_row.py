@@ -14,8 +14,8 @@ import orjson
 from loadtest.scenario import short_repr
 from loadtest.text import listed
 from loadtest.workloads.files.columns import IDS, KNOWN, LENGTH_KEYS, SYSTEMS, TURNS, RowError, loads, usual_name
+from loadtest.workloads.files.csv_mistakes import split_head, wrong_csv, wrong_head
 from loadtest.workloads.files.data_row import HOLDS_COLUMNS, ONE_MESSAGE, names_of, read_row
-from loadtest.workloads.files.json_rows import split_head, wrong_csv, wrong_head
 from loadtest.workloads.files.trace import is_trace_row
 
 DEPTH, LOOKED_AT, MOST_FOUND = (

@@ -20,7 +20,7 @@ from loadtest.analyse.findings.energy_findings import energy_findings
 from loadtest.analyse.reports import run_table
 from loadtest.analyse.summary import analyse
 from loadtest.errors import ScenarioError
-from loadtest.scenario.values import Price
+from loadtest.scenario.price import Price
 
 pytestmark = pytest.mark.usefixtures("short_reports")
 

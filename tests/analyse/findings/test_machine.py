@@ -18,7 +18,7 @@ from loadtest.analyse.findings import machine_findings
 from loadtest.analyse.run import frames
 from loadtest.analyse.run.files import samples
 from loadtest.analyse.summary import analyse
-from loadtest.monitor.pages import KNOWN_METRICS
+from loadtest.monitor.prometheus import KNOWN_METRICS
 
 GB = 10**9
 

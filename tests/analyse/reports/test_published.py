@@ -19,7 +19,7 @@ from loadtest.analyse.summary import analyse
 from loadtest.cli.demo import simulated_server
 from loadtest.errors import RunFolderError
 from loadtest.scenario import Scenario
-from loadtest.simulate.api.request_bodies import natural_length
+from loadtest.simulate.api import text
 from loadtest.workloads.synthetic import made_up
 
 Played = Callable[..., Path]
@@ -180,11 +180,11 @@ def test_simulated_answers_are_as_long_as_the_published_ones() -> None:
         c.concurrency for c in cells
     )
     for words in (25, 100, 800):
-        lengths = [natural_length(f"tell a story in {words} words:", draw) for _ in range(2000)]
+        lengths = [text.natural_length(f"tell a story in {words} words:", draw) for _ in range(2000)]
         assert mean(lengths) / words == pytest.approx(a_word, rel=0.01)
         assert min(lengths) >= words
     title = (SCENARIOS / "text_484_words.txt").read_text()
-    titles = [natural_length(title, draw) for _ in range(2000)]
+    titles = [text.natural_length(title, draw) for _ in range(2000)]
     a_title = sum((cell.tokens - 1) * cell.concurrency for cell in PUBLISHED if cell.table == "input") / 7
     assert mean(titles) == pytest.approx(a_title, rel=0.02)
 
@@ -198,7 +198,7 @@ def test_a_made_up_prompt_never_gets_a_shorter_answer_than_asked_for() -> None:
 
     said = made_up(120, 300, 5, Words(), nonce="[1]")  # type: ignore[arg-type]
     assert "300 words" in said
-    assert min(natural_length(said, draw) for _ in range(2000)) >= 300
+    assert min(text.natural_length(said, draw) for _ in range(2000)) >= 300
 
 
 def test_the_wire_carries_it(loadtest: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:

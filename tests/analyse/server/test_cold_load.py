@@ -31,7 +31,8 @@ from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario
 from loadtest.simulate.api import control_plane
 from loadtest.simulate.model.engine import Engine
-from loadtest.simulate.model.stream import EngineRequest, of_pieces
+from loadtest.simulate.model.prompts import of_pieces
+from loadtest.simulate.model.stream import EngineRequest
 from loadtest.simulate.profiles import PROFILES
 
 Call = Callable[..., tuple[int, str, str]]

@@ -1,4 +1,4 @@
-"""What a measuring process has of its system: the signals that end a run before its plan is done, and files that it may open."""
+"""What ends a run before its plan is done: the signals of a terminal, a shell and a service manager."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ import signal
 import threading
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from loadtest.errors import ScenarioError
-
 if TYPE_CHECKING:
     import asyncio
-
 
 # Ctrl-C, kill, a terminal that was closed, Ctrl-\.
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name))
@@ -79,31 +76,3 @@ def interrupting() -> None:
 
     for number in heeded_signals():
         signal.signal(number, interrupt)
-
-
-SPARE = 64  # descriptors for everything else: files, pipes, the loop's own
-
-
-def room_for(streams: int | None) -> None:
-    """Raise this process's limit of open files for `streams` connections; raise ScenarioError where the system forbids it.
-
-    None is for an open loop, whose requests in flight cannot be known: the limit becomes the highest allowed.
-    """
-    import resource  # Windows, where reports are read, has none
-
-    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    unlimited = resource.RLIM_INFINITY
-    wanted = max(allowed, most if most != unlimited else allowed) if streams is None else streams + SPARE
-    if allowed == unlimited or allowed >= wanted:
-        return
-    if most != unlimited and most < wanted:
-        raise ScenarioError(
-            f"{streams} streams need {wanted} open files, and this system lets a process have {most}; raise it with "
-            f"`ulimit -Hn {wanted}` as root, or ask for fewer streams or several --workers."
-        )
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
-    except (ValueError, OSError) as error:
-        raise ScenarioError(
-            f"{streams} streams need {wanted} open files: run `ulimit -n {wanted}` first ({error})."
-        ) from None
