@@ -16,7 +16,7 @@ from rich.text import Text
 from loadtest.analyse.comparison.many import compare_many
 from loadtest.analyse.figures import cost
 from loadtest.analyse.figures.cost import NO_PRICES, Prices
-from loadtest.analyse.findings import Finding
+from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.findings.measured_on import marked, measured_on
 from loadtest.analyse.findings.run_findings import all_findings
 from loadtest.analyse.reports import answers, pages, prediction_report, score_report, tables

@@ -16,8 +16,8 @@ from support.made_runs import WALL, Made, make
 
 from loadtest.analyse import charts
 from loadtest.analyse.charts import style
-from loadtest.analyse.findings import Finding
 from loadtest.analyse.findings import run_findings as findings
+from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.report import write_report
 from loadtest.analyse.reports import pages
 from loadtest.analyse.run import frames

@@ -23,8 +23,9 @@ from loadtest.analyse.run import BoolArray, FloatArray, IntArray, LevelData, Run
 from loadtest.analyse.server.alternating_models import LONG_LOAD_S
 from loadtest.analyse.server.queue.slots import Slots, known_slots
 from loadtest.analyse.server.timing.steps import Steps
+from loadtest.analyse.whatif.model.bands import ENGINE_ERROR
 from loadtest.analyse.whatif.model.fit import fit_models
-from loadtest.analyse.whatif.model.play import CONTEXT, ENGINE_ERROR
+from loadtest.analyse.whatif.model.play import CONTEXT
 from loadtest.analyse.whatif.model.predict import SLICED_WAY, ServerModel
 from loadtest.analyse.whatif.model.self_check import GIVEN_BACK
 from loadtest.errors import PredictionError

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from loadtest.analyse.findings import Finding
+from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import BoolArray, LevelData, grouped
 from loadtest.analyse.server.prompt_cache.cache import CacheReplay, CacheUse, is_paged
 from loadtest.analyse.server.queue.waits import INFERRED, UNKNOWN

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from loadtest.analyse.findings import Finding
+from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import RunData
 from loadtest.metrics import VOID, enough_for
 from loadtest.text import capitalised, counted, listed, number

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from loadtest.analyse.findings import Finding
+from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import LevelData, believed
 from loadtest.analyse.server.energy import IN_USE, NOT_SAMPLED
 from loadtest.scenario.price import Price

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from loadtest.analyse.findings import Finding
+from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import FloatArray, RunData, finite
 from loadtest.analyse.run.files.samples import SERVERS, Machine, Models, SamplingGap, grown
 from loadtest.analyse.server.model_memory import cold_load

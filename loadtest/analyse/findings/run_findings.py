@@ -11,13 +11,13 @@ from typing import Any
 from loadtest.analyse.figures import client_capacity, rates
 from loadtest.analyse.figures import knee as knee_of
 from loadtest.analyse.findings import (
-    Finding,
     cache_findings,
     data_findings,
     energy_findings,
     machine_findings,
     step_findings,
 )
+from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.findings.slot_findings import behind_the_url, slots_finding
 from loadtest.analyse.findings.waiting_findings import batching, leaving_findings, queueing, void_above
 from loadtest.analyse.run import LevelData, Series, believed, groups, has_tokens

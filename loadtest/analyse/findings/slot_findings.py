@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from loadtest.analyse.findings import Finding
+from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import LevelData, believed
 from loadtest.analyse.server.queue.slots import Slots, known_slots
 from loadtest.analyse.summary import Analysis

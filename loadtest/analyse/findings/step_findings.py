@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from loadtest.analyse.findings import Finding
 from loadtest.analyse.findings.cache_findings import may_be_warm
+from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import SERIES_KEYS, BoolArray, FloatArray, LevelData, RunData, Series, believed, finite
 from loadtest.analyse.run.overlaps import peak_at_once
 from loadtest.analyse.server.timing.pace import LEAST_CHANGE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from loadtest.analyse.findings import Finding
+from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.findings.slot_findings import believed_slots
 from loadtest.analyse.run import LevelData, Series, believed
 from loadtest.analyse.server.queue.waits import ADMISSION_ERROR_S, passed_share

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from loadtest.analyse.findings import Finding
+from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.findings.measured_on import measured_on, simulated_badge, simulated_mark, simulated_warning
 from loadtest.analyse.findings.step_findings import pace_findings
 from loadtest.analyse.reports import answers, run_table, tables

@@ -15,7 +15,7 @@ from loadtest.analyse.comparison import comparable
 from loadtest.analyse.reports import prediction_report, score_report
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.analyse.whatif.model import sessions
-from loadtest.analyse.whatif.model.play import prediction_band
+from loadtest.analyse.whatif.model.bands import prediction_band
 from loadtest.analyse.whatif.model.predict import ServerModel
 from loadtest.analyse.whatif.predictions import prediction_file
 from loadtest.analyse.whatif.predictions.predict_loads import predict_loads

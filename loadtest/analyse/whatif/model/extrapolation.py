@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from loadtest.analyse.whatif.model.play import SHARE
+from loadtest.analyse.whatif.model.bands import SHARE
 from loadtest.analyse.whatif.model.predict import Prediction, ServerModel
 
 ARITHMETIC_FROM = 2.0  # times the most streams measured

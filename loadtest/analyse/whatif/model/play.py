@@ -1,17 +1,16 @@
-"""One simulated run, its figures by the formulas of a measured run's, and the band in which one more would have them."""
+"""One simulated run: the requests it sends, and its figures by the formulas that a measured run's figures come from."""
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from loadtest import metrics
 from loadtest.analyse.figures import rates
-from loadtest.analyse.figures.intervals import Interval, t_quantile
 from loadtest.analyse.figures.stats import PERCENTILES
 from loadtest.analyse.run import BoolArray, FloatArray, finite
 from loadtest.metrics import NS_PER_S
@@ -20,13 +19,6 @@ from loadtest.simulate.model.virtual import PlayedTurn, cold_prompt
 
 CONTEXT = 1 << 30  # the engine cuts no prompt: the lengths come from answers that were observed
 GROWN = 1.5  # time a token in the last quarter of an open loop, over that in the second: the queue still grows
-
-Figures = dict[str, dict[str, float]]  # of one repetition: by name and statistic
-SHARE = "cached_share"  # how much was cached is no matter of pace
-ENGINE_ERROR = 0.05  # of any figure, in 95 of 100 cases: what the engine was off by on recorded runs of real servers
-# the same of a share: a template's tokens, which every conversation has in common, are cached or not
-SHARE_ERROR = 0.02
-MOST_APART = 20.0  # times the least value: values further apart come near zero
 
 See = Callable[[Emission], None]
 
@@ -134,73 +126,3 @@ def _with_rank_errors(values: FloatArray) -> dict[str, float]:
         return dict.fromkeys(("mean", *ranks), math.nan)
     found = np.quantile(known, list(ranks.values()))
     return {"mean": float(known.mean())} | dict(zip(ranks, map(float, found), strict=True))
-
-
-# -- bands ----------------------------------------------------------------------------------------------------------
-
-
-def prediction_band(repetitions: list[dict[str, float]], key: str, *, share: bool = False) -> Interval:
-    """Return the 95 % prediction interval of a figure, or of a share: where one more repetition would show it.
-
-    With three users on two slots half of the requests wait and half do not, so their median jumps from run to run by a
-    whole wait, which a few repetitions may not show. The band therefore always reaches as far as the percentiles one
-    standard error of the rank below and above.
-    """
-    values = np.array([figures[key] for figures in repetitions])
-    n = len(values)
-    widen = t_quantile(n - 1) * math.sqrt(1 + 1 / n) if n > 1 else 0.0
-    if _by_factors(values) and not share:
-        centre = middle(values)
-        half = math.hypot(widen * float(np.std(np.log(values), ddof=1)) if n > 1 else 0.0, ENGINE_ERROR)
-        low, high = centre * math.exp(-half), centre * math.exp(half)
-    else:
-        centre = float(np.mean(values))
-        error = SHARE_ERROR if share else ENGINE_ERROR * centre
-        half = math.hypot(widen * float(np.std(values, ddof=1)) if n > 1 else 0.0, error)
-        low, high = centre - half, centre + half
-    low = min(low, middle([figures.get(f"{key}-", figures[key]) for figures in repetitions]))
-    high = max(high, middle([figures.get(f"{key}+", figures[key]) for figures in repetitions]))
-    return max(low, 0.0), min(high, 1.0 if share else math.inf)
-
-
-def allowing_for_pace(
-    bands: dict[str, Interval], same: Sequence[Figures], others: Sequence[Sequence[Figures]]
-) -> dict[str, Interval]:
-    """Return bands that hold one more run at another pace, too.
-
-    `same` and each of `others` are the same repetitions at the model's pace and at another one. What a pace does is no share:
-    near the most that a server can do, a few hundredths of it are many times the wait.
-    """
-    wider = dict(bands)
-    for key, (low, high) in bands.items():
-        name, _, part = key.rpartition(".")
-        here, *there = (middle([figures[name][part] for figures in each]) for each in (same, *others))
-        if name == SHARE or not (min(here, *there) > 0 and high > low > 0):
-            continue
-        moved = [math.log(value / here) for value in there]
-        centre, half = math.sqrt(low * high), math.log(high / low) / 2
-        down, up = (math.hypot(half, far) for far in (min(*moved, 0.0), max(*moved, 0.0)))
-        wider[key] = centre * math.exp(-down), centre * math.exp(up)
-    return wider
-
-
-def at_other_pace(figures: Figures, factor: float) -> Figures:
-    """Return the figures of a closed loop with all times `factor` times as long: there nothing happens at an instant of its own."""
-    return {
-        name: {
-            key: value if name == SHARE else value / factor if name.endswith("per_s") else value * factor
-            for key, value in found.items()
-        }
-        for name, found in figures.items()
-    }
-
-
-def middle(values: Sequence[float] | FloatArray, *, share: bool = False) -> float:
-    """Return the geometric mean, which errs by as many factors to either side; of shares and of values near zero the mean."""
-    found = np.asarray(values, dtype=np.float64)
-    return float(np.exp(np.log(found).mean())) if _by_factors(found) and not share else float(found.mean())
-
-
-def _by_factors(values: FloatArray) -> bool:
-    """Whether values scatter by factors, as times of a queue do; those of which some are nearly zero do not."""
-    return bool((values > 0).all()) and bool(values.max() <= MOST_APART * values.min())

@@ -26,20 +26,22 @@ from loadtest.analyse.server.queue.admission import LoadPattern
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing.steps import SLOPE_CARRIED_STREAMS, Steps
 from loadtest.analyse.whatif.model import sessions
-from loadtest.analyse.whatif.model.play import (
-    CONTEXT,
+from loadtest.analyse.whatif.model.bands import (
     SHARE,
     Figures,
-    Played,
-    See,
     allowing_for_pace,
     at_other_pace,
+    middle,
+    prediction_band,
+)
+from loadtest.analyse.whatif.model.play import (
+    CONTEXT,
+    Played,
+    See,
     cold_requests,
     counted_turns,
     draw_lengths,
     figures_of_play,
-    middle,
-    prediction_band,
     queue_grows,
 )
 from loadtest.analyse.whatif.model.seeded_run import SeededRequests

@@ -1,0 +1,23 @@
+"""A claim, apart from what it rests on."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from loadtest.text import capitalised
+
+
+class Finding(str):
+    """A claim in one sentence; `evidence` says how it is known, in a sentence of its own."""
+
+    __slots__ = ("evidence",)
+    evidence: str
+
+    def __new__(cls, claim: str, evidence: str = "") -> Self:
+        found = super().__new__(cls, claim)
+        found.evidence = capitalised(evidence)
+        return found
+
+    def about(self, who: str) -> Self:
+        """Return it as said of one of several: "llama3.2:1b: The server handles …"."""
+        return type(self)(f"{who}: {self}", self.evidence) if who else self
