@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Any
+from typing import TypeAlias
 
 from loadtest.asyncio_driver.driver import Driver, InStep
 from loadtest.measure.interruption import SIGNALS
@@ -41,36 +41,75 @@ class Part:
 
 
 class Word(Enum):
-    """What a worker and its parent say to each other, with what comes with it."""
+    """What a worker and its parent say in one word."""
 
-    PART = auto()  # the parent, first of all: the Part
     LEVEL_READY = auto()  # a worker: the level is prepared
-    BEGIN = auto()  # the parent's answer: when all begin, monotonic ns
-    COUNTING_BEGAN = auto()  # both ways: when a worker's first counted request was released, monotonic ns
     WARM = auto()  # a worker: its users have ended their first sessions; the parent to all: all users have
-    PROGRESS = auto()  # a worker: its Progress
-    HOPELESS = auto()  # both ways: why a worker gave the level up, and the others do so as well
-    LEVEL_OVER = auto()  # a worker: the LevelSpan of its part of a level
-    GO_ON = auto()  # the parent's answer: the next Level, None where there is none
     STOP = auto()  # the parent: end now, keep what has ended
-    ENDED = auto()  # a worker's last word, when its files are complete: its spans, clock steps and failure
 
 
-def send_message(writer: asyncio.StreamWriter, word: Word, value: object = None) -> None:
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """The parent's answer to LEVEL_READY: when all begin, monotonic ns."""
+
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class CountingBegan:
+    """Both ways: when a worker's first counted request was released, monotonic ns."""
+
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hopeless:
+    """Both ways: a worker gave the level up, and the others do so as well."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class LevelOver:
+    """A worker to its parent: its part of a level is over."""
+
+    span: LevelSpan
+
+
+@dataclass(frozen=True, slots=True)
+class GoOn:
+    """The parent's answer to LevelOver: the next level, None where there is none."""
+
+    level: Level | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A worker's last word, when its files are complete."""
+
+    spans: Sequence[LevelSpan]
+    clock_steps: int
+    failure: str | None = None  # why it could not keep all that it measured
+
+
+Message: TypeAlias = Part | Word | Begin | CountingBegan | Hopeless | LevelOver | GoOn | Ended | Progress
+
+
+def send_message(writer: asyncio.StreamWriter, message: Message) -> None:
     """Send without waiting; a message to a process that is gone is dropped."""
-    body = pickle.dumps((word, value), protocol=5)
+    body = pickle.dumps(message, protocol=5)
     if not writer.is_closing():
         writer.write(len(body).to_bytes(4, "big") + body)
 
 
-async def receive_message(reader: asyncio.StreamReader) -> tuple[Word | None, Any]:
-    """Return the next word and what comes with it, twice None when the other side is gone."""
+async def receive_message(reader: asyncio.StreamReader) -> Message | None:
+    """Return the next message, None when the other side is gone."""
     try:
         size = int.from_bytes(await reader.readexactly(4), "big")
-        word, value = pickle.loads(await reader.readexactly(size))  # noqa: S301 - our own process wrote it
+        message: Message = pickle.loads(await reader.readexactly(size))  # noqa: S301 - our own process wrote it
     except (asyncio.IncompleteReadError, ConnectionError):
-        return None, None
-    return word, value
+        return None
+    return message
 
 
 @asynccontextmanager
@@ -118,25 +157,23 @@ def run_worker(fd: int) -> None:
 
 async def _serve_parent(sock: socket.socket) -> None:
     reader, writer = await asyncio.open_unix_connection(sock=sock)
-    word, part = await receive_message(reader)
-    if word is not Word.PART:
+    part = await receive_message(reader)
+    if not isinstance(part, Part):
         return  # the parent is gone already
     parent = _Parent(writer)
     in_step = InStep(
         agree=parent.agree,
-        counting_began=lambda t: send_message(writer, Word.COUNTING_BEGAN, t),
-        hopeless=lambda why: send_message(writer, Word.HOPELESS, why),
+        counting_began=lambda t: send_message(writer, CountingBegan(t)),
+        hopeless=lambda why: send_message(writer, Hopeless(why)),
         warm=lambda: send_message(writer, Word.WARM),
     )
-    async with driver_of(
-        part, lambda progress: send_message(writer, Word.PROGRESS, progress), in_step=in_step
-    ) as driver:
+    async with driver_of(part, lambda progress: send_message(writer, progress), in_step=in_step) as driver:
         listening = asyncio.create_task(parent.listen(reader, driver))
         try:
             spans = await driver.run(parent.following)
         finally:
             listening.cancel()
-    send_message(writer, Word.ENDED, (spans, driver.facts()["clock_steps"], driver.failure))
+    send_message(writer, Ended(spans, driver.facts()["clock_steps"], driver.failure))
     writer.close()
     with suppress(ConnectionError):
         await writer.wait_closed()
@@ -147,32 +184,32 @@ class _Parent:
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
-        self._orders: asyncio.Queue[tuple[Word, Any]] = asyncio.Queue()
+        self._orders: asyncio.Queue[Begin | GoOn | Word] = asyncio.Queue()
 
     async def listen(self, reader: asyncio.StreamReader, driver: Driver) -> None:
         while True:
-            match await receive_message(reader):
-                case Word.COUNTING_BEGAN, at:
-                    driver.counted_elsewhere(at)
-                case Word.HOPELESS, why:
-                    driver.give_up(why)
-                case Word.WARM, _:
-                    driver.all_warm()
-                case (Word.BEGIN | Word.GO_ON) as word, value:
-                    self._orders.put_nowait((word, value))
-                case _:
-                    driver.stop()
-                    self._orders.put_nowait((Word.STOP, None))
-                    return
+            message = await receive_message(reader)
+            if isinstance(message, CountingBegan):
+                driver.counted_elsewhere(message.at)
+            elif isinstance(message, Hopeless):
+                driver.give_up(message.why)
+            elif message is Word.WARM:
+                driver.all_warm()
+            elif isinstance(message, Begin | GoOn):
+                self._orders.put_nowait(message)
+            else:
+                driver.stop()
+                self._orders.put_nowait(Word.STOP)
+                return
 
     async def agree(self) -> int:
         """Say that the level is prepared; return when it begins, at once where it will not."""
         send_message(self._writer, Word.LEVEL_READY)
-        word, at = await self._orders.get()
-        return at if word is Word.BEGIN else now()
+        order = await self._orders.get()
+        return order.at if isinstance(order, Begin) else now()
 
     async def following(self, spans: Sequence[LevelSpan]) -> Level | None:
         """Say that the level is over; return the next one."""
-        send_message(self._writer, Word.LEVEL_OVER, spans[-1])
-        word, level = await self._orders.get()
-        return level if word is Word.GO_ON else None
+        send_message(self._writer, LevelOver(spans[-1]))
+        order = await self._orders.get()
+        return order.level if isinstance(order, GoOn) else None

@@ -18,7 +18,19 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from loadtest.asyncio_driver.driver import SCHEDULE_LEAD_NS, TICKS_PER_SAMPLE, Following
-from loadtest.asyncio_driver.worker import Part, Word, receive_message, send_message
+from loadtest.asyncio_driver.worker import (
+    Begin,
+    CountingBegan,
+    Ended,
+    GoOn,
+    Hopeless,
+    LevelOver,
+    Message,
+    Part,
+    Word,
+    receive_message,
+    send_message,
+)
 from loadtest.errors import WorkerError
 from loadtest.measure.progress import LevelSpan, Progress
 from loadtest.scenario import Level
@@ -130,7 +142,7 @@ class Workers:
             while level is not None and not self.stopped:
                 self._level = level
                 await self._all_at(Phase.READY)
-                self._tell(Word.BEGIN, now() + SCHEDULE_LEAD_NS)
+                self._tell(Begin(now() + SCHEDULE_LEAD_NS))
                 await self._all_at(Phase.PASSED)
                 spans = self._spans()
                 if self.stopped or not any(worker.at_work for worker in self._workers):
@@ -153,17 +165,17 @@ class Workers:
             worker.progress, worker.warm = None, False
             if worker.at_work:
                 worker.phase = Phase.PREPARING
-        self._tell(Word.GO_ON, level)
+        self._tell(GoOn(level))
 
     def _let_turns_count(self) -> None:
         """Tell all workers once the users of every one that is left have ended their first sessions."""
         if all(worker.warm for worker in self._workers if worker.at_work):
             self._tell(Word.WARM)
 
-    def _tell(self, word: Word, value: object = None, *, but: WorkerProcess | None = None) -> None:
+    def _tell(self, message: Message, *, but: WorkerProcess | None = None) -> None:
         for worker in self._workers:
             if worker.at_work and worker is not but:
-                send_message(worker.writer, word, value)
+                send_message(worker.writer, message)
 
     async def _all_at(self, phase: Phase) -> None:
         """Wait until every worker has come to this phase, or will not."""
@@ -172,26 +184,26 @@ class Workers:
             await self._changed.wait()
 
     async def _listen(self, worker: WorkerProcess) -> None:
-        while (message := await receive_message(worker.reader))[0] is not None:
+        while (message := await receive_message(worker.reader)) is not None:
             match message:
-                case Word.LEVEL_READY, _:
+                case Word.LEVEL_READY:
                     worker.phase = Phase.READY
-                case Word.LEVEL_OVER, span:
+                case LevelOver(span):
                     worker.phase = Phase.PASSED
                     worker.note_idle()
                     worker.spans[span.level.index] = span
-                case (Word.COUNTING_BEGAN | Word.HOPELESS) as word, value:
-                    self._tell(word, value, but=worker)
-                case Word.WARM, _:
+                case CountingBegan() | Hopeless():
+                    self._tell(message, but=worker)
+                case Word.WARM:
                     worker.warm = True
                     self._let_turns_count()
-                case Word.ENDED, (spans, steps, failure):
+                case Ended(spans, steps, failure):
                     worker.phase, worker.clock_steps, worker.failure = Phase.ENDED, steps, failure
                     if failure is not None and not self.stopped:
                         self.stop()
                     worker.spans |= {span.level.index: span for span in spans}
-                case Word.PROGRESS, progress:
-                    worker.progress = progress
+                case Progress():
+                    worker.progress = message
             self._changed.set()
         if worker.at_work:
             await self._bury(worker)
@@ -280,7 +292,7 @@ async def workers_told(
             share = PlanShare(number, len(children))
             reader, writer = await asyncio.open_unix_connection(sock=sock)
             workers.append(WorkerProcess(share, process, reader, writer))
-            send_message(writer, Word.PART, dataclasses.replace(part, share=share))
+            send_message(writer, dataclasses.replace(part, share=share))
         yield Workers(part, workers, say=say, on_progress=on_progress)
     finally:
         for worker in workers:
