@@ -17,6 +17,7 @@ import pytest
 from loadtest.cli.demo import simulated_server
 from loadtest.records import Outcome, Record
 from loadtest.run_folder import RunFolder
+from loadtest.wire import AsyncWire
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -66,6 +67,30 @@ def test_never_more_in_flight_than_asked_and_each_sent_when_its_user_was_free(ru
 def test_connections_are_kept(run: Callable[..., Path]) -> None:
     records = records_of(run("--concurrency", "4", "--requests", "24"))
     assert sum(record.new_conn for record in records) <= 4
+
+
+@pytest.mark.parametrize(
+    ("options", "together"),
+    [
+        (("--warmup", "0"), 4),  # the first request of each user
+        (("--warmup", "0", "--max-rate", "40"), 0),  # each has an instant of its own
+        (("--warmup", "0", "--turns", "2", "--think-time", "0.1"), 0),  # people join one after another
+    ],
+)
+def test_users_who_begin_together_send_in_a_burst(
+    run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], together: int
+) -> None:
+    sent: list[AsyncWire] = []
+    in_burst = AsyncWire.send_in_burst
+
+    def send(wire: AsyncWire, call: Any, payload: bytes) -> None:
+        sent.append(wire)
+        in_burst(wire, call, payload)
+
+    monkeypatch.setattr(AsyncWire, "send_in_burst", send)
+    records = records_of(run("--concurrency", "4", "--requests", "8", *options))
+    assert {record.outcome for record in records} == {Outcome.OK}
+    assert len(sent) == together
 
 
 def test_the_rate_is_a_ceiling(run: Callable[..., Path]) -> None:

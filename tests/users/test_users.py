@@ -194,10 +194,11 @@ def test_a_plain_ask_sends_what_was_made_ahead_and_its_event_says_where_it_went(
     )
     try:
         client = Mine(environment).client
-        numbers = [client.ask(name="mine").record.id for _ in range(2)]
+        answers = [client.ask(name="mine") for _ in range(2)]
     finally:
         recording.close_recorder()
-    assert numbers == [0, 1]
+    assert [answer.record.id for answer in answers] == [0, 1]
+    assert [answer.request.order.in_burst for answer in answers] == [True, False]  # users begin together
     assert said == [("mine", f"{simulated_url}{path}")] * 2
 
 

@@ -151,18 +151,20 @@ class Usage:
         self.last, self.pieces = usage, pieces
         return True
 
-    def final_output(self, output: int, note: Note, doubt: Note, *, pieces: int) -> int | None:
-        """Return the output tokens, reasoning included, of the last count; each contradiction between counts is a doubt.
+    def final_output(self, note: Note, doubt: Note, *, pieces: int) -> int | None:
+        """Return the output tokens, reasoning included; each contradiction between counts is a doubt.
 
         A count that is none of the whole answer, which had so many pieces, is unknown.
         """
+        prompt, output, usage = self.prompt, self.output, self.last
+        if output is None:
+            return None
         if output and pieces > self.pieces:
             note("the server's last count came before the end of the text: the output's tokens are unknown")
             return None
         if output and self.with_text >= max(FEWEST_USAGES, 2 * self.rises + 1) and pieces > output <= MOST_OF_CHUNK:
             doubt("the server's counts do not grow with the text: they are of single chunks, and the whole is unknown")
             return None
-        prompt, usage = self.prompt, self.last
         total = first_count(usage, TOTAL, note)
         reasoning = _detail(usage, ("completion_tokens_details", "output_tokens_details"), REASONING_COUNTS, note) or 0
         self.reasoning = reasoning

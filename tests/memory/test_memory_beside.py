@@ -1,0 +1,116 @@
+"""Will it fit, beside what a server or a run says that a model takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import pytest
+from support.made_memory import GIB, figures
+
+from loadtest.analyse.server.model_memory.memory_comparison import (
+    MemoryComparison,
+    MemoryReading,
+    difference_sentences,
+)
+from loadtest.errors import ScenarioError
+from loadtest.memory import report
+from loadtest.memory.estimate import Facts, KVCache, LoadedMemory, MemoryPlan, facts_of_server
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+def test_beside_a_server(loadtest: Call, simulated_url: str) -> None:
+    model = httpx.get(f"{simulated_url}/api/tags").json()["models"][0]["name"]
+    options = {"num_predict": 1, "num_ctx": 4096}
+    httpx.post(
+        f"{simulated_url}/api/generate", json={"model": model, "prompt": "a", "stream": False, "options": options}
+    )
+    said = figures(loadtest, "--url", simulated_url, "--slots", "4")
+    assert said["simulated"]
+    assert said["context"] == 4096
+    assert said["measured"]["measured_bytes"] == said["weights_bytes"] + said["kv_bytes"]
+    assert said["measured"]["difference_bytes"] == -said["compute_bytes"]
+    for whole in ("/v1/chat/completions", "/api/chat"):
+        assert figures(loadtest, "--url", simulated_url + whole, "--slots", "4") == said
+    _, out, _ = loadtest("memory", "--url", simulated_url, "--slots", "4")
+    assert "The simulated server reports" in out
+    assert "1 slot is assumed" not in out  # was said beside --slots 4, too
+    _, out, _ = loadtest("memory", "--url", simulated_url)
+    assert "does not say how many it has" in " ".join(out.split())
+
+
+def test_a_server_that_says_nothing_of_its_models(loadtest: Call, llamacpp_url: str) -> None:
+    code, out, err = loadtest("memory", "--url", llamacpp_url)
+    assert (code, out) == (2, "")
+    assert "does not say what its models are made of" in err
+    code, _, other = loadtest("memory", "--url", f"{llamacpp_url}/below/chat/completions")
+    assert (code, "does not say what its models are made of" in other) == (2, True), other
+
+
+def test_beside_a_run(loadtest: Call, simulated_url: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    code, _, _ = loadtest(
+        "run", "--url", simulated_url, "--concurrency", "6", "--requests", "12", "--output-tokens", "8", "--out", run
+    )
+    assert code in (0, 3)
+    said = figures(loadtest, "--run", str(run))
+    at_end = json.loads((run / "run.json").read_bytes())["server_at_end"]
+    assert said["slots"] == 4
+    assert said["measured"]["measured_bytes"] == at_end["size"]
+    assert said["measured"]["difference_bytes"] == -said["compute_bytes"]
+
+
+def test_a_server_that_says_little_is_filled_from_its_name() -> None:
+    facts = facts_of_server("llama3.1:70b", {"quantization_level": "Q4_0"}, None)
+    assert facts.weights == 39_961_870_592
+    unknown = facts_of_server("mine", {"quantization_level": "Q4_0", "parameter_size": "3.2B"}, None)
+    assert unknown.weights == pytest.approx(
+        3.2e9 * 18 / 32, rel=0.1
+    )  # its embeddings stand for the output, and have more bits
+    assert (unknown.bound, "in llama3.2:3b of Q4_0" in unknown.weights_from) == ("about", True)
+    with pytest.raises(ScenarioError, match="does not say how large"):
+        facts_of_server("mine", {}, None)
+
+
+def test_more_slots_are_no_reason_for_less_memory() -> None:
+    """Was "16 % less than estimated: the run saw no limit to the slots, and 1 is assumed"."""
+    facts = Facts(name="m", weights=10 * GIB, weights_from="", cache=KVCache(2**20), width=4096)
+    plan = MemoryPlan(facts=facts, context=4096)
+    for size, said in (
+        (8, "14.00 GiB estimated."),
+        (21, "estimated: the run saw no limit to the slots, and 1 is assumed."),
+    ):
+        reading = MemoryReading("ollama", "", size * GIB, 14 * GIB, simulated=False)
+        (sentence,) = difference_sentences(MemoryComparison(plan, "assumed", (reading,), vram=0, simulated=False))
+        assert sentence.endswith(said)
+
+
+def test_without_a_gpu_the_server_counts_weights_and_kv_cache_alone() -> None:
+    facts = Facts(name="m", weights=10 * GIB, weights_from="", cache=KVCache(2**20), width=4096)
+    plan = MemoryPlan(facts=facts, context=1024)  # 2 GiB a slot
+    assert report.estimate_sentences(plan, LoadedMemory(18 * GIB, 0), None)[2:] == [
+        "The server reports 18.00 GiB for the loaded model; the estimate of weights and KV cache is 12.00 GiB.",
+        "That is 6.00 GiB (50 %) more than estimated.",
+        "Weights and the KV cache of 4 slots would explain what the server reports.",
+        "No part of the model is on a GPU.",
+    ]
+    assert "KV cache of 4 slots" not in " ".join(report.estimate_sentences(plan, LoadedMemory(17 * GIB, 0), None))
+    # A real Ollama with 8 slots of q8_0: "4 slots would explain", and nothing else; it counts a byte a value of such a cache.
+    eight = replace(plan, slots=8)
+    both = report.estimate_sentences(eight, LoadedMemory(18 * GIB, 0), None)
+    assert (
+        "Weights and the KV cache of 4 slots or one of q8_0 in 8 slots would explain what the server reports." in both
+    )
+    said = report.estimate_sentences(replace(eight, cache_dtype="q8_0"), LoadedMemory(18 * GIB, 0), None)
+    assert "q8_0" not in " ".join(said)
+    less = report.estimate_sentences(plan, LoadedMemory(11 * GIB, 11 * GIB), None)
+    assert "Weights and KV cache alone are 1.00 GiB more than the server reports." in less
+    on_a_gpu = " ".join(report.estimate_sentences(plan, LoadedMemory(18 * GIB, 18 * GIB), None))
+    assert (
+        "Besides weights and the KV cache of 1 slot, the server counts 6.00 GiB; the allowance for buffers is"
+        in on_a_gpu
+    )
