@@ -39,7 +39,7 @@ class AsyncWire(Shell):
         super().__init__(timeouts, verify, proxy, watches_idle=True)
         self.heartbeat = Heartbeat()
         self._lookups: dict[Origin, asyncio.Task[list[SocketAddress] | ConnectFailure]] = {}
-        self._calls: set[_AsyncCall] = set()
+        self._calls: set[Call] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._burst: list[tuple[_AsyncCall, bytes]] = []
@@ -116,7 +116,6 @@ class AsyncWire(Shell):
             if last is not None and FELL_SILENT_NS[0] < t - last < FELL_SILENT_NS[1]:
                 call.connection.receive()
             call.check(t)
-            call.keep_sharp_limits()
         self._sweeper = self._loop.call_later(SWEEP, self._sweep)
 
     def release(self, call: Call) -> None:
@@ -226,7 +225,8 @@ class _AsyncCall(Call):
     def start(self, payload: bytes) -> None:
         if not self.begin(payload):
             asyncio.get_running_loop().add_writer(self.connection.fd, self._writable)
-        self.keep_sharp_limits()
+        if self._sharp:
+            self._set_timer()
 
     def spoil(self, error: Exception) -> None:
         """Raise `error` in the task that waits."""
@@ -241,19 +241,14 @@ class _AsyncCall(Call):
         self._set_timer()
 
     def _set_timer(self) -> None:
-        """Have the call checked at its deadline where a sweep would be too late; most calls need no timer."""
+        """Have the call checked at its deadline where the next sweep would be too late; most calls need no timer."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         deadline, limit = self.deadline
         left = max(deadline - now(), 0) * S_PER_NS
-        if not self.over and (limit in TIMED_LIMITS or left < SWEEP):
+        if not self.over and left < float("inf") and (limit in TIMED_LIMITS or self._sharp):
             self._timer = asyncio.get_running_loop().call_later(left, self._deadline_is_due)
-
-    def keep_sharp_limits(self) -> None:
-        """Set a timer where a limit that sweeps alone would keep too late ends before the next sweep."""
-        if self._sharp and self._timer is None and not self.over:
-            self._set_timer()
 
     def _deadline_is_due(self) -> None:
         self.check(now())
