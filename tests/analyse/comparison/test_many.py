@@ -143,7 +143,7 @@ def test_a_simulated_run_is_named_and_never_judged_against_a_real_one(folder: Fo
     said = run("compare", *runs, "-o", tmp_path / "out").output
     words = " ".join(said.split())
     assert "C simulated quick at 1×: " in words
-    assert "made, simulated: profile quick at 1× speed" in words
+    assert "made,simulated:profilequickat1×speed" in "".join(said.split())  # the folder's path may be broken anywhere
     page = (tmp_path / "out" / "compare.md").read_text()
     assert "> **SIMULATED**: run C measured a simulated server" in page
     assert [one.label for one in chart.styled_series(found)] == ["A real", "B real too", "C simulated quick at 1×"]
