@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Mapping, MutableMapping
 from urllib.parse import quote, unquote
 
-from loadtest.errors import ScenarioError, TargetError, refuse
+from loadtest.errors import ScenarioError, TargetError
 from loadtest.text import encodable
 from loadtest.urls import BLANKS_AND_QUOTES, KEPT_APART, Address, deployment_of, loopback, origin, parse_url
 
@@ -148,14 +148,14 @@ def read_key(name: str, env: Mapping[str, str] = os.environ, *, blanks: bool = F
     With `blanks` it may hold some, as the value of a header may.
     """
     key = env.get(name, "").strip(BLANKS_AND_QUOTES)
-    refuse(
-        not blanks and key.lower().startswith("bearer "),
-        f"{name} holds the word Bearer before the key, which loadtest adds itself; set it to the key alone.",
-    )
-    refuse(
-        not all("!" <= char <= "~" or (blanks and char == " ") for char in key),
-        f"{name} holds a blank, a line end or a non-ASCII character, which no key contains; set it again.",
-    )
+    if not blanks and key.lower().startswith("bearer "):
+        raise ScenarioError(
+            f"{name} holds the word Bearer before the key, which loadtest adds itself; set it to the key alone."
+        )
+    if not all("!" <= char <= "~" or (blanks and char == " ") for char in key):
+        raise ScenarioError(
+            f"{name} holds a blank, a line end or a non-ASCII character, which no key contains; set it again."
+        )
     return key or None
 
 
@@ -226,7 +226,8 @@ def filled(template: str, what: str, *, any_text: bool = False) -> str:
 def _text_of(name: str) -> str | None:
     """Return a variable's value for a body; None where there is none."""
     text = os.environ.get(name, "")
-    refuse(not encodable(text), f"{name} is not UTF-8 text, which JSON must be; set it again.")
+    if not encodable(text):
+        raise ScenarioError(f"{name} is not UTF-8 text, which JSON must be; set it again.")
     return (text if name.startswith(WRITTEN_OUT) else text.strip(BLANKS_AND_QUOTES)) or None
 
 

@@ -49,12 +49,6 @@ def exit_code_of(error: Exception) -> int:
     return MISTAKE if mendable else NOT_TO_BE_BELIEVED
 
 
-def refuse(wrong: object, sentence: str, kind: type[LoadTestError] = ScenarioError) -> None:
-    """Raise an error with `sentence` where what was asked for is wrong."""
-    if wrong:
-        raise kind(sentence)
-
-
 @contextmanager
 def os_error_as(kind: type[LoadTestError], sentence: str, hint: str = "") -> Iterator[None]:
     """Raise an OSError of the block as an error for the user: `sentence`, the system's reason, then `hint`."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, Self
 
 from loadtest import credentials
-from loadtest.errors import ScenarioError, TargetError, refuse
+from loadtest.errors import ScenarioError, TargetError
 from loadtest.scenario import ONE_API, ConnectionKeys, Scenario, hosts_without_proxy
 from loadtest.scenario.request_additions import templates_of
 from loadtest.text import shown
@@ -163,16 +163,16 @@ def located(scenario: Scenario) -> Scenario:
     changes |= templates_of(scenario.header, scenario.query, scenario.body)
     if api is not None and endpoint is not None:
         fits = scenario.api in ("auto", api) or endpoint in ONE_API
-        refuse(
-            not fits or scenario.endpoint not in ("chat", endpoint),
-            f"the URL ends in {address.endpoint}, which is the {api} API's {endpoint}, but --api {scenario.api} "
-            f"--endpoint {scenario.endpoint} was asked for; give the base URL {address.base}.",
-        )
-        refuse(
-            address.path is not None and scenario.path not in (None, address.path),
-            f"the URL ends in {address.path}, and --path {scenario.path} was asked for; give the base URL "
-            f"{address.base}, or leave out --path.",
-        )
+        if not fits or scenario.endpoint not in ("chat", endpoint):
+            raise ScenarioError(
+                f"the URL ends in {address.endpoint}, which is the {api} API's {endpoint}, but --api {scenario.api} "
+                f"--endpoint {scenario.endpoint} was asked for; give the base URL {address.base}."
+            )
+        if address.path is not None and scenario.path not in (None, address.path):
+            raise ScenarioError(
+                f"the URL ends in {address.path}, and --path {scenario.path} was asked for; give the base URL "
+                f"{address.base}, or leave out --path."
+            )
         named = {} if address.path is None else {"path": address.path}
         changes |= {"api": api if scenario.api == "auto" else scenario.api, "endpoint": endpoint, **named}
     return scenario.replace(**changes) if changes else scenario
@@ -218,20 +218,18 @@ def without_login(proxy: str) -> str:
     scheme, found, rest = proxy.strip().partition("://")
     scheme, rest = (scheme.lower(), rest) if found else ("http", scheme)
     named = scheme if scheme.isalnum() and len(scheme) < 20 else "something else"  # it may hold a password
-    refuse(
-        scheme not in ("http", "https", *SOCKS),
-        f"proxy must be an HTTP proxy, like http://proxy:{PROXY_PORT}, or a SOCKS 5 proxy, like "
-        f"socks5h://proxy:{SOCKS_PORT}, not one that speaks {named}.",
-    )
+    if scheme not in ("http", "https", *SOCKS):
+        raise ScenarioError(
+            f"proxy must be an HTTP proxy, like http://proxy:{PROXY_PORT}, or a SOCKS 5 proxy, like "
+            f"socks5h://proxy:{SOCKS_PORT}, not one that speaks {named}."
+        )
     try:
         address = parse_url(f"{'http' if scheme in SOCKS else scheme}://{rest}")
     except TargetError as error:
         raise ScenarioError(f"proxy: {error}") from None
     place = address.base.partition("://")[2]
-    refuse(
-        "/" in place or "?" in place or address.endpoint,
-        f"proxy must be host and port alone, like {scheme}://proxy:{PROXY_PORT}.",
-    )
+    if "/" in place or "?" in place or address.endpoint:
+        raise ScenarioError(f"proxy must be host and port alone, like {scheme}://proxy:{PROXY_PORT}.")
     if scheme in SOCKS and not _PORT_BEHIND.search(place):
         place = f"{place}:{SOCKS_PORT}"
     credentials.keep_apart(dataclasses.replace(address, base=_with_http(f"{scheme}://{place}")))

@@ -17,7 +17,7 @@ from typing import IO, Any, Self
 import orjson
 
 from loadtest.credentials import scrubber
-from loadtest.errors import RunFolderError, StorageError, os_error_as, refuse
+from loadtest.errors import RunFolderError, StorageError, os_error_as
 from loadtest.records import SCHEMA, Clock, FileHeader, Record, newer, read_lines
 
 RESERVED_BYTES = 1 << 18  # kept for run.json, which says on a full disk as well how the run ended
@@ -142,23 +142,16 @@ class RunFolder:
     @classmethod
     def check_free(cls, path: Path) -> None:
         """Raise RunFolderError where `path` holds a run, is not a folder or cannot be written to; leave nothing behind."""
-        refuse(
-            path.parts and path.parts[0].startswith("~"),
-            f"{path} begins with ~, which the shell left as it is; write $HOME, or --out and a blank before it.",
-            RunFolderError,
-        )
+        if path.parts and path.parts[0].startswith("~"):
+            raise RunFolderError(
+                f"{path} begins with ~, which the shell left as it is; write $HOME, or --out and a blank before it."
+            )
         # Every sentence on the folder would print them.
-        refuse(
-            any(char < " " or char == "\x7f" for char in str(path).replace("\0", "")),
-            f"{str(path)!a} holds a control character; choose another --out.",
-            RunFolderError,
-        )
+        if any(char < " " or char == "\x7f" for char in str(path).replace("\0", "")):
+            raise RunFolderError(f"{str(path)!a} holds a control character; choose another --out.")
         check_writable(path)  # finds as well that the working directory is gone, without which nothing is absolute
-        refuse(
-            path.absolute() == Path(path.absolute().anchor),
-            f"{path} is the root of the file system; choose another --out.",
-            RunFolderError,
-        )
+        if path.absolute() == Path(path.absolute().anchor):
+            raise RunFolderError(f"{path} is the root of the file system; choose another --out.")
         if path.is_dir() and any(next(path.glob(sign), None) for sign in _TAKEN):
             raise _taken(path)
 
@@ -284,22 +277,13 @@ def _why_none(path: Path) -> str:
 def check_writable(path: Path) -> None:
     """Raise RunFolderError where `path` is no folder, or cannot be made or written into; leave nothing behind."""
     try:
-        refuse(
-            path.exists() and not path.is_dir(),
-            f"{path} is a file, not a folder; choose another --out.",
-            RunFolderError,
-        )
-        refuse(
-            path.is_symlink() and not path.exists(),
-            f"{path} is a link that leads to no folder; choose another --out.",
-            RunFolderError,
-        )
+        if path.exists() and not path.is_dir():
+            raise RunFolderError(f"{path} is a file, not a folder; choose another --out.")
+        if path.is_symlink() and not path.exists():
+            raise RunFolderError(f"{path} is a link that leads to no folder; choose another --out.")
         nearest = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
-        refuse(
-            not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK),
-            f"cannot write to {nearest}; choose another --out.",
-            RunFolderError,
-        )
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+            raise RunFolderError(f"cannot write to {nearest}; choose another --out.")
         _try(path.absolute(), nearest)
     except (OSError, ValueError) as error:  # ValueError: a NUL byte, or what is no text
         why = getattr(error, "strerror", None) or "its name is no path"
@@ -324,8 +308,5 @@ def _try(path: Path, nearest: Path) -> None:
 
 
 def _check_schema(path: Path, facts: dict[str, Any]) -> None:
-    refuse(
-        newer(schema := facts.get("schema")),
-        f"{path} was written by a newer loadtest (schema {schema}); update.",
-        RunFolderError,
-    )
+    if newer(schema := facts.get("schema")):
+        raise RunFolderError(f"{path} was written by a newer loadtest (schema {schema}); update.")

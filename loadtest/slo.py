@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from loadtest.errors import ScenarioError, refuse
+from loadtest.errors import ScenarioError
 from loadtest.metrics import VOID, needed
 from loadtest.records import Outcome
 from loadtest.scenario import read_share
@@ -301,19 +301,19 @@ def all_met(judged: Sequence[Judged]) -> bool | None:
 def parse_objectives(text: str) -> tuple[Objective, ...]:
     """Read "ttft_p95=2,tokens_per_s_p5=10"; seconds unless "ms" follows. Raises ScenarioError, one sentence."""
     objectives = tuple(_objective(part.strip()) for part in text.split(",") if part.strip())
-    refuse(not objectives, "--slo is empty; write it like ttft_p95=2,tokens_per_s_p5=10.")
+    if not objectives:
+        raise ScenarioError("--slo is empty; write it like ttft_p95=2,tokens_per_s_p5=10.")
     names = [objective.name for objective in objectives]
-    refuse(
-        doubled := next((name for name in names if names.count(name) > 1), None),
-        f"--slo names {doubled} twice; give it one limit.",
-    )
+    if doubled := next((name for name in names if names.count(name) > 1), None):
+        raise ScenarioError(f"--slo names {doubled} twice; give it one limit.")
     return objectives
 
 
 def _objective(part: str) -> Objective:
     name, equals, value = (piece.strip() for piece in part.partition("="))
     name = name.lower()
-    refuse(not equals, f"--slo: {part[:60]!r} has no limit; write it like ttft_p95=2,tokens_per_s_p5=10.")
+    if not equals:
+        raise ScenarioError(f"--slo: {part[:60]!r} has no limit; write it like ttft_p95=2,tokens_per_s_p5=10.")
     figure, statistic = _figure_and_statistic(name)
     at_most = figure in DURATION_FIGURES or figure == ERRORS
     key, words = (DURATION_FIGURES | SPEED_FIGURES | TOTAL_FIGURES | {ERRORS: (ERRORS, "error rate")})[figure]
@@ -336,8 +336,10 @@ def _figure_and_statistic(name: str) -> tuple[str, str]:
         return figure, statistic
     known = [*DURATION_FIGURES, *SPEED_FIGURES]
     endings = ", ".join(f"_{each}" for each in STATISTICS)
-    refuse(name in known, f"--slo: {name} needs a statistic, e.g. {name}_p95; there are {endings}.")
-    refuse(figure in known, f"--slo: {name[:60]!r} is not an objective; of {figure} there are {endings}.")
+    if name in known:
+        raise ScenarioError(f"--slo: {name} needs a statistic, e.g. {name}_p95; there are {endings}.")
+    if figure in known:
+        raise ScenarioError(f"--slo: {name[:60]!r} is not an objective; of {figure} there are {endings}.")
     near = difflib.get_close_matches(figure or name, [*known, *TOTAL_FIGURES, ERRORS], n=1)
     whole = "".join(near) + (f"_{statistic}" if statistic in STATISTICS and set(near) <= set(known) else "")
     hint = f"did you mean {whole!r}? " if near else ""
@@ -352,15 +354,16 @@ def _read_share(text: str) -> float:
         share = read_share(text)
     except ValueError:
         share = math.nan
-    refuse(
-        not 0 <= share <= 1,
-        f"--slo: the limit of errors is a share from 0 to 1, e.g. 0.01 or 1% for one in a hundred, not {text[:60]!r}.",
-    )
+    if not 0 <= share <= 1:
+        raise ScenarioError(
+            f"--slo: the limit of errors is a share from 0 to 1, e.g. 0.01 or 1% for one in a hundred, not {text[:60]!r}."
+        )
     return share
 
 
 def _read_limit(name: str, text: str, *, duration: bool) -> float:
     limit = read_amount(text, LIMIT_UNITS if duration else {"": 1.0})
     unit = "seconds, e.g. 2 or 500ms" if duration else "a number above 0"
-    refuse(not 0 < limit < math.inf, f"--slo: the limit of {name} is {unit}, not {text[:60]!r}.")
+    if not 0 < limit < math.inf:
+        raise ScenarioError(f"--slo: the limit of {name} is {unit}, not {text[:60]!r}.")
     return limit

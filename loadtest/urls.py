@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
-from loadtest.errors import TargetError, refuse
+from loadtest.errors import TargetError
 from loadtest.text import shown
 
 OLLAMA_PORT = 11434
@@ -164,20 +164,20 @@ def parse_url(text: str) -> Address:
     """
     given = text.strip(_PASTED_AROUND)
     quoted = f"'{shown(without_secrets(given))}'"
-    refuse(why := _no_url_at_all(given), f"{quoted} is not a URL: {why}.", TargetError)
-    refuse(not given, f"{quoted} is not a URL: it is empty; write it like http://127.0.0.1:{OLLAMA_PORT}.", TargetError)
+    if why := _no_url_at_all(given):
+        raise TargetError(f"{quoted} is not a URL: {why}.")
+    if not given:
+        raise TargetError(f"{quoted} is not a URL: it is empty; write it like http://127.0.0.1:{OLLAMA_PORT}.")
     if _UNIX_GIVEN.match(given):
         place, parts = _unix_socket(given, quoted)
     else:
         parts, bare = _split_url(given, quoted)
         place = f"{parts.scheme}://{_host_and_port(parts, quoted, bare=bare)}"
-    refuse("#" in given, f"{quoted} has a fragment (#…), which no server ever sees: leave it out.", TargetError)
+    if "#" in given:
+        raise TargetError(f"{quoted} has a fragment (#…), which no server ever sees: leave it out.")
     # a password with a question mark in it would become the query, and its user the host
-    refuse(
-        "@" in parts.query,
-        f"{quoted} has an @ in its query; write %40 for it, and %3F for a ? in a password.",
-        TargetError,
-    )
+    if "@" in parts.query:
+        raise TargetError(f"{quoted} has an @ in its query; write %40 for it, and %3F for a ? in a password.")
     prefix, endpoint = _path(parts.path, quoted)
     if prefix and _UNIX.match(place):
         prefix = f":{prefix}"
@@ -207,11 +207,8 @@ def _unix_socket(given: str, quoted: str) -> tuple[str, SplitResult]:
 
     Shapes: unix:/path, unix:///path, either with :/prefix behind it as nginx has it, and http+unix://%2Fpath/prefix.
     """
-    refuse(
-        _FORBIDDEN.search(given),
-        f"{quoted} is not a URL: it holds a character that no URL can have; write %20 for a blank.",
-        TargetError,
-    )
+    if _FORBIDDEN.search(given):
+        raise TargetError(f"{quoted} is not a URL: it holds a character that no URL can have; write %20 for a blank.")
     rest = given.partition(":")[2]
     if rest.startswith("//") and not rest.startswith("///"):
         socket, slash, path = rest[2:].partition("/")
@@ -221,11 +218,8 @@ def _unix_socket(given: str, quoted: str) -> tuple[str, SplitResult]:
         end = min((at for at in map(place.find, "?#:") if at >= 0), default=len(place))
         socket, behind = place[:end], place[end:].removeprefix(":")
     socket = unquote(socket)
-    refuse(
-        not socket.startswith("/") or socket.endswith("/") or "\0" in socket,
-        f"{quoted} names no socket: write its whole path, like unix:/run/server.sock.",
-        TargetError,
-    )
+    if not socket.startswith("/") or socket.endswith("/") or "\0" in socket:
+        raise TargetError(f"{quoted} names no socket: write its whole path, like unix:/run/server.sock.")
     return f"unix:{quote(socket)}", urlsplit(behind)
 
 
@@ -297,11 +291,10 @@ def loopback(url: str) -> bool:
 
 def _split_url(given: str, quoted: str) -> tuple[SplitResult, bool]:
     """Return the URL's parts, and whether it was written without a scheme."""
-    refuse(
-        _FORBIDDEN.search(given),
-        f"{quoted} is not a URL: it holds a character that no URL can have; write it like http://127.0.0.1:{OLLAMA_PORT}.",
-        TargetError,
-    )
+    if _FORBIDDEN.search(given):
+        raise TargetError(
+            f"{quoted} is not a URL: it holds a character that no URL can have; write it like http://127.0.0.1:{OLLAMA_PORT}."
+        )
     scheme, found, rest = given.partition("://")
     if not found:
         scheme, rest = "http", given
@@ -325,11 +318,10 @@ def _split_url(given: str, quoted: str) -> tuple[SplitResult, bool]:
 def _host_and_port(parts: SplitResult, quoted: str, *, bare: bool) -> str:
     """Return host and port as they stand in a URL."""
     # "http:/host", "http://http://host"
-    refuse(
-        parts.hostname in ("http", "https"),
-        f"{quoted} is not a URL of a server: write http:// or https:// once, with the host behind it.",
-        TargetError,
-    )
+    if parts.hostname in ("http", "https"):
+        raise TargetError(
+            f"{quoted} is not a URL of a server: write http:// or https:// once, with the host behind it."
+        )
     try:
         port = parts.port
     except ValueError:
@@ -340,11 +332,8 @@ def _host_and_port(parts: SplitResult, quoted: str, *, bare: bool) -> str:
         if "@" in parts.path + parts.fragment:
             what = "a password has %2F for a / and %23 for a #"
         raise TargetError(f"{quoted} is not a URL: {what}.")
-    refuse(
-        parts.scheme not in ("http", "https") or (not parts.hostname and port is None),
-        f"{quoted} is not a URL of a server; write it like http://127.0.0.1:{OLLAMA_PORT}.",
-        TargetError,
-    )
+    if parts.scheme not in ("http", "https") or (not parts.hostname and port is None):
+        raise TargetError(f"{quoted} is not a URL of a server; write it like http://127.0.0.1:{OLLAMA_PORT}.")
     host = unicodedata.normalize("NFKC", parts.hostname or "127.0.0.1")
     if host in ("0.0.0.0", "::"):  # a listening address: a client cannot connect to it everywhere
         host = "127.0.0.1"

@@ -27,7 +27,7 @@ from loadtest.analyse.server.timing.pace import LEAST_CHANGE
 from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.verdict import verdict
 from loadtest.analyse.whatif.model.fit import PredictedCurve, predicted_curve
-from loadtest.errors import PredictionError, refuse
+from loadtest.errors import PredictionError
 from loadtest.records import SCHEMA
 from loadtest.slo import Objective
 
@@ -112,11 +112,10 @@ def without_void(one: Analysis) -> Analysis:
     void = {level["index"] for level in one.levels if level.is_void}
     if not void:
         return one
-    refuse(
-        len(void) == len(one.levels),
-        f"No prediction: every level of {one.run.path} is void; measure again, and see the report for why.",
-        PredictionError,
-    )
+    if len(void) == len(one.levels):
+        raise PredictionError(
+            f"No prediction: every level of {one.run.path} is void; measure again, and see the report for why."
+        )
     return _analysed(one.run.without_levels(void), ())
 
 

@@ -23,7 +23,7 @@ from loadtest.cli.output.printing import (
     print_trouble,
     print_written,
 )
-from loadtest.errors import PredictionError, refuse
+from loadtest.errors import PredictionError, ScenarioError
 from loadtest.run_folder import write_whole
 from loadtest.slo import ERRORS, Objective, parse_objectives
 
@@ -66,10 +66,8 @@ def advise(run: Path, slo: str | None, gpu_memory: str | None, out: Path | None,
     from loadtest.memory.estimate import parse_size
 
     objectives = () if slo is None else parse_objectives(slo)
-    refuse(
-        any(each.figure == ERRORS for each in objectives),
-        "advise predicts times, not failures; leave errors out of --slo.",
-    )
+    if any(each.figure == ERRORS for each in objectives):
+        raise ScenarioError("advise predicts times, not failures; leave errors out of --slo.")
     room = None if gpu_memory is None else parse_size(gpu_memory)
     folder = out_folder(run, out)
     with at_work("Reading the run"):
@@ -96,11 +94,10 @@ def _advise_groups(
 
     def advise_on(numbered: tuple[int, tuple[Group, Analysis]]) -> dict[str, Any]:
         number, (group, one) = numbered
-        refuse(
-            group.beside,
-            f"{', '.join(group.beside)} loaded the same server meanwhile; measure each in a run of its own.",
-            PredictionError,
-        )
+        if group.beside:
+            raise PredictionError(
+                f"{', '.join(group.beside)} loaded the same server meanwhile; measure each in a run of its own."
+            )
         body = _advise(folder / chart_folder(number, group.name), one, objectives, room, as_json=as_json)
         return {"group": group.name, **body}
 

@@ -20,7 +20,7 @@ from rich.table import Table
 from loadtest.asyncio_driver.run import measure
 from loadtest.cli.demo import simulated_server
 from loadtest.cli.output.printing import json_option, print_json
-from loadtest.errors import RunFolderError, TargetError, refuse
+from loadtest.errors import RunFolderError, ScenarioError, TargetError
 from loadtest.grid import Grid
 from loadtest.measure import capacity_file
 from loadtest.measure.calibrate import (
@@ -245,7 +245,8 @@ def _search(driver: str, arrivals: str, stamps: str, most: int) -> ClientLimit |
             whole = DRIVERS[driver](search, url, folder)
         if not whole:
             return None
-    refuse(not search.tried, "nothing was measured; try again.")
+    if not search.tried:
+        raise ScenarioError("nothing was measured; try again.")
     return ClientLimit.of(search.tried)
 
 

@@ -18,7 +18,7 @@ from loadtest.cli.output.printing import at_work, json_option, print_json, print
 from loadtest.dialects import Dialect
 from loadtest.dialects.answers.errors.error_words import SIGN_IN
 from loadtest.dialects.answers.errors.refusals import key_header, refused_key, wanted_header
-from loadtest.errors import TargetError, refuse
+from loadtest.errors import ScenarioError, TargetError
 from loadtest.scenario import ConnectionKeys, RequestKeys, Scenario, keys_of
 from loadtest.scenario.several_targets import urls_in
 from loadtest.targets.server.control import control_client
@@ -62,9 +62,11 @@ def check(place: str | None, *, trying: bool, slots: bool, url: str | None, as_j
       loadtest check http://127.0.0.1:11434
       loadtest check --try https://gateway.example/v1 --model gpt-4o
     """
-    refuse(as_json and trying, "--try tells what it finds while it tries, and has no JSON: leave --try or --json out.")
+    if as_json and trying:
+        raise ScenarioError("--try tells what it finds while it tries, and has no JSON: leave --try or --json out.")
     given = one_url(place, url_taken(url, argument=place is not None))
-    refuse(given is not None and len(urls_in(given)) > 1, "check looks at one server; give one URL.")
+    if given is not None and len(urls_in(given)) > 1:
+        raise ScenarioError("check looks at one server; give one URL.")
     given = credentials.withhold(default_url(api=values["api"] or "auto") if given is None else given)
     model = values["model"] if trying else values.pop("model")  # a plain check sends none, so any name may be looked up
     asked = reach.located(make_scenario(None, {**values, "url": given}))

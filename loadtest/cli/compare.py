@@ -35,7 +35,7 @@ from loadtest.cli.output.printing import (
     print_lines,
     print_written,
 )
-from loadtest.errors import LoadTestError, ScenarioError, refuse
+from loadtest.errors import LoadTestError, ScenarioError
 from loadtest.grid import Grid
 from loadtest.run_folder import RunFolder, write_whole
 from loadtest.scenario import read_share
@@ -81,7 +81,8 @@ ONE_RUN = (
 def _read_tolerance(text: str) -> float:
     """Read a share from 0 to below 1; raise ValueError or ScenarioError."""
     share = read_share(text)
-    refuse(not 0 <= share < 1, f"{text!r} is not from 0 to below 1; write 5% or 0.05")
+    if not 0 <= share < 1:
+        raise ScenarioError(f"{text!r} is not from 0 to below 1; write 5% or 0.05")
     return share
 
 
@@ -167,12 +168,14 @@ def compare(
     from loadtest.analyse.charts.compare import draw
 
     alone = len(runs) == 1 and not against
-    refuse(alone and not (runs[0] / "run.json").is_file(), ONE_RUN, LoadTestError)
+    if alone and not (runs[0] / "run.json").is_file():
+        raise LoadTestError(ONE_RUN)
     keys = _across_keys(across, _distinct((*runs, *against)))
     if not against and len(runs) != 2:
         with at_work("Reading the runs"):
             every = [analyse(path) for path in runs]
-        refuse(alone and not every[0].groups, ONE_RUN, LoadTestError)
+        if alone and not every[0].groups:
+            raise LoadTestError(ONE_RUN)
         many = compare_many(every, tolerance=tolerance, run_noise=run_noise, across=keys)
         _show_many(many, out_folder(runs[-1], out), as_json=as_json)
         return 0
@@ -188,11 +191,8 @@ def compare(
         partial(_print_comparison, found),
         as_json=as_json,
     )
-    refuse(
-        found.verdict == NOT_COMPARABLE,
-        f"nothing was judged. {compare_report.outcome(found)}.",
-        LoadTestError,
-    )
+    if found.verdict == NOT_COMPARABLE:
+        raise LoadTestError(f"nothing was judged. {compare_report.outcome(found)}.")
     return 1 if found.regressions else 0
 
 
@@ -228,7 +228,8 @@ def _distinct(runs: Sequence[Path]) -> Sequence[Path]:
     places: dict[Path, Path] = {}
     for path in runs:
         place = Path(os.path.realpath(path))  # Path.resolve raises for a link that leads to itself
-        refuse((same := places.get(place)), f"{same} and {path} are the same run: name two.", LoadTestError)
+        if same := places.get(place):
+            raise LoadTestError(f"{same} and {path} are the same run: name two.")
         places[place] = path
     return runs
 

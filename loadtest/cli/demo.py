@@ -21,7 +21,7 @@ from loadtest.cli.options.param_types import number_param
 from loadtest.cli.report import any_records_lost, show_report
 from loadtest.cli.run import run_scenario
 from loadtest.cli.run.results import Showing, show_ended
-from loadtest.errors import TargetError, refuse
+from loadtest.errors import TargetError
 from loadtest.metrics import VOID
 from loadtest.scenario import Scenario
 from loadtest.text import capitalised, out_of
@@ -49,11 +49,8 @@ def simulated_server(*options: str, apart: bool = False) -> Iterator[str]:
         assert server.stdout is not None
         try:
             line = server.stdout.readline()
-            refuse(
-                "http://" not in line,
-                "the simulated server did not start; try `loadtest serve` to see why.",
-                TargetError,
-            )
+            if "http://" not in line:
+                raise TargetError("the simulated server did not start; try `loadtest serve` to see why.")
             with _cores_apart(server.pid) if apart else contextlib.nullcontext():
                 yield line.split()[-1]
         finally:

@@ -21,7 +21,7 @@ from loadtest.cli.output.printing import (
     print_trouble,
     print_written,
 )
-from loadtest.errors import PredictionError, ScenarioError, refuse
+from loadtest.errors import PredictionError, ScenarioError
 from loadtest.text import listed
 
 if TYPE_CHECKING:
@@ -79,14 +79,10 @@ def explain(
     from loadtest.analyse.charts import explain as chart
     from loadtest.analyse.summary import analyse
 
-    refuse(
-        sum(each is not None for each in (request, percentile, slowest)) > 1,
-        "give one of --request, --percentile and --slowest.",
-    )
-    refuse(
-        request is not None and level is not None,
-        "--level goes with --percentile and --slowest; an id names its request by itself.",
-    )
+    if sum(each is not None for each in (request, percentile, slowest)) > 1:
+        raise ScenarioError("give one of --request, --percentile and --slowest.")
+    if request is not None and level is not None:
+        raise ScenarioError("--level goes with --percentile and --slowest; an id names its request by itself.")
     share = None if percentile is None else _share(percentile)
     folder = out_folder(run, out)
     with at_work("Reading the run") as tell:
@@ -121,11 +117,10 @@ def _explained(
     """Explain what was asked for; of a run of several models or servers among the requests of the one that it went to."""
     from loadtest.analyse.explain import explanation as work
 
-    refuse(
-        str((analysis.run.facts.get("target") or {}).get("dialect")).endswith("embeddings"),
-        f"{analysis.run.path} measured embeddings: an answer without tokens has no parts to explain.",
-        PredictionError,
-    )
+    if str((analysis.run.facts.get("target") or {}).get("dialect")).endswith("embeddings"):
+        raise PredictionError(
+            f"{analysis.run.path} measured embeddings: an answer without tokens has no parts to explain."
+        )
     if request is not None:
         work.row_of(analysis.run, request)
         parts = [(one, group.beside) for group, one in analysis.groups] or [(analysis, ())]
@@ -137,10 +132,12 @@ def _explained(
             raise PredictionError(f"{analysis.run.path} holds requests to {names}; name one of them with --request ID.")
         one, beside = analysis, ()
         levels = one.levels
-        refuse(not levels, f"{one.run.path} holds no requests to explain.", PredictionError)
+        if not levels:
+            raise PredictionError(f"{one.run.path} holds no requests to explain.")
         chosen = work.busiest(levels) if level is None else work.find_level(levels, level)
         ordered = work.rows_by_length(one.run, [chosen["index"]], by)
-        refuse(not len(ordered), f"{chosen['label']}: no request ended well; name one with --request.", PredictionError)
+        if not len(ordered):
+            raise PredictionError(f"{chosen['label']}: no request ended well; name one with --request.")
         rows = (
             [work.at_percentile(ordered, share)]
             if share is not None

@@ -13,7 +13,7 @@ import orjson
 
 from loadtest.cli.output.printing import out_folder, out_option
 from loadtest.credentials import scrubber
-from loadtest.errors import LoadTestError, StorageError, refuse
+from loadtest.errors import LoadTestError, ScenarioError, StorageError
 from loadtest.run_folder import opened_whole
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ def export(run: Path, *, kind: str, what: tuple[str, ...], out: Path | None) -> 
       loadtest export runs/first --format parquet --what requests,chunks -o tables
     """
     to_stdout = out == STDOUT
-    refuse(to_stdout and len(what) != 1, f"stdout takes one table: name it with --what, e.g. --what {what[0]}.")
+    if to_stdout and len(what) != 1:
+        raise ScenarioError(f"stdout takes one table: name it with --what, e.g. --what {what[0]}.")
     if kind == "parquet":
         _require_pyarrow()
     from loadtest.library import read_run

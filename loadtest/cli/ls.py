@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from loadtest.cli.output.printing import json_option, print_json
-from loadtest.errors import RunFolderError, ScenarioError, os_error_as, refuse
+from loadtest.errors import RunFolderError, ScenarioError, os_error_as
 from loadtest.metrics import SUSPECT, VALID, VOID
 from loadtest.run_folder import RunFolder
 from loadtest.text import UNKNOWN, listed, number, shown
@@ -70,7 +70,8 @@ def ls(folder: Path | None, *, as_json: bool) -> None:
     that has none, or went on after it was made, is listed with "no report", and `loadtest report` makes it.
     """
     place = RUNS if folder is None else folder
-    refuse(folder is not None and not folder.is_dir(), f"{folder} is not a folder; name one that holds run folders.")
+    if folder is not None and not folder.is_dir():
+        raise ScenarioError(f"{folder} is not a folder; name one that holds run folders.")
     found = sorted((_read(path) for path in _run_folders(place)), key=lambda one: one["started"] or "", reverse=True)
     if as_json:
         print_json({"folder": str(place), "runs": found})

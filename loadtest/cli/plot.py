@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from loadtest.cli.output.printing import out_folder, out_option
-from loadtest.errors import refuse
+from loadtest.errors import ScenarioError
 
 
 @click.command()
@@ -19,10 +19,10 @@ def plot(runs: tuple[Path, ...], out: Path | None, *, each: bool) -> None:
     """Make the PNG charts alone: of one run all of them, of several runs four with all runs in each."""
     from loadtest.analyse.report import plot as draw
 
-    refuse(
-        len(runs) > 1 and out is None and not each,
-        "-o DIR says where the charts of several runs go; --each alone draws those of each run into its own folder.",
-    )
+    if len(runs) > 1 and out is None and not each:
+        raise ScenarioError(
+            "-o DIR says where the charts of several runs go; --each alone draws those of each run into its own folder."
+        )
     for run in runs if out is None else runs[:1]:
         out_folder(run, out)
     for path in draw(list(runs), out, each=each, say=lambda sentence: print(f"loadtest: {sentence}", file=sys.stderr)):

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from loadtest.cli.options.param_types import LISTS_OF
 from loadtest.cli.output.printing import at_work, json_option, print_json, print_lines, print_trouble, print_written
-from loadtest.errors import PredictionError, refuse
+from loadtest.errors import PredictionError, ScenarioError
 from loadtest.metrics import VOID
 from loadtest.run_folder import write_whole
 
@@ -101,17 +101,15 @@ def _check_loads(
         ("--rate", rate, 1e-4, MOST_RATE),
         ("--slots", slots, 1, MOST_SLOTS),
     ):
-        refuse(values == (), f"{option} is empty: name at least one number.")
+        if values == ():
+            raise ScenarioError(f"{option} is empty: name at least one number.")
         for value in values or ():
-            refuse(
-                not low <= value <= high,
-                f"{option} {value:g} cannot be predicted: name numbers from {low:g} to {high:g}.",
-            )
-    refuse(not (concurrency or rate or slots), "say which load to predict: --concurrency 6,8, --rate 2 or --slots 4.")
-    refuse(
-        (len(concurrency or ()) + len(rate or ()) or 1) * len(slots or (None,)) > MOST_LOADS,
-        f"that is more than {MOST_LOADS} loads; predict fewer at a time.",
-    )
+            if not low <= value <= high:
+                raise ScenarioError(f"{option} {value:g} cannot be predicted: name numbers from {low:g} to {high:g}.")
+    if not (concurrency or rate or slots):
+        raise ScenarioError("say which load to predict: --concurrency 6,8, --rate 2 or --slots 4.")
+    if (len(concurrency or ()) + len(rate or ()) or 1) * len(slots or (None,)) > MOST_LOADS:
+        raise ScenarioError(f"that is more than {MOST_LOADS} loads; predict fewer at a time.")
 
 
 def _free(out: Path | None) -> Path:
@@ -120,17 +118,12 @@ def _free(out: Path | None) -> Path:
 
     path = out or Path(FILE_NAME)
     path = path / FILE_NAME if path.is_dir() else path
-    refuse(path.suffix != ".json", f"{path} does not end in .json; name the file like --out before.json.")
-    refuse(
-        path.exists(),
-        f"{path} is there already, and a prediction is not written over; choose another --out.",
-        PredictionError,
-    )
-    refuse(
-        not path.parent.is_dir(),
-        f"there is no folder {path.parent}; make it, or choose another --out.",
-        PredictionError,
-    )
+    if path.suffix != ".json":
+        raise ScenarioError(f"{path} does not end in .json; name the file like --out before.json.")
+    if path.exists():
+        raise PredictionError(f"{path} is there already, and a prediction is not written over; choose another --out.")
+    if not path.parent.is_dir():
+        raise PredictionError(f"there is no folder {path.parent}; make it, or choose another --out.")
     return path
 
 

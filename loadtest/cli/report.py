@@ -17,7 +17,7 @@ from loadtest.analyse.figures.cost import NO_PRICES, Prices
 from loadtest.cli.options import together
 from loadtest.cli.output.printing import at_work, json_option, out_folder, out_option, print_json, print_wrapped
 from loadtest.credentials import scrubber
-from loadtest.errors import LoadTestError, refuse
+from loadtest.errors import LoadTestError, ScenarioError
 from loadtest.measure.search import SearchResult
 from loadtest.metrics import VOID
 from loadtest.run_folder import write_whole
@@ -49,11 +49,11 @@ class GateFiles:
     def asked(cls, junit: Path | None, *, github_summary: bool) -> GateFiles:
         """Return what the options ask for; raise ScenarioError where a file could not be written."""
         named = os.environ.get(STEP_SUMMARY) if github_summary else None
-        refuse(
-            github_summary and not named,
-            f"--github-summary writes to the file that {STEP_SUMMARY} names, and it is not set: GitHub sets it in the "
-            "steps of a workflow; elsewhere leave the option out.",
-        )
+        if github_summary and not named:
+            raise ScenarioError(
+                f"--github-summary writes to the file that {STEP_SUMMARY} names, and it is not set: GitHub sets it in the "
+                "steps of a workflow; elsewhere leave the option out."
+            )
         found = cls(junit, Path(named) if named else None)
         for path, option in ((found.junit, "--junit"), (found.step_summary, STEP_SUMMARY)):
             if path is not None:
@@ -81,12 +81,11 @@ class GateFiles:
 
 def _check_writable(path: Path, option: str) -> None:
     """Raise ScenarioError where the file cannot be written; make nothing."""
-    refuse(path.is_dir(), f"{option}: {path} is a folder; name a file.")
+    if path.is_dir():
+        raise ScenarioError(f"{option}: {path} is a folder; name a file.")
     nearest = next(folder for folder in path.absolute().parents if folder.exists())
-    refuse(
-        not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK),
-        f"{option}: cannot write to {nearest}; name a file in another folder.",
-    )
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise ScenarioError(f"{option}: cannot write to {nearest}; name a file in another folder.")
 
 
 # gives a command --junit and --github-summary

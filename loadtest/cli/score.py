@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 
 from loadtest.cli.output.printing import json_option, print_json, print_lines, print_trouble
-from loadtest.errors import PredictionError, refuse
+from loadtest.errors import PredictionError
 from loadtest.grid import hanging
 from loadtest.run_folder import RunFolder
 
@@ -35,11 +35,10 @@ def score(prediction: Path, run: Path, *, as_json: bool) -> int:
     document = read_document(prediction)
     analysis = analyse(run)
     found = words.score(document, analysis, words.kept_before(analysis, prediction.read_bytes()))
-    refuse(
-        document.run["sha256"] == RunFolder(run).digest(),
-        f"{prediction} was made from {run} itself; score it on a run that was measured afterwards.",
-        PredictionError,
-    )
+    if document.run["sha256"] == RunFolder(run).digest():
+        raise PredictionError(
+            f"{prediction} was made from {run} itself; score it on a run that was measured afterwards."
+        )
     if as_json:
         print_json(found.to_dict() | {"sentence": words.sentence(found)})
         return 0 if found.figures else 2

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from loadtest.errors import ScenarioError, refuse
+from loadtest.errors import ScenarioError
 from loadtest.memory import weights
 from loadtest.memory.gguf import KEEP_OTHERS, GgufHeader, whole_numbers
 from loadtest.memory.shapes import FULL_EVERY, Shape, find
@@ -374,12 +374,14 @@ def _parameters(text: str) -> float:
 def parse_parameters(text: str) -> float:
     """Return "7B" or "7e9" as a number; raise ScenarioError for one that no model has, such as 7."""
     count = _parameters(text)
-    refuse(not 1e5 <= count < 1e15, f"{text!r} is not a number of parameters like 7B or 7e9.")
+    if not 1e5 <= count < 1e15:
+        raise ScenarioError(f"{text!r} is not a number of parameters like 7B or 7e9.")
     return count
 
 
 def parse_size(text: str, option: str = "--gpu-memory") -> float:
     """Return "80GB" or "24GiB" as bytes (a number alone is GB); raise ScenarioError, which names the option."""
     size = read_amount(text.strip().lower(), SIZE_UNITS)
-    refuse(not 0 < size < math.inf, f"{option} is a size like 80GB or 24GiB, not {text!r}.")
+    if not 0 < size < math.inf:
+        raise ScenarioError(f"{option} is a size like 80GB or 24GiB, not {text!r}.")
     return size

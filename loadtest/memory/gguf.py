@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from loadtest.errors import ScenarioError, os_error_as, refuse
+from loadtest.errors import ScenarioError, os_error_as
 
 TYPES: dict[str, tuple[int, int, int]] = {  # name → (number in the file, values per block, bytes per block)
     "F32": (0, 1, 4),
@@ -142,7 +142,8 @@ def read_gguf(path: Path) -> GgufHeader:
         for number in range(1, int(match.group(2)) + 1)
     ]
     for other in others:
-        refuse(not other.is_file(), f"{path} is one of {len(others)} parts, and {other.name} is not beside it.")
+        if not other.is_file():
+            raise ScenarioError(f"{path} is one of {len(others)} parts, and {other.name} is not beside it.")
     headers = [_read_one(other) for other in others]
     return GgufHeader(
         headers[0].metadata,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from loadtest.errors import refuse
+from loadtest.errors import ScenarioError
 from loadtest.memory.gguf import TYPES, size_of
 from loadtest.memory.shapes import KNOWN_SHAPES, Shape, Tensor, tensors_of
 
@@ -51,7 +51,8 @@ def is_dtype(name: str) -> bool:
 
 def dtype(name: str) -> str:
     """Return the dtype's name in DTYPES; raise ScenarioError for an unknown one."""
-    refuse(not is_dtype(name), f"--dtype is one of {', '.join(DTYPES)}, not {name!r}.")
+    if not is_dtype(name):
+        raise ScenarioError(f"--dtype is one of {', '.join(DTYPES)}, not {name!r}.")
     return _DTYPE_NAMES.get(name.lower(), name.lower())
 
 
@@ -64,11 +65,11 @@ def dtype_source(parameters: int, name: str) -> str:
 def recipe(name: str) -> str:
     """Return the quantisation's name in RECIPES; raise ScenarioError for an unknown one."""
     known = {key.upper(): key for key in RECIPES} | _ALIASES
-    refuse(
-        name.upper() not in known,
-        f"--quantization is one of {', '.join(key.lower() for key in RECIPES)}, not {name!r}; "
-        "for a file of any other type: --gguf FILE.",
-    )
+    if name.upper() not in known:
+        raise ScenarioError(
+            f"--quantization is one of {', '.join(key.lower() for key in RECIPES)}, not {name!r}; "
+            "for a file of any other type: --gguf FILE."
+        )
     return known[name.upper()]
 
 
@@ -82,7 +83,8 @@ def weigh(shape: Shape, quantization: str) -> int:
     The header of a file (its vocabulary) adds some MB. It holds for files made without an importance matrix and without
     types chosen by hand. Raises ScenarioError.
     """
-    refuse(shape.layout == "opt", "no GGUF server runs OPT models: give --dtype instead of --quantization.")
+    if shape.layout == "opt":
+        raise ScenarioError("no GGUF server runs OPT models: give --dtype instead of --quantization.")
     name = recipe(quantization)
     return sum(size_of(type_of(item, shape, name), item.parameters) for item in tensors_of(shape))
 

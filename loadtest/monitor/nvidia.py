@@ -8,7 +8,6 @@ from typing import Any
 
 import pynvml
 
-from loadtest.errors import refuse
 from loadtest.monitor.sampler import SourceError
 
 # Codes for a value that a GPU or a driver lacks, which is left out. Any other code is a failure.
@@ -40,7 +39,8 @@ class Nvidia:
             pynvml.nvmlInit()
             count = pynvml.nvmlDeviceGetCount()
             self._handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
-            refuse(not self._handles, "NVIDIA: the driver runs, but finds no GPU.", SourceError)
+            if not self._handles:
+                raise SourceError("NVIDIA: the driver runs, but finds no GPU.")
             gpus = [
                 {
                     "gpu": index,

@@ -23,7 +23,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from loadtest import credentials, reach
-from loadtest.errors import RunFolderError, ScenarioError, os_error_as, refuse
+from loadtest.errors import RunFolderError, ScenarioError, os_error_as
 from loadtest.monitor.sampler import PLAIN, SampledSource, watch_all
 from loadtest.scenario import ConnectionKeys, keys_of
 from loadtest.urls import endpoint_url, origin, parse_url, userinfo_apart, without_secrets
@@ -69,16 +69,19 @@ def parse_sources(texts: Sequence[str], *, servers: Sequence[str] = ()) -> list[
         if text.strip(" ,")
         for server in servers or (None,)
     ]
-    refuse(not asked, f"name at least one source to monitor: {', '.join(SOURCE_KINDS)}.")
+    if not asked:
+        raise ScenarioError(f"name at least one source to monitor: {', '.join(SOURCE_KINDS)}.")
     return list(dict.fromkeys(asked))
 
 
 def _parse_source(text: str, server: str | None) -> SourceSpec:
     kind, given, rest = text.partition("=")
     unknown = next((part for part in map(str.strip, kind.split(",")) if part not in SOURCE_KINDS), None)
-    refuse(unknown is not None, f"{unknown!r} is not a source to monitor; the sources are {', '.join(SOURCE_KINDS)}.")
+    if unknown is not None:
+        raise ScenarioError(f"{unknown!r} is not a source to monitor; the sources are {', '.join(SOURCE_KINDS)}.")
     if kind not in WITH_URL:
-        refuse(given, f"{kind} samples this machine and takes no address; write {kind} alone.")
+        if given:
+            raise ScenarioError(f"{kind} samples this machine and takes no address; write {kind} alone.")
         return SourceSpec(kind)
     if not given and kind in OF_THE_SERVER and server:
         base = parse_url(server).base
@@ -89,9 +92,8 @@ def _parse_source(text: str, server: str | None) -> SourceSpec:
             f"{kind} needs an address: {kind}=http://HOST:PORT{'/metrics' if kind != 'ollama' else ''}."
         )
     metrics = tuple(name.strip() for name in (found["metrics"] or "").split(",") if name.strip())
-    refuse(
-        metrics and kind == "ollama", f"ollama has no metrics to name; write ollama={without_secrets(found['url'])}."
-    )
+    if metrics and kind == "ollama":
+        raise ScenarioError(f"ollama has no metrics to name; write ollama={without_secrets(found['url'])}.")
     url, userinfo = userinfo_apart(found["url"])
     if userinfo:
         credentials.keep_userinfo(url, userinfo)  # for this process and its child: anybody can read arguments

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from loadtest.errors import refuse
 from loadtest.monitor.sampler import SourceError
 
 POWERCAP = Path("/sys/class/powercap")
@@ -21,12 +20,11 @@ class Rapl:
 
     def open(self) -> dict[str, Any]:
         found = [_Zone(path) for path in sorted(self._place.glob("*-rapl:*")) if _name(path).startswith(COUNTED_ZONES)]
-        refuse(
-            not any(zone.name.startswith(COUNTED_ZONES[0]) for zone in found),
-            "RAPL: this machine shows no energy counters of its processors; Linux has them for Intel and AMD "
-            "(/sys/class/powercap), not in virtual machines.",
-            SourceError,
-        )
+        if not any(zone.name.startswith(COUNTED_ZONES[0]) for zone in found):
+            raise SourceError(
+                "RAPL: this machine shows no energy counters of its processors; Linux has them for Intel and AMD "
+                "(/sys/class/powercap), not in virtual machines."
+            )
         self._zones = found
         self.sample()
         return {"zones": [zone.name for zone in found]}

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from loadtest.errors import LoadTestError, refuse
+from loadtest.errors import LoadTestError
 from loadtest.monitor.sampler import PLAIN, SourceError
 from loadtest.reach import Proxy, cached_by, trust
 from loadtest.scenario import ConnectionKeys
@@ -74,28 +74,25 @@ class ScrapedPage:
 
     def _check(self, received: Received) -> None:
         """Raise SourceError for an answer that is no page of this moment."""
-        refuse(received.failure is not None, f"{self.url} cannot be read ({received.failure}).", SourceError)
-        refuse(
-            received.status in (401, 403) and not self._has_credentials,
-            f"{self.url} answers {received.status}: it asks for credentials. Those of the environment go only to the measured "
-            "server (--server URL); for another one, write them into the address (http://user:password@…).",
-            SourceError,
-        )
-        refuse(received.status != 200, f"{self.url} answers {received.status}: {_meaning(received)}.", SourceError)
+        if received.failure is not None:
+            raise SourceError(f"{self.url} cannot be read ({received.failure}).")
+        if received.status in (401, 403) and not self._has_credentials:
+            raise SourceError(
+                f"{self.url} answers {received.status}: it asks for credentials. Those of the environment go only to the measured "
+                "server (--server URL); for another one, write them into the address (http://user:password@…)."
+            )
+        if received.status != 200:
+            raise SourceError(f"{self.url} answers {received.status}: {_meaning(received)}.")
         if received.packed is not None:
             packed = shown(received.packed)[:40]
             raise SourceError(f"{self.url} is compressed ({packed}), though it was asked for as it is.")
-        refuse(
-            received.size > PAGE_LIMIT_BYTES,
-            f"{self.url} is longer than {PAGE_LIMIT_BYTES // 1_000_000} MB: too long to sample.",
-            SourceError,
-        )
-        refuse(
-            (header := cached_by(received.header_lines)),
-            f"{self.url} comes out of a cache on the way ({header}), so it tells of another moment; give its address behind "
-            "that cache.",
-            SourceError,
-        )
+        if received.size > PAGE_LIMIT_BYTES:
+            raise SourceError(f"{self.url} is longer than {PAGE_LIMIT_BYTES // 1_000_000} MB: too long to sample.")
+        if header := cached_by(received.header_lines):
+            raise SourceError(
+                f"{self.url} comes out of a cache on the way ({header}), so it tells of another moment; give its address behind "
+                "that cache."
+            )
 
     def facts(self) -> dict[str, Any]:
         return {"url": self.url, **({"simulated": self.simulated} if self.simulated else {})}

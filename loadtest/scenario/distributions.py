@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from loadtest.errors import ScenarioError, refuse
+from loadtest.errors import ScenarioError
 from loadtest.scenario.values import TOKEN_COUNTS, Range, parse_whole, reads_as_number, short_repr
 
 SIGMAS = Range(0, 5)
@@ -222,14 +222,12 @@ def whole_lengths(values: Sequence[int | str]) -> tuple[int, ...]:
 def _distribution(text: str, of: Quantity) -> Mixture:
     parts = tuple(_part(part, text, of) for part in split_outside_brackets(text, "+"))
     shares = [part.share for part in parts]
-    refuse(
-        len(parts) > 1 and (0 in shares or abs(sum(shares) - 1) > 1e-4),
-        f"{short_repr(text)} is no mixture of {of.noun}s: give each part its share, 100 % in all, like 200@70%+4000@30%",
-    )
-    refuse(
-        len(parts) == 1 and shares[0] not in (0, 1),
-        f"{short_repr(text)} gives its only {of.noun} {shares[0]:.0%}; leave the share out",
-    )
+    if len(parts) > 1 and (0 in shares or abs(sum(shares) - 1) > 1e-4):
+        raise ScenarioError(
+            f"{short_repr(text)} is no mixture of {of.noun}s: give each part its share, 100 % in all, like 200@70%+4000@30%"
+        )
+    if len(parts) == 1 and shares[0] not in (0, 1):
+        raise ScenarioError(f"{short_repr(text)} gives its only {of.noun} {shares[0]:.0%}; leave the share out")
     return Mixture(parts if len(parts) > 1 else (replace(parts[0], share=1.0),))
 
 
@@ -245,10 +243,12 @@ def _part(text: str, whole: str, of: Quantity) -> MixturePart:
     name = name.strip().lower()
     if not bracket:
         return MixturePart("fixed", (_number(body, of.noun, of.bounds, whole, of),), share=share)
-    refuse(not rest.rstrip().endswith(")"), f"{short_repr(whole)} lacks a closing bracket")
+    if not rest.rstrip().endswith(")"):
+        raise ScenarioError(f"{short_repr(whole)} lacks a closing bracket")
     inside = rest.rstrip()[:-1].strip()
     if name == "empirical" and name in of.examples:
-        refuse(not inside, f"{short_repr(whole)} names no file; write {of.examples[name]}")
+        if not inside:
+            raise ScenarioError(f"{short_repr(whole)} names no file; write {of.examples[name]}")
         return MixturePart(name, file=inside, share=share)
     if name not in of.arguments:
         near = difflib.get_close_matches(name, of.examples, n=1, cutoff=0.5)

@@ -14,7 +14,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from loadtest.errors import ScenarioError, refuse
+from loadtest.errors import ScenarioError
 from loadtest.scenario.values import short_repr
 
 MOST_PROMPT = 64 << 20  # bytes
@@ -69,8 +69,10 @@ def read_text(path: Path, what: str, *, most: int) -> str:
         raise ScenarioError(f"cannot read the {what} {path}: {error.strerror}{hint}.") from None
     except ValueError:
         raise ScenarioError(f"cannot read the {what} {path!a}: its name holds a NUL byte.") from None
-    refuse(len(body) > most, f"the {what} {path} is longer than {most >> 20} MiB; is it the right file?")
-    refuse((other := not_text(body[:512], path.suffix.lower())), f"the {what} {path} {other}.")
+    if len(body) > most:
+        raise ScenarioError(f"the {what} {path} is longer than {most >> 20} MiB; is it the right file?")
+    if other := not_text(body[:512], path.suffix.lower()):
+        raise ScenarioError(f"the {what} {path} {other}.")
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -95,7 +97,8 @@ def refuse_file_name(key: str, text: str, instead: str) -> None:
     A word alone, such as README, is what it is.
     """
     name = text.strip().removeprefix("@")
-    refuse(not name.isalnum() and is_file(name), f"{key} is the name of a file, {short_repr(name)}; {instead}.")
+    if not name.isalnum() and is_file(name):
+        raise ScenarioError(f"{key} is the name of a file, {short_repr(name)}; {instead}.")
 
 
 def file_version(path: Path) -> tuple[int, ...]:
@@ -114,17 +117,19 @@ def prompt_of(path: Path, *, has_words: bool) -> str:
     the reverse.
     """
     text = cached_text(path, "prompt file", file_version(path))
-    refuse(not text.strip(), f"the prompt file {path} is empty.")
-    refuse(
-        kind := record_format(text, path.suffix.lower()),
-        f"the prompt file {path} looks like {kind}, and would be sent whole, as one prompt; give it with --data "
-        "(data in [data] of a TOML file), which sends each row.",
-    )
-    refuse(has_words and "{words}" not in text, f"words is given, but the prompt file {path} has no {{words}} in it.")
-    refuse(
-        not has_words and "{words}" in text,
-        f"the prompt file {path} has {{words}} in it; say which with words, e.g. words = [25, 100].",
-    )
+    if not text.strip():
+        raise ScenarioError(f"the prompt file {path} is empty.")
+    if kind := record_format(text, path.suffix.lower()):
+        raise ScenarioError(
+            f"the prompt file {path} looks like {kind}, and would be sent whole, as one prompt; give it with --data "
+            "(data in [data] of a TOML file), which sends each row."
+        )
+    if has_words and "{words}" not in text:
+        raise ScenarioError(f"words is given, but the prompt file {path} has no {{words}} in it.")
+    if not has_words and "{words}" in text:
+        raise ScenarioError(
+            f"the prompt file {path} has {{words}} in it; say which with words, e.g. words = [25, 100]."
+        )
     return text
 
 

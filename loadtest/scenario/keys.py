@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from loadtest.errors import ScenarioError, refuse
+from loadtest.errors import ScenarioError
 from loadtest.scenario.distributions import LENGTHS, TIMES, as_users_write
 from loadtest.scenario.values import Range, Text, coerce, read_share, short_repr
 
@@ -76,10 +76,8 @@ class Key:
                     f"{where}: {self.name} must be a share like 5% or 0.05, not {short_repr(value)}."
                 ) from None
         if self.joined is not None and isinstance(value, list | tuple):
-            refuse(
-                not value or not all(isinstance(one, str) and one.strip() for one in value),
-                f"{where}: {self.name} must be a text or a list of texts, none of them empty.",
-            )
+            if not value or not all(isinstance(one, str) and one.strip() for one in value):
+                raise ScenarioError(f"{where}: {self.name} must be a text or a list of texts, none of them empty.")
             value = self.joined.join(value)
         value = coerce(self.name, value, self.hint, where)
         if not (self.length or self.span):
@@ -102,10 +100,8 @@ class Key:
         for one in value if self.listed else (value,):
             if self.bounds is not None and not isinstance(one, str):
                 self.bounds.check(self.name, one)
-            refuse(
-                self.choices and one not in self.choices,
-                f"{self.name} must be one of {', '.join(self.choices)}, not {short_repr(one)}.",
-            )
+            if self.choices and one not in self.choices:
+                raise ScenarioError(f"{self.name} must be one of {', '.join(self.choices)}, not {short_repr(one)}.")
             if self.text is not None:
                 self.text.check(self.name, one)
         if self.many and len(set(value)) != len(value):

@@ -17,7 +17,7 @@ import orjson
 
 from loadtest import credentials
 from loadtest.credentials import VARIABLE
-from loadtest.errors import ScenarioError, refuse
+from loadtest.errors import ScenarioError
 from loadtest.scenario.files import is_file, read_text
 from loadtest.scenario.values import short_repr
 
@@ -64,22 +64,20 @@ def header_parts(text: str) -> tuple[str, str]:
     """Return a header's name and its value; raise ScenarioError where HTTP allows no such header, or loadtest sets it."""
     name, colon, value = text.partition(":")
     name, value = name.strip(), value.strip(" \t")
-    refuse(len(text) > MOST_LINE, f"header is {len(text)} characters long; make it {MOST_LINE} or fewer.")
-    refuse(not colon or not _NAME.fullmatch(name), f"header must be written 'Name: value', not {_hidden(text)}.")
-    refuse(
-        why := _OURS.get(name.lower()),
-        f"header {name} cannot be set: {why}; leave it out.",
-    )
-    refuse(
-        not all(" " <= char <= "~" or char == "\t" for char in value),
-        f"header {name} holds a line end, a control character or a non-ASCII character in its value, which HTTP does "
-        "not allow; take it out or write it percent-encoded.",
-    )
+    if len(text) > MOST_LINE:
+        raise ScenarioError(f"header is {len(text)} characters long; make it {MOST_LINE} or fewer.")
+    if not colon or not _NAME.fullmatch(name):
+        raise ScenarioError(f"header must be written 'Name: value', not {_hidden(text)}.")
+    if why := _OURS.get(name.lower()):
+        raise ScenarioError(f"header {name} cannot be set: {why}; leave it out.")
+    if not all(" " <= char <= "~" or char == "\t" for char in value):
+        raise ScenarioError(
+            f"header {name} holds a line end, a control character or a non-ASCII character in its value, which HTTP does "
+            "not allow; take it out or write it percent-encoded."
+        )
     _check_variables(f"header {name}", value)
-    refuse(
-        name.lower() == "host" and not _HOST.fullmatch(VARIABLE.sub("x", value)),
-        "header Host must be a host, or host:port; write it like 'Host: model.example.org'.",
-    )
+    if name.lower() == "host" and not _HOST.fullmatch(VARIABLE.sub("x", value)):
+        raise ScenarioError("header Host must be a host, or host:port; write it like 'Host: model.example.org'.")
     if (bare := _BARE_VARIABLE.search(value)) is not None:
         raise ScenarioError(f"header {name} holds {bare[0]}, which is not filled in: write ${{{bare[1]}}}.")
     return name, value
@@ -88,10 +86,8 @@ def header_parts(text: str) -> tuple[str, str]:
 def check_headers(texts: Sequence[str]) -> None:
     """Raise ScenarioError for a header that cannot be sent, and for one given twice."""
     names = [header_parts(text)[0].lower() for text in texts]
-    refuse(
-        twice := next((name for name in names if names.count(name) > 1), None),
-        f"header {twice} is given twice; give it once, with its values in one line.",
-    )
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ScenarioError(f"header {twice} is given twice; give it once, with its values in one line.")
 
 
 def filled_headers(texts: Sequence[str]) -> dict[str, str]:
@@ -152,13 +148,14 @@ def query_parts(texts: Sequence[str]) -> list[tuple[str, str]]:
     """Return names and values of a query, percent-encoded as given; raise ScenarioError for what no URL can hold."""
     found = []
     for text in texts:
-        refuse(len(text) > MOST_LINE, f"query is {len(text)} characters long; make it {MOST_LINE} or fewer.")
+        if len(text) > MOST_LINE:
+            raise ScenarioError(f"query is {len(text)} characters long; make it {MOST_LINE} or fewer.")
         for pair in text.strip().removeprefix("?").split("&"):
-            refuse(
-                not _QUERY.fullmatch(pair) or "=" not in pair,
-                f"query must be written 'name=value', percent-encoded where it holds more than ASCII, blanks or "
-                f"#, not {_hidden(text, '=')}.",
-            )
+            if not _QUERY.fullmatch(pair) or "=" not in pair:
+                raise ScenarioError(
+                    f"query must be written 'name=value', percent-encoded where it holds more than ASCII, blanks or "
+                    f"#, not {_hidden(text, '=')}."
+                )
             name, _, value = pair.partition("=")
             _check_variables(f"query {name}", value)
             found.append((name, value))
@@ -166,19 +163,18 @@ def query_parts(texts: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def check_path(path: str) -> None:
-    refuse("?" in path, "path holds a query (?…); give it with --query.")
-    refuse(
-        not _PATH.fullmatch(path),
-        "path must begin with / and hold no blank, # or character beyond ASCII, like /v1/chat/completions, not "
-        f"{short_repr(path)}.",
-    )
+    if "?" in path:
+        raise ScenarioError("path holds a query (?…); give it with --query.")
+    if not _PATH.fullmatch(path):
+        raise ScenarioError(
+            "path must begin with / and hold no blank, # or character beyond ASCII, like /v1/chat/completions, not "
+            f"{short_repr(path)}."
+        )
 
 
 def check_keep_alive(text: str) -> None:
-    refuse(
-        not _DURATION.fullmatch(text),
-        f"keep_alive must be a time like 10m, 0 or -1 (for ever), not {short_repr(text)}.",
-    )
+    if not _DURATION.fullmatch(text):
+        raise ScenarioError(f"keep_alive must be a time like 10m, 0 or -1 (for ever), not {short_repr(text)}.")
 
 
 def body_text(value: Any) -> Any:
@@ -197,7 +193,8 @@ def body_text(value: Any) -> Any:
         read = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise ScenarioError(f"{where} is not JSON: {error}{_likely(text)}; write it like '{_EXAMPLE}'.") from None
-    refuse(not isinstance(read, dict), f'{where} must be a JSON object like {{"top_k": 20}}, not {short_repr(read)}.')
+    if not isinstance(read, dict):
+        raise ScenarioError(f'{where} must be a JSON object like {{"top_k": 20}}, not {short_repr(read)}.')
     try:
         return orjson.dumps(read).decode()
     except TypeError:  # its own limit, far below that of reading
@@ -213,15 +210,15 @@ def check_body(text: str, given: Sequence[str]) -> None:
     _with_texts(body, _checked_text)
     again = {one.removeprefix("sampling_"): f"--{one.replace('_', '-')}" for one in given}
     for key, option in (_SET_BY | again).items():
-        refuse(key in body, f"body sets {key}, which is set by {option}; take it out of --body.")
+        if key in body:
+            raise ScenarioError(f"body sets {key}, which is set by {option}; take it out of --body.")
     if "options" in body and not isinstance(options := body["options"], dict):
         raise ScenarioError(
             f"body takes away options, where Ollama is told lengths, or is no table: {short_repr(options)}."
         )
     for key, option in (_SET_IN_OPTIONS | again).items():
-        refuse(
-            key in body.get("options", {}), f"body sets options.{key}, which is set by {option}; take it out of --body."
-        )
+        if key in body.get("options", {}):
+            raise ScenarioError(f"body sets options.{key}, which is set by {option}; take it out of --body.")
 
 
 def merged(base: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
@@ -239,10 +236,10 @@ def merged(base: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_variables(what: str, value: str) -> None:
-    refuse(
-        "${" in VARIABLE.sub("", value.replace("$${", "")),
-        f"{what} has a ${{ that names no variable; write it like ${{MY_KEY}}, or $${{ for a plain ${{.",
-    )
+    if "${" in VARIABLE.sub("", value.replace("$${", "")):
+        raise ScenarioError(
+            f"{what} has a ${{ that names no variable; write it like ${{MY_KEY}}, or $${{ for a plain ${{."
+        )
 
 
 def _checked_text(path: tuple[str, ...], text: str) -> str:

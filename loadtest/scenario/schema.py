@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from loadtest.errors import ScenarioError, refuse
+from loadtest.errors import ScenarioError
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, key, keys_of
 from loadtest.scenario.parts.connection import ConnectionKeys, check_connection
 from loadtest.scenario.parts.data import DataKeys, check_data
@@ -168,11 +168,10 @@ class Scenario(LimitKeys, SessionKeys, DataKeys, PromptKeys, LoadKeys, Connectio
         """
         keys = keys_of(cls)
         table = flat(renamed(table, where, say), keys, where)
-        refuse(
-            table.get("concurrency") and (table.get("rate") or table.get("trace")),
-            f"{where} has both concurrency (closed loop) and rate or trace (open loop); give one.",
-        )
-        refuse(table.get("endpoint") == EMBEDDINGS and table.get("output_tokens"), NO_OUTPUT)
+        if table.get("concurrency") and (table.get("rate") or table.get("trace")):
+            raise ScenarioError(f"{where} has both concurrency (closed loop) and rate or trace (open loop); give one.")
+        if table.get("endpoint") == EMBEDDINGS and table.get("output_tokens"):
+            raise ScenarioError(NO_OUTPUT)
         known = {one.name: one for one in keys}
         return cls(**{name: known[name].read(value, where) for name, value in table.items()})
 
@@ -230,50 +229,36 @@ class Scenario(LimitKeys, SessionKeys, DataKeys, PromptKeys, LoadKeys, Connectio
 
 def _check_together(scenario: Scenario) -> None:
     made_up = not (scenario.literal or scenario.trace or scenario.data)
-    refuse(
-        scenario.data is not None and scenario.literal, "data and prompt (or prompt_file) exclude each other; give one."
-    )
-    refuse(
-        scenario.data_once and (scenario.trace is not None or scenario.duration is not None),
-        "data_once says how many requests a level has; leave out trace and duration.",
-    )
-    refuse(made_up and not scenario.input_tokens, "input_tokens is empty: name a prompt length, or give a prompt.")
+    if scenario.data is not None and scenario.literal:
+        raise ScenarioError("data and prompt (or prompt_file) exclude each other; give one.")
+    if scenario.data_once and (scenario.trace is not None or scenario.duration is not None):
+        raise ScenarioError("data_once says how many requests a level has; leave out trace and duration.")
+    if made_up and not scenario.input_tokens:
+        raise ScenarioError("input_tokens is empty: name a prompt length, or give a prompt.")
     if scenario.up_to_context:
-        refuse(
-            not made_up,
-            "up_to_context chooses the length of made-up prompts; leave out prompt, prompt_file, data and trace.",
-        )
-        refuse(
-            any(isinstance(one, str) for one in (*scenario.input_tokens, *scenario.output_tokens)),
-            "up_to_context needs lengths that are numbers; leave out the distributions.",
-        )
-        refuse(
-            not scenario.output_tokens and scenario.endpoint != EMBEDDINGS,
-            "up_to_context must know how much of the context the answer takes; give output_tokens.",
-        )
-    refuse(
-        scenario.endpoint == EMBEDDINGS and scenario.shares_prefix,
-        "embeddings take no system prompt; leave out system and system_tokens.",
-    )
-    refuse(
-        scenario.data is not None and scenario.inputs_per_request > 1,
-        "data has one text a request; leave out inputs_per_request.",
-    )
-    refuse(
-        scenario.leave and scenario.endpoint == EMBEDDINGS,
-        "an answer of embeddings has no middle to hang up in; leave out leave, or give patience.",
-    )
-    refuse(
-        scenario.leave and not scenario.output_tokens and scenario.data is None and scenario.trace is None,
-        "leave must know how long an answer is expected to be; give output_tokens.",
-    )
-    refuse(scenario.endpoint == EMBEDDINGS and scenario.output_tokens, NO_OUTPUT)
-    refuse(
-        scenario.unload and scenario.api == "openai",
-        "unload works over Ollama's own API only; leave out --api or set it to ollama.",
-    )
+        if not made_up:
+            raise ScenarioError(
+                "up_to_context chooses the length of made-up prompts; leave out prompt, prompt_file, data and trace."
+            )
+        if any(isinstance(one, str) for one in (*scenario.input_tokens, *scenario.output_tokens)):
+            raise ScenarioError("up_to_context needs lengths that are numbers; leave out the distributions.")
+        if not scenario.output_tokens and scenario.endpoint != EMBEDDINGS:
+            raise ScenarioError("up_to_context must know how much of the context the answer takes; give output_tokens.")
+    if scenario.endpoint == EMBEDDINGS and scenario.shares_prefix:
+        raise ScenarioError("embeddings take no system prompt; leave out system and system_tokens.")
+    if scenario.data is not None and scenario.inputs_per_request > 1:
+        raise ScenarioError("data has one text a request; leave out inputs_per_request.")
+    if scenario.leave and scenario.endpoint == EMBEDDINGS:
+        raise ScenarioError("an answer of embeddings has no middle to hang up in; leave out leave, or give patience.")
+    if scenario.leave and not scenario.output_tokens and scenario.data is None and scenario.trace is None:
+        raise ScenarioError("leave must know how long an answer is expected to be; give output_tokens.")
+    if scenario.endpoint == EMBEDDINGS and scenario.output_tokens:
+        raise ScenarioError(NO_OUTPUT)
+    if scenario.unload and scenario.api == "openai":
+        raise ScenarioError("unload works over Ollama's own API only; leave out --api or set it to ollama.")
     levels = math.prod(map(len, scenario.axes()))
-    refuse(levels > MOST_LEVELS, f"the scenario has {levels} levels; name fewer values, for {MOST_LEVELS} at most.")
+    if levels > MOST_LEVELS:
+        raise ScenarioError(f"the scenario has {levels} levels; name fewer values, for {MOST_LEVELS} at most.")
     _check_closed_loop_ends(scenario)
     for rate in scenario.rate:
         _check_rate_ends(scenario, rate)
@@ -282,61 +267,51 @@ def _check_together(scenario: Scenario) -> None:
 def _check_sessions(scenario: Scenario) -> None:
     if scenario.turns is None:
         for name, stray in (("answers", scenario.data is None), ("follow_up_tokens", True)):
-            refuse(
-                stray and getattr(scenario, name) is not None,
-                f"{name} shapes conversations, and there are none; add turns, e.g. turns = 4.",
-            )
+            if stray and getattr(scenario, name) is not None:
+                raise ScenarioError(f"{name} shapes conversations, and there are none; add turns, e.g. turns = 4.")
     if not scenario.has_sessions:
-        refuse(
-            scenario.open_loop and scenario.think_time,
-            "think_time slows the streams of a closed loop; leave it out in an open loop.",
-        )
+        if scenario.open_loop and scenario.think_time:
+            raise ScenarioError("think_time slows the streams of a closed loop; leave it out in an open loop.")
         return
-    refuse(
-        scenario.endpoint in ("generate", "completions", EMBEDDINGS),
-        f"a conversation is made of messages, and {scenario.endpoint} takes none; use chat, responses or messages, or "
-        "leave out turns and answers.",
-    )
-    refuse(
-        scenario.literal,
-        "turns makes up conversations, which begin with no prompt of yours; leave out prompt, or turns.",
-    )
-    for name in ("trace", "unload", "data_once", "up_to_context"):
-        refuse(
-            getattr(scenario, name),
-            f"{name} is for requests by themselves, not for turns of conversations; leave out one.",
+    if scenario.endpoint in ("generate", "completions", EMBEDDINGS):
+        raise ScenarioError(
+            f"a conversation is made of messages, and {scenario.endpoint} takes none; use chat, responses or messages, or "
+            "leave out turns and answers."
         )
-    refuse(
-        scenario.data is not None and scenario.follow_up_tokens is not None,
-        "follow_up_tokens is for made-up turns, and the data has its own; leave it out.",
-    )
+    if scenario.literal:
+        raise ScenarioError(
+            "turns makes up conversations, which begin with no prompt of yours; leave out prompt, or turns."
+        )
+    for name in ("trace", "unload", "data_once", "up_to_context"):
+        if getattr(scenario, name):
+            raise ScenarioError(f"{name} is for requests by themselves, not for turns of conversations; leave out one.")
+    if scenario.data is not None and scenario.follow_up_tokens is not None:
+        raise ScenarioError("follow_up_tokens is for made-up turns, and the data has its own; leave it out.")
 
 
 def check_idle(given: Mapping[str, Any], whole: Mapping[str, Any], where: str) -> None:
     """Raise ScenarioError for a key that is given to a scenario in which another one leaves it nothing to say."""
     for name, (others, why) in IDLE_BESIDE.items():
         other = next((one for one in others if whole.get(one)), None)
-        refuse(
-            other is not None and given.get(name),
-            f"{where} has {name} beside {other}: {why}; leave out {name} or {other}.",
-        )
+        if other is not None and given.get(name):
+            raise ScenarioError(f"{where} has {name} beside {other}: {why}; leave out {name} or {other}.")
 
 
 def _check_closed_loop_ends(scenario: Scenario) -> None:
     """Raise ScenarioError for more requests than a machine can hold."""
     streams = max(scenario.concurrency, default=1)
-    refuse(
-        streams * scenario.warmup > MOST_WARMUPS,
-        f"warmup = {scenario.warmup} makes {streams * scenario.warmup} warm-up requests at {streams} streams; ask for "
-        f"{max(MOST_WARMUPS // streams, 1)} or fewer.",
-    )
+    if streams * scenario.warmup > MOST_WARMUPS:
+        raise ScenarioError(
+            f"warmup = {scenario.warmup} makes {streams * scenario.warmup} warm-up requests at {streams} streams; ask for "
+            f"{max(MOST_WARMUPS // streams, 1)} or fewer."
+        )
     if scenario.duration is None and scenario.requests is None and not scenario.open_loop:
         requests = scenario.requests_per_stream * streams
-        refuse(
-            requests > MOST_REQUESTS,
-            f"requests_per_stream = {scenario.requests_per_stream} makes {requests} requests at {streams} streams; ask "
-            f"for {max(MOST_REQUESTS // streams, 1)} or fewer, or give duration.",
-        )
+        if requests > MOST_REQUESTS:
+            raise ScenarioError(
+                f"requests_per_stream = {scenario.requests_per_stream} makes {requests} requests at {streams} streams; ask "
+                f"for {max(MOST_REQUESTS // streams, 1)} or fewer, or give duration."
+            )
 
 
 def _check_rate_ends(scenario: Scenario, rate: float) -> None:
@@ -349,11 +324,11 @@ def _check_rate_ends(scenario: Scenario, rate: float) -> None:
         )
     for name in ("requests", "least_requests"):
         requests = getattr(scenario, name) or 0
-        refuse(
-            requests / mean > MOST_S,
-            f"{name} = {requests} at rate = {rate:g} would take {requests / mean / 86400:.0f} days; ask for fewer "
-            "requests or a higher rate.",
-        )
+        if requests / mean > MOST_S:
+            raise ScenarioError(
+                f"{name} = {requests} at rate = {rate:g} would take {requests / mean / 86400:.0f} days; ask for fewer "
+                "requests or a higher rate."
+            )
 
 
 _CHECKS: tuple[Callable[[Any], None], ...] = (

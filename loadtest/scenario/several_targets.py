@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from loadtest.errors import refuse
+from loadtest.errors import ScenarioError
 from loadtest.scenario.values import short_repr
 from loadtest.urls import BLANKS_AND_QUOTES
 
@@ -49,18 +49,19 @@ def models_in(text: str | None) -> tuple[ModelShare, ...]:
     for entry in text.split(","):
         match = _WEIGHTED.fullmatch(entry.strip())
         name, weight = (match["name"], match["weight"]) if match else (entry.strip(), "1")
-        refuse(not name, f"model = {short_repr(text)} lacks a name beside a comma; write a,b or a=3,b=1.")
-        refuse(
-            not weight.isdigit() or not 1 <= int(weight) <= MOST_WEIGHT,
-            f"model: the weight of {name} must be a whole number from 1 to {MOST_WEIGHT}, not {short_repr(weight)}; "
-            "write a=3,b=1.",
-        )
+        if not name:
+            raise ScenarioError(f"model = {short_repr(text)} lacks a name beside a comma; write a,b or a=3,b=1.")
+        if not weight.isdigit() or not 1 <= int(weight) <= MOST_WEIGHT:
+            raise ScenarioError(
+                f"model: the weight of {name} must be a whole number from 1 to {MOST_WEIGHT}, not {short_repr(weight)}; "
+                "write a=3,b=1."
+            )
         found.append(ModelShare(name, int(weight)))
     names = [one.name for one in found]
-    refuse(
-        twice := next((name for name in names if names.count(name) > 1), None),
-        f"model names {twice} twice; give it once, with a weight where it has more users: {twice}=2.",
-    )
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ScenarioError(
+            f"model names {twice} twice; give it once, with a weight where it has more users: {twice}=2."
+        )
     return tuple(found)
 
 

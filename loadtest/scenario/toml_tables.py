@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from loadtest.errors import ScenarioError, refuse
+from loadtest.errors import ScenarioError
 from loadtest.scenario.files import read_text
 from loadtest.scenario.keys import KEY_OF, Key
 from loadtest.scenario.values import short_repr
@@ -44,12 +44,13 @@ MOST_TOML = 4 << 20  # bytes of a scenario file
 
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file; raise ScenarioError with one sentence."""
-    refuse(not encodable(str(path)), f"the scenario's path is not UTF-8 text ({short_repr(str(path))}); rename it.")
-    refuse(
-        (path / "run.json").exists(),
-        f"{path} is a run folder, not a scenario file: `loadtest report {shlex.quote(str(path))}` reads it, and its report.md has the command that "
-        "measures the same again.",
-    )
+    if not encodable(str(path)):
+        raise ScenarioError(f"the scenario's path is not UTF-8 text ({short_repr(str(path))}); rename it.")
+    if (path / "run.json").exists():
+        raise ScenarioError(
+            f"{path} is a run folder, not a scenario file: `loadtest report {shlex.quote(str(path))}` reads it, and its report.md has the command that "
+            "measures the same again."
+        )
     text = read_text(path, "scenario", most=MOST_TOML)
     try:
         return tomllib.loads(text)
@@ -96,16 +97,17 @@ def flat(table: Mapping[str, Any], keys: Sequence[Key], where: str, *, placed: b
                     f"{where} has a table [{_short_name(name)}], which no scenario has; write {what} {there}."
                 )
             for one in value:
-                refuse(one in found, f"{where} has {one} twice, in [{name}] and elsewhere; give it once.")
+                if one in found:
+                    raise ScenarioError(f"{where} has {one} twice, in [{name}] and elsewhere; give it once.")
                 _check_known(one, list(tables), f"{where}, table [{name}],", of_request=name == "request")
                 if second.get(one) != name:
                     _check_place(one, tables[one], name, where)
             found |= value
         else:
-            refuse(
-                name in tables.values() and name not in tables,
-                f"{where} has {name}, which is a table; write it once, as [{name}], with its keys below.",
-            )
+            if name in tables.values() and name not in tables:
+                raise ScenarioError(
+                    f"{where} has {name}, which is a table; write it once, as [{name}], with its keys below."
+                )
             _check_known(name, list(tables), where)
             if placed:
                 _check_place(name, tables[name], None, where)
@@ -123,16 +125,16 @@ def _check_place(name: str, belongs: str | None, stands: str | None, where: str)
 def _check_known(name: str, known: Sequence[str], where: str, *, of_request: bool = False) -> None:
     if name in known:
         return
-    refuse(
-        name.replace("-", "_") in ON_COMMAND_LINE,
-        f"{where} has {name}, which is no key; give it on the command line, as --{name.replace('_', '-')}.",
-    )
+    if name.replace("-", "_") in ON_COMMAND_LINE:
+        raise ScenarioError(
+            f"{where} has {name}, which is no key; give it on the command line, as --{name.replace('_', '-')}."
+        )
     plain = name.replace("-", "_").lower()
     named = KEY_OF.get(plain)
-    refuse(
-        named in known,
-        f"{where} has {_short_name(name)}, which is no key; {'put it into' if named == 'body' else 'write it as'} {named}.",
-    )
+    if named in known:
+        raise ScenarioError(
+            f"{where} has {_short_name(name)}, which is no key; {'put it into' if named == 'body' else 'write it as'} {named}."
+        )
     near = difflib.get_close_matches(plain, known, n=1, cutoff=0.6)
     hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(known)}."
     if of_request:
@@ -150,10 +152,8 @@ def renamed(table: Mapping[str, Any], where: str, say: Callable[[str], object] |
     for former, name in FORMER.items():
         if (value := table.pop(former, None)) is None:
             continue
-        refuse(
-            table.get(name) is not None,
-            f"{where} has both {name} and {former}, its former name; give {name} alone.",
-        )
+        if table.get(name) is not None:
+            raise ScenarioError(f"{where} has both {name} and {former}, its former name; give {name} alone.")
         if say is not None:
             say(f"{where} has {former}, which is called {name} now; the former name still works.")
         table[name] = value

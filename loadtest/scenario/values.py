@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loadtest.errors import ScenarioError, refuse
+from loadtest.errors import ScenarioError
 from loadtest.text import encodable
 
 MOST_S = 30 * 86_400.0  # of a level, a limit or a trace: 30 days
@@ -46,10 +46,8 @@ class Range:
             or (isinstance(value, float) and math.isnan(value))
         ):
             raise ScenarioError(f"{key} must be a number, not {short_repr(value)}.")
-        refuse(
-            self.above_zero and value <= 0,
-            f"{key} must be above 0, not {short_repr(value)}.",
-        )
+        if self.above_zero and value <= 0:
+            raise ScenarioError(f"{key} must be above 0, not {short_repr(value)}.")
         if value < self.low:
             more = f"at least {_bound(self.low)}" if self.above_zero else f"{_bound(self.low)} or more"
             raise ScenarioError(f"{key} must be {more}, not {short_repr(value)}.")
@@ -161,14 +159,10 @@ class Text:
         """Raise ScenarioError, naming the key, for a text that cannot be sent, written or shown."""
         if not encodable(text):  # quoting a long text that is right would cost more than looking at it
             raise ScenarioError(f"{key} holds bytes that are not UTF-8 text ({short_repr(text)}); write it in UTF-8.")
-        refuse(
-            not (text if self.blank else text.strip()),
-            f"{key} is empty; {self.empty}.",
-        )
-        refuse(
-            "\0" in text,
-            f"{key} holds a NUL byte; take it out.",
-        )
+        if not (text if self.blank else text.strip()):
+            raise ScenarioError(f"{key} is empty; {self.empty}.")
+        if "\0" in text:
+            raise ScenarioError(f"{key} holds a NUL byte; take it out.")
         if len(text) > self.most or len(text.encode()) > self.most:
             raise ScenarioError(f"{key} is {len(text.encode())} bytes long; make it {self.most} or fewer.")
         if not self.lines and (odd := _controls(text)):

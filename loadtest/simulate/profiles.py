@@ -17,7 +17,7 @@ from typing import Any
 
 import orjson
 
-from loadtest.errors import ScenarioError, os_error_as, refuse
+from loadtest.errors import ScenarioError, os_error_as
 from loadtest.simulate.model.timing import StepLaw, Timing
 
 
@@ -169,7 +169,8 @@ def load_profile(name: str) -> Profile:
     if name in PROFILES:
         return PROFILES[name]
     path = Path(name)
-    refuse(not path.is_file(), f"{name!r} is neither a profile nor a file; the profiles are {', '.join(PROFILES)}.")
+    if not path.is_file():
+        raise ScenarioError(f"{name!r} is neither a profile nor a file; the profiles are {', '.join(PROFILES)}.")
     try:
         with os_error_as(ScenarioError, f"cannot read the profile {name}"):
             fields = orjson.loads(path.read_bytes().removeprefix(codecs.BOM_UTF8))

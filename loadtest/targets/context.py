@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from loadtest.errors import refuse
+from loadtest.errors import ScenarioError
 from loadtest.scenario import Scenario
 from loadtest.targets.server.probe import ServedModel
 from loadtest.text import listed, shown
@@ -58,11 +58,11 @@ def check_lengths(scenario: Scenario, model: ServedModel, *, loaded: bool = Fals
         wanted = sum(length or 0 for length in lengths)
         # a larger --num-ctx can be granted where the model is trained for it, and a smaller one was asked for
         grows = (scenario.num_ctx or 0) < wanted <= (model.trained_context or 0)
-        refuse(
-            wanted > context,
-            f"{level.label} needs {wanted} tokens, but {shown(model.name)} has a context of {context}; "
-            f"ask for less{f' or {LARGER_CONTEXT}' if grows else ''}.",
-        )
+        if wanted > context:
+            raise ScenarioError(
+                f"{level.label} needs {wanted} tokens, but {shown(model.name)} has a context of {context}; "
+                f"ask for less{f' or {LARGER_CONTEXT}' if grows else ''}."
+            )
 
 
 def context_of(scenario: Scenario, model: ServedModel, *, loaded: bool, reloads: bool = False) -> int | None:

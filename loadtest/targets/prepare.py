@@ -15,7 +15,7 @@ from loadtest import credentials
 from loadtest.dialects.answers.errors.error_words import SIGN_IN
 from loadtest.dialects.answers.errors.refusals import NO_CHAT, refused_key
 from loadtest.dialects.answers.errors.server_errors import shorten
-from loadtest.errors import TargetError, refuse
+from loadtest.errors import ScenarioError, TargetError
 from loadtest.measure.request import Request
 from loadtest.reach import note_on_trust
 from loadtest.records import Clock, Outcome, Record
@@ -55,9 +55,8 @@ def prepare_targets(
     Returns the scenario to run, too: with the lengths that fit the smallest context where it asks for up_to_context, and
     without warm-up where it measures loads. Raises TargetError or ScenarioError, one sentence each; nothing is left behind.
     """
-    refuse(
-        scenario.unload and scenario.several, "unload measures the loads of one model; name one server and one model."
-    )
+    if scenario.unload and scenario.several:
+        raise ScenarioError("unload measures the loads of one model; name one server and one model.")
     found = find_targets(client, scenario, say)
     if len(found) > 1:
         say(_spread(found))
@@ -181,11 +180,11 @@ def fit_to_context(
         )
     lengths, answer = whole_lengths(scenario.input_tokens), max(whole_lengths(scenario.output_tokens), default=0)
     fitted = lengths_within(context, lengths, answer)  # no answer to embeddings
-    refuse(
-        not fitted,
-        f"{shown(target.model.name)} has a context of {context} tokens, which {answer} output tokens "
-        f"leave no room in for a prompt; ask for fewer with --output-tokens or {LARGER_CONTEXT}.",
-    )
+    if not fitted:
+        raise ScenarioError(
+            f"{shown(target.model.name)} has a context of {context} tokens, which {answer} output tokens "
+            f"leave no room in for a prompt; ask for fewer with --output-tokens or {LARGER_CONTEXT}."
+        )
     if sentence := lengths_left_out(shown(target.model.name), context, lengths, fitted):
         say(sentence)
     return scenario.replace(input_tokens=fitted), target

@@ -23,7 +23,7 @@ from typing import Any
 from loadtest.credentials import redacted
 from loadtest.dialects import Dialect
 from loadtest.dialects.answers.errors.server_errors import shorten
-from loadtest.errors import TargetError, refuse
+from loadtest.errors import ScenarioError, TargetError
 from loadtest.measure.failure import failure_of
 from loadtest.measure.request import Request
 from loadtest.metrics import S_PER_NS, S_PER_US
@@ -99,10 +99,8 @@ def probe_slots(target: Target, workload: Workload) -> SlotProbe:
     """
     if target.server.slots:
         return SlotProbe(target.server.slots, 0, f"The server says that it has {counted(target.server.slots, 'slot')}.")
-    refuse(
-        workload.scenario.endpoint == EMBEDDINGS,
-        "embeddings come without tokens to watch, so their slots cannot be probed.",
-    )
+    if workload.scenario.endpoint == EMBEDDINGS:
+        raise ScenarioError("embeddings come without tokens to watch, so their slots cannot be probed.")
     return asyncio.run(_Probing(target, workload).run())
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from loadtest.dialects import Dialect, dialect_for
-from loadtest.errors import ScenarioError, TargetError, refuse
+from loadtest.errors import ScenarioError, TargetError
 from loadtest.scenario import ONE_API, ModelShare, Scenario, even_weights
 from loadtest.scenario.request_additions import filled_query
 from loadtest.targets.server.control import as_count, as_mapping, as_plain, ask
@@ -97,22 +97,18 @@ def _models_at(server: Server, scenario: Scenario) -> list[ModelShare]:
 def _target_at(client: httpx.Client, scenario: Scenario, server: Server) -> Target:
     """Choose model and dialect of a server; raises TargetError or ScenarioError where it cannot."""
     api = server.api(scenario.api)
-    refuse(
-        api == "ollama" and server.kind != "ollama",
-        f"{server.url} is not an Ollama (it is {server.described}); use --api openai.",
-        TargetError,
-    )
+    if api == "ollama" and server.kind != "ollama":
+        raise TargetError(f"{server.url} is not an Ollama (it is {server.described}); use --api openai.")
     endpoint = scenario.endpoint
     if (api, endpoint) in (("ollama", "completions"), ("openai", "generate")):
         other = "generate" if api == "ollama" else "completions"
         raise ScenarioError(
             f"{server.url} speaks the {api} API, which has no {endpoint!r}; use --endpoint chat or {other}."
         )
-    refuse(
-        scenario.unload and api != "ollama",
-        f"{server.url} is not an Ollama (it is {server.described}); only an Ollama unloads a model when asked.",
-        TargetError,
-    )
+    if scenario.unload and api != "ollama":
+        raise TargetError(
+            f"{server.url} is not an Ollama (it is {server.described}); only an Ollama unloads a model when asked."
+        )
     model = with_details(client, server, choose_model(server, scenario.model))
     check_num_ctx(scenario, api, model.context)
     return target_of(server, model, scenario)
@@ -167,11 +163,7 @@ def ask_to_unload(client: httpx.Client, target: Target) -> None:
     """Ask Ollama to drop the model now; it is gone once loaded_facts returns None. Raises TargetError if Ollama refuses."""
     url, name = f"{target.server.url}/api/generate", shown(target.model.name)
     answer = ask(client, target.server.url, "/api/generate", {"model": target.model.name, "keep_alive": 0})
-    refuse(
-        answer.failure is not None, f"{url} does not answer when asked to unload {name}: {answer.failure}.", TargetError
-    )
-    refuse(
-        not answer.ok,
-        f"{url} does not unload {name}: it answers with {answer.described}; is it an Ollama?",
-        TargetError,
-    )
+    if answer.failure is not None:
+        raise TargetError(f"{url} does not answer when asked to unload {name}: {answer.failure}.")
+    if not answer.ok:
+        raise TargetError(f"{url} does not unload {name}: it answers with {answer.described}; is it an Ollama?")

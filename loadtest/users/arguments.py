@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from loadtest.errors import ScenarioError, refuse
+from loadtest.errors import ScenarioError
 from loadtest.scenario import distribution_text, short_repr
 from loadtest.workloads.messages import is_message
 
@@ -29,15 +29,14 @@ def checked_prompt(prompt: object, *, messages_allowed: bool) -> str | Messages 
         return prompt
     if not isinstance(prompt, Sequence) or isinstance(prompt, bytes | bytearray | memoryview):
         raise ScenarioError(f"a prompt must be text, or messages like {MESSAGES_EXAMPLE}, not {short_repr(prompt)}.")
-    refuse(not messages_allowed, "generate() and completions() take a text; messages go to chat().")
+    if not messages_allowed:
+        raise ScenarioError("generate() and completions() take a text; messages go to chat().")
     return _checked_messages(list(prompt))
 
 
 def _checked_messages(messages: list[Any]) -> Messages:
-    refuse(
-        not messages or not all(is_message(message) for message in messages),
-        f"messages must look like {MESSAGES_EXAMPLE}, not {short_repr(messages)}.",
-    )
+    if not messages or not all(is_message(message) for message in messages):
+        raise ScenarioError(f"messages must look like {MESSAGES_EXAMPLE}, not {short_repr(messages)}.")
     try:
         orjson.dumps(messages)
     except TypeError as error:
@@ -49,7 +48,8 @@ def checked_length(key: str, value: object, *, answered: bool = True) -> int | s
     """Return a length in tokens, or a distribution; raises ScenarioError for what is neither, or has no answer in text."""
     if value is None:
         return None
-    refuse(not answered, f"an answer of embeddings has no output tokens; leave {key} out.")
+    if not answered:
+        raise ScenarioError(f"an answer of embeddings has no output tokens; leave {key} out.")
     if isinstance(value, str) and ("(" in value or "@" in value):
         return distribution_text(key, value)
     if isinstance(value, int | float) and not isinstance(value, bool) and value >= 1 and value == value // 1:
@@ -60,10 +60,8 @@ def checked_length(key: str, value: object, *, answered: bool = True) -> int | s
 def checked_texts(texts: object) -> list[str]:
     """Return texts to be embedded in one request; raises ScenarioError for what is no list of texts."""
     given = list(texts) if isinstance(texts, Sequence) and not isinstance(texts, bytes | bytearray | memoryview) else []
-    refuse(
-        not given or not all(isinstance(text, str) for text in given),
-        f'embed() takes a text or a list of texts like ["…", "…"], not {short_repr(texts)}.',
-    )
+    if not given or not all(isinstance(text, str) for text in given):
+        raise ScenarioError(f'embed() takes a text or a list of texts like ["…", "…"], not {short_repr(texts)}.')
     return [text for text in given if checked_prompt(text, messages_allowed=False) is not None]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
 
-from loadtest.errors import ScenarioError, refuse
+from loadtest.errors import ScenarioError
 from loadtest.monitor.process import METRICS_ADDRESS
 from loadtest.scenario import OPTION, Key, Scenario, keys_of, parse_whole, read_share, sendable, short_repr
 
@@ -234,5 +234,6 @@ def metrics_of(options: argparse.Namespace | None) -> tuple[int | None, str]:
     """Return the port of --metrics-port (None where it was not given) and its address; raise ScenarioError."""
     given = vars(options) if options is not None else {}
     port, address = (option.value(given.get(option.key)) for option in PROCESS_OPTIONS)
-    refuse(port is None and address is not None, "--metrics-address does nothing without --metrics-port; leave it out.")
+    if port is None and address is not None:
+        raise ScenarioError("--metrics-address does nothing without --metrics-port; leave it out.")
     return port, METRICS_ADDRESS if address is None else address

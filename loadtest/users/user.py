@@ -7,7 +7,7 @@ from typing import Any
 
 from locust import FastHttpUser, HttpUser, User
 
-from loadtest.errors import ScenarioError, refuse
+from loadtest.errors import ScenarioError
 from loadtest.reach import located
 from loadtest.scenario import ATTRIBUTE, FORMER, Scenario, check_idle, keys_of
 from loadtest.scenario.keys import KEY_OF
@@ -45,22 +45,21 @@ class ModelUser(User):
         Raises ScenarioError or TargetError where the attributes and options make no sense.
         """
         asked_api = settings.keys.get("api", "auto")
-        refuse(
-            cls.api != "auto" and asked_api not in ("auto", cls.api),
-            f"{cls.__name__} speaks the {cls.api} API only; leave --api {asked_api} out.",
-        )
+        if cls.api != "auto" and asked_api not in ("auto", cls.api):
+            raise ScenarioError(f"{cls.__name__} speaks the {cls.api} API only; leave --api {asked_api} out.")
         where = f"user class {cls.__name__}"
         over = f"the command line, laid over {where},"
-        refuse(not isinstance(cls.host, str | None), f"{where}: host must be text, not {cls.host!r}.")
-        refuse(
-            {HttpUser, FastHttpUser} & set(cls.__mro__),
-            f"{where}: it is also Locust's HttpUser, whose client takes the place of ours; write a class for each, with `weight` "
-            "for its part of the users.",
-        )
-        refuse(
-            not callable(cls.stop),
-            f"{where}: stop is a method of Locust's users; give --stop, or body = {{'stop': …}} in the class.",
-        )
+        if not isinstance(cls.host, str | None):
+            raise ScenarioError(f"{where}: host must be text, not {cls.host!r}.")
+        if {HttpUser, FastHttpUser} & set(cls.__mro__):
+            raise ScenarioError(
+                f"{where}: it is also Locust's HttpUser, whose client takes the place of ours; write a class for each, with `weight` "
+                "for its part of the users."
+            )
+        if not callable(cls.stop):
+            raise ScenarioError(
+                f"{where}: stop is a method of Locust's users; give --stop, or body = {{'stop': …}} in the class."
+            )
         for other, key in cls._other_names():
             say_once(f"{where} has {other}, which is no key of its requests; what other tools call so is {key}.")
         own = cls.host if cls.host not in (ModelUser.host, OpenAIUser.host) else None
@@ -69,11 +68,11 @@ class ModelUser(User):
         try:
             check_idle(settings.keys, asked, over)
             scenario = located(Scenario.from_dict(asked, where=where, say=say_once))
-            refuse(
-                scenario.several,
-                "it names several servers or models, and a user class has one of each; write a class for each, with "
-                "`weight` for its part of the users.",
-            )
+            if scenario.several:
+                raise ScenarioError(
+                    "it names several servers or models, and a user class has one of each; write a class for each, with "
+                    "`weight` for its part of the users."
+                )
             return scenario
         except ScenarioError as error:
             if str(error).startswith((where, over)):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Self
 
-from loadtest.errors import refuse
+from loadtest.errors import ScenarioError
 from loadtest.scenario import EMBEDDINGS, Level, Scenario
 from loadtest.text import counted
 from loadtest.workloads.conversations import ConversationSource
@@ -135,11 +135,11 @@ def as_files_say(scenario: Scenario) -> Scenario:
         scenario = scenario.replace(output_tokens=())
     if not scenario.data_once:
         return scenario
-    refuse(
-        (most := max(scenario.concurrency, default=1)) > len(file),
-        f"{counted(len(file), 'row')} of {file.path} cannot keep {most} streams busy; ask for {len(file)} streams or "
-        "fewer.",
-    )
+    if (most := max(scenario.concurrency, default=1)) > len(file):
+        raise ScenarioError(
+            f"{counted(len(file), 'row')} of {file.path} cannot keep {most} streams busy; ask for {len(file)} streams or "
+            "fewer."
+        )
     return scenario.replace(requests=len(file))
 
 
@@ -150,10 +150,8 @@ def check_files(scenario: Scenario) -> list[str]:
     """
     scenario.prompt_text()
     scenario.system_text()
-    refuse(
-        scenario.data_once and scenario.requests is not None,
-        "data_once says how many requests a level has; leave out requests.",
-    )
+    if scenario.data_once and scenario.requests is not None:
+        raise ScenarioError("data_once says how many requests a level has; leave out requests.")
     check_lengths_files(scenario, Counter("estimate: before anything is sent"))
     trace = trace_of(scenario)
     notes = [] if trace is None else list(trace.notes(scenario))

@@ -11,7 +11,7 @@ import numpy as np
 from loadtest.analyse.comparison.differences import block_of, geometric, mean_of, ratio
 from loadtest.analyse.run import LevelData, RunData, grouped
 from loadtest.analyse.summary import Analysis
-from loadtest.errors import RunFolderError, refuse
+from loadtest.errors import RunFolderError
 from loadtest.scenario import ADDED_KEYS, SAID_KEYS, Scenario, keys_of
 from loadtest.text import counted, percent
 
@@ -60,12 +60,11 @@ def matched(sides: Sequence[Sequence[Analysis]]) -> list[Levels]:
     ]
     found.sort(key=lambda levels: int(levels[0]["index"]))
     names = [str(one.run.path) for one in runs]
-    refuse(
-        not found,
-        f"{', '.join(names[:-1])} and {names[-1]} have no level in common (same concurrency, lengths and rate): "
-        f"measure {'both' if len(names) == 2 else 'all'} with the same scenario.",
-        RunFolderError,
-    )
+    if not found:
+        raise RunFolderError(
+            f"{', '.join(names[:-1])} and {names[-1]} have no level in common (same concurrency, lengths and rate): "
+            f"measure {'both' if len(names) == 2 else 'all'} with the same scenario."
+        )
     return found
 
 
@@ -86,7 +85,8 @@ def parts(base: Sequence[Analysis], new: Sequence[Analysis]) -> tuple[list[PartO
         if len(known) == len(runs):
             found.append((part.summary.get("group") or key[0], tuple(known[: len(base)]), tuple(known[len(base) :])))
     names = " and ".join(dict.fromkeys(str(one.run.path) for one in runs))
-    refuse(not found, f"{names} have no model in common: measure the same models in both.", RunFolderError)
+    if not found:
+        raise RunFolderError(f"{names} have no model in common: measure the same models in both.")
     compared = {id(one) for _, ours, theirs in found for one in (*ours, *theirs)}
     alone = grouped(
         (name, part.summary.get("group") or key[0])
@@ -144,12 +144,11 @@ def differing_keys(base: Sequence[RunData], new: Sequence[RunData], across: froz
     for name, side in (("BASE", base), ("NEW", new)):
         for one in side[1:]:
             refused, _ = differing_facts(asked_facts(side[0]), asked_facts(one), frozenset())
-            refuse(
-                refused,
-                f"the runs of {name} differ among themselves: {side[0].path} and {one.path} in {', '.join(refused)}; "
-                "give runs of one command on each side.",
-                RunFolderError,
-            )
+            if refused:
+                raise RunFolderError(
+                    f"the runs of {name} differ among themselves: {side[0].path} and {one.path} in {', '.join(refused)}; "
+                    "give runs of one command on each side."
+                )
     refused, notes = differing_facts(asked_facts(base[0]), asked_facts(new[0]), across)
     return (f"the runs differ in {', '.join(refused)}" if refused else ""), notes
 

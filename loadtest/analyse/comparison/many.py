@@ -35,7 +35,7 @@ from loadtest.analyse.comparison.differences import (
 )
 from loadtest.analyse.run import LevelData, has_tokens
 from loadtest.analyse.summary import Analysis
-from loadtest.errors import LoadTestError, RunFolderError, refuse
+from loadtest.errors import LoadTestError, RunFolderError
 
 MOST_RUNS = 26  # each has a letter
 OF_TOKENS = tuple(metric for metric in METRICS if metric.headline)
@@ -120,16 +120,10 @@ def compare_many(
     Raises LoadTestError for fewer than two runs, models or servers.
     """
     parts = [part for one in runs for part in ([part for _, part in one.groups] or [one])]
-    refuse(
-        len(parts) < 2,
-        "name two runs or more: with one run of one model there is nothing to compare.",
-        LoadTestError,
-    )
-    refuse(
-        len(parts) > MOST_RUNS,
-        f"{len(parts)} runs are more than one table holds: name {MOST_RUNS} or fewer.",
-        LoadTestError,
-    )
+    if len(parts) < 2:
+        raise LoadTestError("name two runs or more: with one run of one model there is nothing to compare.")
+    if len(parts) > MOST_RUNS:
+        raise LoadTestError(f"{len(parts)} runs are more than one table holds: name {MOST_RUNS} or fewer.")
     named = traits.names_of(parts, across)
     entries = tuple(
         Entry(chr(ord("A") + place), name, one)

@@ -16,7 +16,7 @@ import numpy as np
 from loadtest.analyse.findings.measured_on import simulated_mark
 from loadtest.analyse.run import IntArray, RunData
 from loadtest.analyse.summary import Analysis
-from loadtest.errors import RunFolderError, refuse
+from loadtest.errors import RunFolderError
 from loadtest.grid import Grid
 from loadtest.metrics import FORMULAS, S_PER_US
 from loadtest.text import capitalised, counted, listed, number, out_of, percent, seconds, signed
@@ -181,17 +181,13 @@ def set_beside(*analyses: Analysis) -> Published:
             cell = _published_of(one.run, level)
             if cell is not None and one.run.good(level["index"]).any():
                 rows.append(_measured_beside(one.run, level["index"], cell, summed["verdict"]))
-    refuse(
-        not rows,
-        f"{' and '.join(str(one.run.path) for one in analyses)} holds no answered level of the published tests; run "
-        "scenarios/published_output_words.toml or scenarios/published_input_484_words.toml first.",
-        RunFolderError,
-    )
-    refuse(
-        len({(one.run.simulated or {}).get("speed") for one in analyses}) > 1,
-        "these runs are of servers of different speed; compare one speed at a time.",
-        RunFolderError,
-    )
+    if not rows:
+        raise RunFolderError(
+            f"{' and '.join(str(one.run.path) for one in analyses)} holds no answered level of the published tests; run "
+            "scenarios/published_output_words.toml or scenarios/published_input_484_words.toml first."
+        )
+    if len({(one.run.simulated or {}).get("speed") for one in analyses}) > 1:
+        raise RunFolderError("these runs are of servers of different speed; compare one speed at a time.")
     order = {cell: place for place, cell in enumerate(PUBLISHED)}
     rows.sort(key=lambda row: (row.cell.table != "output", row.nonce, row.cell.words, order[row.cell]))
     return Published(tuple(rows), simulated_mark(analyses[0].summary), analyses[0].run.speed)

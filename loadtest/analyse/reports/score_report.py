@@ -26,7 +26,7 @@ from loadtest.analyse.whatif.predictions.prediction_file import (
 )
 from loadtest.analyse.whatif.predictions.score import FIGURE_NAMES, ScoredFigure, median_error, score_case
 from loadtest.analyse.whatif.predictions.textbook import ERLANG, LINE, SEGMENTS, USL
-from loadtest.errors import LoadTestError, PredictionError, refuse
+from loadtest.errors import LoadTestError, PredictionError
 from loadtest.grid import Grid
 from loadtest.metrics import VOID
 from loadtest.records import Outcome
@@ -279,12 +279,11 @@ def kept_score(analysis: Analysis) -> Score | None:
         body = path.read_bytes()
     except OSError:
         raise PredictionError(f"the prediction that {analysis.run.path} kept is not there any more ({path}).") from None
-    refuse(
-        file_digest(body) != named,
-        f"{path} is not the prediction that the run kept before its first request: run.json names another sha256, "
-        "so it is not scored.",
-        PredictionError,
-    )
+    if file_digest(body) != named:
+        raise PredictionError(
+            f"{path} is not the prediction that the run kept before its first request: run.json names another sha256, "
+            "so it is not scored."
+        )
     return score(parse_document(body, str(path)), analysis, kept_before(analysis, body))
 
 

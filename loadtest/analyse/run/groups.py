@@ -18,7 +18,7 @@ from loadtest.analyse.run.arrays import BoolArray
 from loadtest.analyse.run.frames import RunData, join_levels
 from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.run.overlaps import open_within, peak_at_once
-from loadtest.errors import LoadTestError, refuse
+from loadtest.errors import LoadTestError
 from loadtest.scenario import rotation
 
 OF_TARGET = ("server_at_end", "tokens", "comparability")  # keys of run.json that each entry of `targets` has for itself
@@ -101,12 +101,11 @@ def groups_of(run: RunData) -> list[Group]:
 
 def refuse_groups(run: RunData, groups: Sequence[Group], what: str) -> None:
     """Raise LoadTestError where a run has groups, for a command that needs one model at one server."""
-    refuse(
-        groups,
-        f"{run.path} holds requests to {len(groups)} models or servers ({', '.join(group.name for group in groups)}), and {what} "
-        "works on one: measure each in a run of its own.",
-        LoadTestError,
-    )
+    if groups:
+        raise LoadTestError(
+            f"{run.path} holds requests to {len(groups)} models or servers ({', '.join(group.name for group in groups)}), and {what} "
+            "works on one: measure each in a run of its own."
+        )
 
 
 def chart_folder(number: int, name: str) -> str:

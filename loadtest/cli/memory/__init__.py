@@ -20,7 +20,7 @@ from loadtest.cli.options.environment import named_in_environment, say_what_is_t
 from loadtest.cli.options.param_types import ReadParam
 from loadtest.cli.options.scenario_options import SERVER_OPTIONS, connection_of, is_url, one_url, server_options
 from loadtest.cli.output.printing import json_option, print_json, print_lines
-from loadtest.errors import ScenarioError, refuse
+from loadtest.errors import ScenarioError
 from loadtest.grid import Grid
 from loadtest.memory import report, weights
 from loadtest.memory.estimate import parse_parameters, parse_size
@@ -131,23 +131,19 @@ def _one_source(asked: SimpleNamespace) -> None:
     sources = ["model", "gguf", "config", "url", "run", "parameters"]
     given = [name for name in sources if getattr(asked, name) is not None]
     together = ({"model", "url"}, {"config", "parameters"})
-    refuse(
-        not given, "say which model: --model NAME, --gguf FILE, --config FILE, --url URL, --run RUN or --parameters N."
-    )
-    refuse(
-        len(given) > 1 and set(given) not in together,
-        f"{' and '.join('--' + name for name in given)} each name a model: give one of them.",
-    )
-    refuse(
-        asked.quantization and asked.dtype,
-        "--quantization and --dtype both say what the weights are: give one of them.",
-    )
+    if not given:
+        raise ScenarioError(
+            "say which model: --model NAME, --gguf FILE, --config FILE, --url URL, --run RUN or --parameters N."
+        )
+    if len(given) > 1 and set(given) not in together:
+        raise ScenarioError(f"{' and '.join('--' + name for name in given)} each name a model: give one of them.")
+    if asked.quantization and asked.dtype:
+        raise ScenarioError("--quantization and --dtype both say what the weights are: give one of them.")
     fixed = next((name for name in ("gguf", "url", "run") if name in given), None)
-    refuse(
-        fixed and (asked.quantization or asked.dtype) and not (asked.table or asked.training),
-        f"--{fixed} says what the weights are: leave out --quantization and --dtype.",
-    )
-    refuse(asked.table and asked.training, "--table and --training are two answers: ask for one.")
+    if fixed and (asked.quantization or asked.dtype) and not (asked.table or asked.training):
+        raise ScenarioError(f"--{fixed} says what the weights are: leave out --quantization and --dtype.")
+    if asked.table and asked.training:
+        raise ScenarioError("--table and --training are two answers: ask for one.")
 
 
 def _print_estimate(found: MemoryEstimate, room: float | None, console: Console) -> None:
@@ -164,9 +160,8 @@ def _print_parameters(asked: SimpleNamespace, found: MemoryEstimate, console: Co
     parameters, name = found.plan.facts.parameters, found.plan.facts.name
     if parameters is None:
         raise ScenarioError(f"the number of parameters of {name} is unknown: give --parameters N.")
-    refuse(
-        asked.quantization, "--table and --training go by dtype, not by quantization: give --dtype, or leave out both."
-    )
+    if asked.quantization:
+        raise ScenarioError("--table and --training go by dtype, not by quantization: give --dtype, or leave out both.")
     title = f"{name} · {parameters:,} parameters"
     dtype = weights.dtype(asked.dtype or "float32")
     notes = [report.NOT_COUNTED]

@@ -13,7 +13,7 @@ import orjson
 
 from loadtest.cli.output.mistakes import for_each
 from loadtest.credentials import withhold
-from loadtest.errors import ScenarioError, TargetError, os_error_as, refuse
+from loadtest.errors import ScenarioError, TargetError, os_error_as
 from loadtest.memory import gguf, shapes, weights
 from loadtest.memory.estimate import (
     CACHE_DTYPES,
@@ -50,7 +50,8 @@ class MemoryEstimate:
 def asked_estimates(asked: SimpleNamespace) -> list[MemoryEstimate]:
     """Return the estimate that the command's options ask for; of a run of several models or servers one for each."""
     cache = asked.cache_dtype.lower()
-    refuse(cache not in CACHE_DTYPES, f"--cache-dtype is one of {', '.join(CACHE_DTYPES)}, not {asked.cache_dtype!r}.")
+    if cache not in CACHE_DTYPES:
+        raise ScenarioError(f"--cache-dtype is one of {', '.join(CACHE_DTYPES)}, not {asked.cache_dtype!r}.")
     if asked.run:
         every = _estimates_of_run(asked.run)
     elif asked.url is not None:
@@ -105,21 +106,23 @@ def _of_config(asked: SimpleNamespace, path: Path) -> Facts:
             config = orjson.loads(path.read_bytes().removeprefix(codecs.BOM_UTF8))
     except orjson.JSONDecodeError as error:
         raise ScenarioError(f"{path} is not JSON: {error}.") from None
-    refuse(not isinstance(config, dict), f"{path} is not a config.json: it does not hold an object.")
+    if not isinstance(config, dict):
+        raise ScenarioError(f"{path} is not a config.json: it does not hold an object.")
     shape = shapes.from_config(config, str(path))
-    refuse(
-        shape is None and asked.parameters is None,
-        f"{path} has model_type {config.get('model_type')!r}, whose layers are not known here: "
-        "add --parameters N (see its model card).",
-    )
-    if not asked.quantization and not asked.dtype:
-        refuse("quantization_config" in config, f"{path} is of a quantised model: add --dtype int8 or --dtype int4.")
-        dtype = str(config.get("torch_dtype") or config.get("dtype") or "fp16").removeprefix("torch.")
-        refuse(
-            not weights.is_dtype(dtype),
-            f"{path} is of dtype {short_repr(dtype)}, which is not known here: add --dtype, one of "
-            f"{', '.join(weights.DTYPES)}.",
+    if shape is None and asked.parameters is None:
+        raise ScenarioError(
+            f"{path} has model_type {config.get('model_type')!r}, whose layers are not known here: "
+            "add --parameters N (see its model card)."
         )
+    if not asked.quantization and not asked.dtype:
+        if "quantization_config" in config:
+            raise ScenarioError(f"{path} is of a quantised model: add --dtype int8 or --dtype int4.")
+        dtype = str(config.get("torch_dtype") or config.get("dtype") or "fp16").removeprefix("torch.")
+        if not weights.is_dtype(dtype):
+            raise ScenarioError(
+                f"{path} is of dtype {short_repr(dtype)}, which is not known here: add --dtype, one of "
+                f"{', '.join(weights.DTYPES)}."
+            )
         asked = SimpleNamespace(**{**vars(asked), "dtype": dtype})
     if shape is None or asked.parameters is not None:
         return _of_flags(asked, config)
@@ -209,11 +212,10 @@ def _estimate_of_server(asked: SimpleNamespace, url: str) -> MemoryEstimate:
         api = address.asks[0] or api  # a whole address below another root: nothing need be found out there
     with control_client(asked.connection) as client:
         server = probe(client, address.base, api=api, path=address.path)
-        refuse(
-            server.kind != "ollama",
-            f"{server.described} does not say what its models are made of: give --model, --gguf or --config.",
-            TargetError,
-        )
+        if server.kind != "ollama":
+            raise TargetError(
+                f"{server.described} does not say what its models are made of: give --model, --gguf or --config."
+            )
         model = with_details(client, server, choose_model(server, asked.model))
     facts = facts_of_server(shown(model.name), model.details, model.trained_context)
     plan = MemoryPlan(facts=facts, context=model.context or DEFAULT_CONTEXT)

@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from loadtest.cli.options.environment import flag_of
-from loadtest.errors import ScenarioError, refuse
+from loadtest.errors import ScenarioError
 from loadtest.text import encodable
 
 NEVER_EMPTY = ("url", "model", "server", "profile", "metrics_address")  # options whose empty text means nothing
@@ -29,21 +29,22 @@ def check_typed(args: Sequence[str]) -> None:
         option, equals, value = arg.partition("=")
         named, given = (option, value) if equals and option.startswith("--") else (before, arg)
         what = named if named.startswith("-") else "an argument"
-        refuse(
-            not encodable(what + arg),
-            f"{ascii(what)[1:-1]} is not UTF-8 text ({arg[:60]!a}); write it in UTF-8, or rename the file.",
-        )
-        refuse("\0" in arg, f"{what} holds a NUL byte; take it out.")
+        if not encodable(what + arg):
+            raise ScenarioError(
+                f"{ascii(what)[1:-1]} is not UTF-8 text ({arg[:60]!a}); write it in UTF-8, or rename the file."
+            )
+        if "\0" in arg:
+            raise ScenarioError(f"{what} holds a NUL byte; take it out.")
         if named in _TEXTS:
             continue
-        refuse(
-            arg == "#",
-            "'#' and what follows came as arguments, for zsh knows no comments where commands are typed; leave them out.",
-        )
-        refuse(
-            not named.startswith("-") and arg and not arg.strip(),
-            f"an argument is a blank ({arg!r}); a backslash that joins lines must be the last character of its line.",
-        )
+        if arg == "#":
+            raise ScenarioError(
+                "'#' and what follows came as arguments, for zsh knows no comments where commands are typed; leave them out."
+            )
+        if not named.startswith("-") and arg and not arg.strip():
+            raise ScenarioError(
+                f"an argument is a blank ({arg!r}); a backslash that joins lines must be the last character of its line."
+            )
         if found := _DASHED.match(arg):
             right = ("-" if len(arg) - found.end() == 1 else "--") + arg[found.end() :]
             raise ScenarioError(f"{arg[:60]!r} begins with a dash that is not the keyboard's; write {right[:60]}.")

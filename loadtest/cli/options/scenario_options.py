@@ -20,7 +20,7 @@ from loadtest.cli.options.param_types import (
     read_lengths,
     seconds_param,
 )
-from loadtest.errors import ScenarioError, refuse
+from loadtest.errors import ScenarioError
 from loadtest.reach import secrets_apart
 from loadtest.scenario import (
     FORMER,
@@ -127,11 +127,11 @@ def file_and_url(given: Sequence[str], url: str | None) -> tuple[Path | None, st
             f"{short_repr(stray)} is neither a scenario file nor a URL; several values of an option have commas between, and no "
             f"blanks: --concurrency 1,2,4.{port}"
         )
-    refuse(
-        word := next((text for text in files if text.lower() in _OF_FLAGS and not Path(text).exists()), None),
-        f"{short_repr(word)} is neither a scenario file nor a URL; an option such as --insecure takes no value: leave "
-        f"{word} out.",
-    )
+    if word := next((text for text in files if text.lower() in _OF_FLAGS and not Path(text).exists()), None):
+        raise ScenarioError(
+            f"{short_repr(word)} is neither a scenario file nor a URL; an option such as --insecure takes no value: leave "
+            f"{word} out."
+        )
     if len(files) > 1:
         raise ScenarioError(
             f"{short_repr(files[0])} and {short_repr(files[1])} both name a scenario file: give one, in quotes where its path "
@@ -142,13 +142,15 @@ def file_and_url(given: Sequence[str], url: str | None) -> tuple[Path | None, st
             f"cannot read the scenario {short_repr(files[0])}: there is no such file; a server is written like "
             "http://HOST:11434, and a model --model NAME."
         )
-    refuse(len(urls) + (url is not None) > 1, "two URLs are given: give one, or for several servers each with --url.")
+    if len(urls) + (url is not None) > 1:
+        raise ScenarioError("two URLs are given: give one, or for several servers each with --url.")
     return Path(files[0]) if files else None, urls[0] if urls else url
 
 
 def one_url(argument: str | None, option: str | None) -> str | None:
     """Return the URL of an argument or of --url; raise ScenarioError where both are given."""
-    refuse(argument is not None and option is not None, "URL and --url both name a server: give one.")
+    if argument is not None and option is not None:
+        raise ScenarioError("URL and --url both name a server: give one.")
     return option if argument is None else argument
 
 
@@ -156,7 +158,8 @@ def make_scenario(path: Any, values: dict[str, Any]) -> Scenario:
     """Lay the options given over the scenario file, or build a scenario of options alone."""
     given = {key: value for key, value in values.items() if value is not None}
     for key, value in given.items():
-        refuse(value == (), f"--{key.replace('_', '-')} is empty: name at least one number.")
+        if value == ():
+            raise ScenarioError(f"--{key.replace('_', '-')} is empty: name at least one number.")
     if path is not None:
         return Scenario.load(path, say=_warn, **given)
     try:

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from loadtest.cli.options.environment import flag_of
 from loadtest.credentials import redacted
-from loadtest.errors import LoadTestError, refuse
+from loadtest.errors import LoadTestError
 from loadtest.scenario.keys import KEY_OF, OPTION_OF
 from loadtest.urls import without_passwords
 
@@ -93,7 +93,8 @@ def for_each(named: Iterable[tuple[str, One]], work: Callable[[One], Result]) ->
             made.append(work(one))
         except LoadTestError as error:
             refused.append(f"{name}: {error}")
-    refuse(not made, " ".join(refused), LoadTestError)
+    if not made:
+        raise LoadTestError(" ".join(refused))
     for sentence in refused:
         print(f"loadtest: {sentence}", file=sys.stderr)
     return made

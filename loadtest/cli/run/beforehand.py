@@ -8,7 +8,7 @@ from typing import Any
 
 from loadtest.asyncio_driver.run import Beforehand, KeepIn
 from loadtest.cli.output.printing import at_work
-from loadtest.errors import PredictionError, os_error_as, refuse
+from loadtest.errors import PredictionError, ScenarioError, os_error_as
 from loadtest.run_folder import RunFolder, utc_now
 from loadtest.scenario import EMBEDDINGS, OPEN_LOOP_S, Scenario
 from loadtest.targets.target import Target
@@ -23,14 +23,10 @@ def beforehand_of(
     `asked` goes into run.json beside them.
     """
     what = "unload" if scenario.unload else "embeddings"
-    refuse(
-        probe_slots and (scenario.unload or scenario.endpoint == EMBEDDINGS),
-        f"--probe-slots needs a loaded model that answers in tokens; leave it out with {what}.",
-    )
-    refuse(
-        probe_slots and scenario.several,
-        "--probe-slots looks at one server and one model; leave it out, or name one of each.",
-    )
+    if probe_slots and (scenario.unload or scenario.endpoint == EMBEDDINGS):
+        raise ScenarioError(f"--probe-slots needs a loaded model that answers in tokens; leave it out with {what}.")
+    if probe_slots and scenario.several:
+        raise ScenarioError("--probe-slots looks at one server and one model; leave it out, or name one of each.")
     keeps = [] if prediction is None else [kept_prediction(prediction)]
 
     def find_out(target: Target, workload: Workload) -> KeepIn:
@@ -67,14 +63,10 @@ def as_predicted(scenario: Scenario, prediction: Path | None) -> Scenario:
         ("--seed", scenario.seed, plan.seed),
         ("--requests", scenario.requests, plan.requests),
     ):
-        refuse(
-            asked not in (None, predicted),
-            f"{prediction} is of the requests of {option} {predicted}; leave {option} {asked} out.",
-        )
-    refuse(
-        scenario.duration not in (None, OPEN_LOOP_S),  # the second is a rate's by itself
-        f"{prediction} is of {plan.requests} requests a level; leave --duration out.",
-    )
+        if asked not in (None, predicted):
+            raise ScenarioError(f"{prediction} is of the requests of {option} {predicted}; leave {option} {asked} out.")
+    if scenario.duration not in (None, OPEN_LOOP_S):
+        raise ScenarioError(f"{prediction} is of {plan.requests} requests a level; leave --duration out.")
     return scenario.replace(seed=plan.seed, requests=plan.requests, duration=None)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.analyse.run import LevelData
-from loadtest.errors import refuse
+from loadtest.errors import ScenarioError
 from loadtest.measure.search import RATE_STEPS, Loads, Search, SearchResult, TriedLevel
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Level, Scenario
@@ -25,17 +25,17 @@ FIRST_PEOPLE = 4  # with whom a search begins where people think: one alone woul
 def check_find_max(most: int | None, objectives: Sequence[Objective], values: dict[str, Any]) -> None:
     if most is None:
         return
-    refuse(not objectives, "--find-max needs objectives to search by: add --slo, e.g. --slo ttft_p95=2.")
-    refuse(
-        values.get("trace") is not None,
-        "--find-max searches over concurrency or over a rate, not over a trace; leave out --trace.",
-    )
-    refuse(
-        values.get("duration") is not None,
-        "--find-max measures as many requests as its answer needs; leave out --duration, and set the fewest with "
-        "--requests.",
-    )
-    refuse(values.get("concurrency") is not None, "--find-max chooses the concurrency itself; leave out --concurrency.")
+    if not objectives:
+        raise ScenarioError("--find-max needs objectives to search by: add --slo, e.g. --slo ttft_p95=2.")
+    if values.get("trace") is not None:
+        raise ScenarioError("--find-max searches over concurrency or over a rate, not over a trace; leave out --trace.")
+    if values.get("duration") is not None:
+        raise ScenarioError(
+            "--find-max measures as many requests as its answer needs; leave out --duration, and set the fewest with "
+            "--requests."
+        )
+    if values.get("concurrency") is not None:
+        raise ScenarioError("--find-max chooses the concurrency itself; leave out --concurrency.")
 
 
 class Finder:
@@ -68,19 +68,20 @@ class Finder:
     def first(self) -> Scenario:
         """Return the scenario of the first level, without its duration; raise ScenarioError for one that is not one search."""
         scenario = self._scenario
-        refuse(
-            scenario.unload or scenario.up_to_context,
-            "--find-max searches over concurrency at one length; leave up_to_context and unload away.",
-        )
-        refuse(scenario.data_once, "--find-max sends as many requests as --slo needs; leave out data_once.")
-        refuse(
-            scenario.trace is not None or scenario.rate_to is not None or len(scenario.rate) > 1,
-            "--find-max searches over concurrency, or over one rate; leave out trace and rate_to, and give one rate.",
-        )
-        refuse(
-            len((scenario if scenario.rate else scenario.replace(concurrency=(1,))).levels()) > 1,
-            "--find-max searches for one combination of lengths; give one --input-tokens, --output-tokens and --words.",
-        )
+        if scenario.unload or scenario.up_to_context:
+            raise ScenarioError(
+                "--find-max searches over concurrency at one length; leave up_to_context and unload away."
+            )
+        if scenario.data_once:
+            raise ScenarioError("--find-max sends as many requests as --slo needs; leave out data_once.")
+        if scenario.trace is not None or scenario.rate_to is not None or len(scenario.rate) > 1:
+            raise ScenarioError(
+                "--find-max searches over concurrency, or over one rate; leave out trace and rate_to, and give one rate."
+            )
+        if len((scenario if scenario.rate else scenario.replace(concurrency=(1,))).levels()) > 1:
+            raise ScenarioError(
+                "--find-max searches for one combination of lengths; give one --input-tokens, --output-tokens and --words."
+            )
         start = self._search.next_level([])
         assert start is not None
         load: dict[str, Any] = {"concurrency": (start.concurrency,)}

@@ -14,7 +14,7 @@ from loadtest.cli.options import together
 from loadtest.cli.options.environment import is_from_environment
 from loadtest.cli.output.printing import json_option, print_json, print_wrapped
 from loadtest.cli.report import GateFiles, any_records_lost, exit_code, gate_options, report_dict, show_report
-from loadtest.errors import LoadTestError, refuse
+from loadtest.errors import LoadTestError, ScenarioError
 from loadtest.measure.search import SearchResult
 from loadtest.metrics import VOID
 from loadtest.slo import Objective, judge_objectives
@@ -37,10 +37,8 @@ class Showing:
         """Take the options that say how results come out from those of a command."""
         gates = GateFiles.asked(values.pop("junit"), github_summary=values.pop("github_summary"))
         report, no_report, quiet, as_json = (values.pop(name) for name in ("report", "no_report", "quiet", "as_json"))
-        refuse(
-            report and no_report and not is_from_environment("no_report"),
-            "--report and --no-report exclude each other; a report is written without either.",
-        )
+        if report and no_report and not is_from_environment("no_report"):
+            raise ScenarioError("--report and --no-report exclude each other; a report is written without either.")
         return cls(report or not no_report, not (quiet or as_json), quiet, as_json, gates)
 
 

@@ -6,7 +6,7 @@ import functools
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadtest.errors import refuse
+from loadtest.errors import ScenarioError
 from loadtest.scenario.files import MOST_PROMPT, cached_text, file_version, refuse_file_name
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, key
 from loadtest.scenario.values import TOKEN_COUNTS, Range, Text
@@ -69,7 +69,8 @@ class DataKeys:
             return self.system
         path = Path(self.system[1:])
         text = cached_text(path, "system prompt's file", file_version(path))
-        refuse(not text.strip(), f"the system prompt's file {path} is empty.")
+        if not text.strip():
+            raise ScenarioError(f"the system prompt's file {path} is empty.")
         return text
 
     @property
@@ -83,18 +84,15 @@ class DataKeys:
 
 def check_data(data: DataKeys) -> None:
     for name in ("data_column", "data_once"):
-        refuse(getattr(data, name) and data.data is None, f"{name} says how data is read, and there is none; add data.")
+        if getattr(data, name) and data.data is None:
+            raise ScenarioError(f"{name} says how data is read, and there is none; add data.")
     if data.system is not None and not data.system.startswith("@"):
         refuse_file_name("system", data.system, f"a file's name follows an @: @{data.system.strip()}")
-    refuse(
-        data.system is not None and data.system_tokens is not None,
-        "system and system_tokens exclude each other; give one.",
-    )
-    refuse(
-        data.prefixes is not None and data.system_tokens is None,
-        "prefixes are made up; say how long they are with system_tokens, e.g. system_tokens = 1000.",
-    )
-    refuse(
-        data.prefix_zipf is not None and (data.prefixes or 1) < 2,
-        "prefix_zipf says which of several prefixes is drawn; add prefixes, e.g. prefixes = 20.",
-    )
+    if data.system is not None and data.system_tokens is not None:
+        raise ScenarioError("system and system_tokens exclude each other; give one.")
+    if data.prefixes is not None and data.system_tokens is None:
+        raise ScenarioError(
+            "prefixes are made up; say how long they are with system_tokens, e.g. system_tokens = 1000."
+        )
+    if data.prefix_zipf is not None and (data.prefixes or 1) < 2:
+        raise ScenarioError("prefix_zipf says which of several prefixes is drawn; add prefixes, e.g. prefixes = 20.")

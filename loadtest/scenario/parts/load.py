@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadtest.errors import ScenarioError, refuse
+from loadtest.errors import ScenarioError
 from loadtest.scenario.distributions import PAUSES
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, key
 from loadtest.scenario.values import BURSTINESS, MOST_REQUESTS, MOST_STREAMS, RATE, SECONDS, Range, Text
@@ -136,14 +136,12 @@ class LoadKeys:
 
 
 def check_load(load: LoadKeys) -> None:
-    refuse(not load.concurrency and not load.open_loop, "concurrency is empty: name at least one number of streams.")
-    refuse(
-        load.requests is not None and load.duration is not None, "requests and duration exclude each other; give one."
-    )
-    refuse(
-        load.unload and load.concurrency != (1,),
-        "unload measures one load at a time; set concurrency = 1, and requests to how many loads.",
-    )
+    if not load.concurrency and not load.open_loop:
+        raise ScenarioError("concurrency is empty: name at least one number of streams.")
+    if load.requests is not None and load.duration is not None:
+        raise ScenarioError("requests and duration exclude each other; give one.")
+    if load.unload and load.concurrency != (1,):
+        raise ScenarioError("unload measures one load at a time; set concurrency = 1, and requests to how many loads.")
     streams = max(load.concurrency, default=0)
     if load.requests is not None and load.requests < streams:
         few = ",".join(str(each) for each in USUAL_STREAMS if each <= load.requests)
@@ -152,25 +150,21 @@ def check_load(load: LoadKeys) -> None:
             f"requests = {load.requests} cannot keep {streams} streams busy; ask for {streams} or more{fewer}."
         )
     most = load.max_in_flight
-    refuse(
-        most is not None and most < load.workers,
-        f"max_in_flight = {most} cannot be shared by {load.workers} workers; ask for {most} workers or fewer.",
-    )
+    if most is not None and most < load.workers:
+        raise ScenarioError(
+            f"max_in_flight = {most} cannot be shared by {load.workers} workers; ask for {most} workers or fewer."
+        )
     if not load.rate:
         for name in ("rate_to", "burstiness"):
-            refuse(
-                getattr(load, name) is not None, f"{name} shapes an open loop at a rate, and there is none; add rate."
-            )
-        refuse(load.arrivals != "poisson", f"arrivals = {load.arrivals} needs a rate; add rate, e.g. rate = [4].")
-    refuse(load.rate and load.trace is not None, "rate and trace exclude each other; a trace has its own instants.")
-    refuse(
-        load.open_loop and (load.arrivals == "gamma") != (load.burstiness is not None),
-        "gamma arrivals and burstiness go together; give both, e.g. burstiness = 0.5, or neither.",
-    )
-    refuse(
-        load.open_loop and load.max_rate, "max_rate slows the streams of a closed loop; leave it out in an open loop."
-    )
-    refuse(
-        not load.open_loop and most is not None,
-        "max_in_flight limits an open loop; add rate or trace (concurrency is a limit by itself).",
-    )
+            if getattr(load, name) is not None:
+                raise ScenarioError(f"{name} shapes an open loop at a rate, and there is none; add rate.")
+        if load.arrivals != "poisson":
+            raise ScenarioError(f"arrivals = {load.arrivals} needs a rate; add rate, e.g. rate = [4].")
+    if load.rate and load.trace is not None:
+        raise ScenarioError("rate and trace exclude each other; a trace has its own instants.")
+    if load.open_loop and (load.arrivals == "gamma") != (load.burstiness is not None):
+        raise ScenarioError("gamma arrivals and burstiness go together; give both, e.g. burstiness = 0.5, or neither.")
+    if load.open_loop and load.max_rate:
+        raise ScenarioError("max_rate slows the streams of a closed loop; leave it out in an open loop.")
+    if not load.open_loop and most is not None:
+        raise ScenarioError("max_in_flight limits an open loop; add rate or trace (concurrency is a limit by itself).")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadtest.errors import refuse
+from loadtest.errors import ScenarioError
 from loadtest.scenario.files import MOST_PROMPT, prompt_of, refuse_file_name
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, key
 from loadtest.scenario.values import TOKEN_COUNTS, Range, Text, short_repr
@@ -113,22 +113,14 @@ class SessionKeys:
 
 
 def check_prompts(prompts: PromptKeys) -> None:
-    refuse(
-        prompts.prompt is not None and prompts.prompt_file is not None,
-        "prompt and prompt_file exclude each other; give one.",
-    )
-    refuse(
-        prompts.words and not prompts.literal,
-        "words fills {words} in a prompt, and there is none; give prompt or prompt_file.",
-    )
+    if prompts.prompt is not None and prompts.prompt_file is not None:
+        raise ScenarioError("prompt and prompt_file exclude each other; give one.")
+    if prompts.words and not prompts.literal:
+        raise ScenarioError("words fills {words} in a prompt, and there is none; give prompt or prompt_file.")
     if prompts.prompt is None:
         return
     refuse_file_name("prompt", prompts.prompt, "give it with --prompt-file (prompt_file)")
-    refuse(
-        prompts.words and "{words}" not in prompts.prompt,
-        f"words is given, but the prompt has no {{words}} in it: {short_repr(prompts.prompt)}.",
-    )
-    refuse(
-        not prompts.words and "{words}" in prompts.prompt,
-        "the prompt has {words} in it; say which with words, e.g. words = [25, 100].",
-    )
+    if prompts.words and "{words}" not in prompts.prompt:
+        raise ScenarioError(f"words is given, but the prompt has no {{words}} in it: {short_repr(prompts.prompt)}.")
+    if not prompts.words and "{words}" in prompts.prompt:
+        raise ScenarioError("the prompt has {words} in it; say which with words, e.g. words = [25, 100].")

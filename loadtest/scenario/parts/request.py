@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from loadtest.errors import ScenarioError, TargetError, refuse
+from loadtest.errors import ScenarioError, TargetError
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, key, request_key
 from loadtest.scenario.request_additions import (
     MOST_BODY,
@@ -187,22 +187,20 @@ def check_request(request: RequestKeys) -> None:
         check_body(request.body, given)
     api, endpoint = request.api, request.endpoint
     other = {("ollama", "completions"): "generate", ("openai", "generate"): "completions"}.get((api, endpoint))
-    refuse(other is not None, f"api {api} has no endpoint {endpoint!r}; use chat or {other}.")
-    refuse(
-        api == "anthropic" and endpoint not in ("chat", "messages"),
-        f"api anthropic has no endpoint {endpoint!r}; use messages, or another api.",
-    )
-    refuse(
-        request.inputs_per_request > 1 and EMBEDDINGS not in (endpoint, *map(_endpoint_named, request.urls)),
-        f"inputs_per_request = {request.inputs_per_request} is for embeddings, and a request to {endpoint} says one "
-        "text; leave it out, or set endpoint to embeddings.",
-    )
+    if other is not None:
+        raise ScenarioError(f"api {api} has no endpoint {endpoint!r}; use chat or {other}.")
+    if api == "anthropic" and endpoint not in ("chat", "messages"):
+        raise ScenarioError(f"api anthropic has no endpoint {endpoint!r}; use messages, or another api.")
+    if request.inputs_per_request > 1 and EMBEDDINGS not in (endpoint, *map(_endpoint_named, request.urls)):
+        raise ScenarioError(
+            f"inputs_per_request = {request.inputs_per_request} is for embeddings, and a request to {endpoint} says one "
+            "text; leave it out, or set endpoint to embeddings."
+        )
     if twice := next((url for url in request.urls if request.urls.count(url) > 1), None):
         raise ScenarioError(f"url names {without_secrets(twice)} twice; name each server once.")
     count = len(request.urls) * len(request.models)
-    refuse(
-        count > MOST_TARGETS, f"url and model make {count} pairs of a server and a model; name {MOST_TARGETS} at most."
-    )
+    if count > MOST_TARGETS:
+        raise ScenarioError(f"url and model make {count} pairs of a server and a model; name {MOST_TARGETS} at most.")
 
 
 def _endpoint_named(url: str | None) -> str | None:

@@ -17,7 +17,7 @@ from typing import IO, Any, Self
 
 import orjson
 
-from loadtest.errors import ScenarioError, os_error_as, refuse
+from loadtest.errors import ScenarioError, os_error_as
 from loadtest.simulate.api.answer_formats import AnswerFormat
 from loadtest.simulate.api.http1 import LAST_CHUNK, ClientConnection, HTTPRequest, chunk, response_head
 from loadtest.simulate.api.request_bodies import BUSY_SENTENCE, DIED_SENTENCE, GenerationRequest, refusal_body
@@ -69,10 +69,8 @@ class Fault:
             raise ScenarioError(
                 f"{text!r} is not a fault; write KIND=SHARE or KIND=every:N with one of {', '.join(FaultKind)}."
             ) from None
-        refuse(
-            not 0 <= fault.share <= 1 or (fault.every is not None and fault.every < 1),
-            f"fault {text!r}: the share must lie between 0 and 1, every:N at 1 or above.",
-        )
+        if not 0 <= fault.share <= 1 or (fault.every is not None and fault.every < 1):
+            raise ScenarioError(f"fault {text!r}: the share must lie between 0 and 1, every:N at 1 or above.")
         return fault
 
     def hits(self, ordinal: int, rng: random.Random) -> bool:

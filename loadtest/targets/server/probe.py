@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import httpx
 
-from loadtest.errors import TargetError, refuse
+from loadtest.errors import TargetError
 from loadtest.targets.server.control import (
     NO_ANSWER,
     ControlAnswer,
@@ -107,11 +107,10 @@ def probe(client: httpx.Client, url: str, *, api: str = "auto", path: str | None
     if (ours or api == "ollama") and (server := _ollama(client, url, version, version_text, api)):
         return server
     listing = _listing(client, url, path)
-    refuse(
-        version.failure == listing.failure == NO_ANSWER and api == "auto",
-        f"{url} answers neither GET /api/version nor GET {listing.path} in time; is it a model server, and awake?",
-        TargetError,
-    )
+    if version.failure == listing.failure == NO_ANSWER and api == "auto":
+        raise TargetError(
+            f"{url} answers neither GET /api/version nor GET {listing.path} in time; is it a model server, and awake?"
+        )
     listed = listed_models(listing.json())
     may_be_one = not ours and (listed is None or any(row.get("owned_by") == "library" for row in listed))
     if may_be_one and api == "auto" and (server := _ollama(client, url, version, version_text, api)):
@@ -256,11 +255,8 @@ def choose_model(server: Server, asked: str | None) -> ServedModel:
     """Return the model asked for, else the loaded one, else the only one; a TargetError names the models present."""
     present = models_named([shown(model.name) for model in server.models]) or "none"
     if asked is not None:
-        refuse(
-            not asked.strip(),
-            f"the model's name is empty; {server.url} has: {present}. Choose one with --model.",
-            TargetError,
-        )
+        if not asked.strip():
+            raise TargetError(f"the model's name is empty; {server.url} has: {present}. Choose one with --model.")
         called = [model for model in server.models if _is_called(model, asked)]
         if not called and server.kind == "ollama":  # to which case means nothing
             called = [
@@ -284,19 +280,16 @@ def choose_model(server: Server, asked: str | None) -> ServedModel:
         return loaded[0]
     if len(named) == 1:
         return named[0]
-    refuse(
-        server.unlisted,
-        f"{server.url} does not list its models ({server.unlisted}); name one with --model.",
-        TargetError,
-    )
+    if server.unlisted:
+        raise TargetError(f"{server.url} does not list its models ({server.unlisted}); name one with --model.")
     if not server.models:
-        refuse(
-            server.kind == "ollama",
-            f"{server.url} has no model yet; fetch one (`ollama pull NAME`) or name one with --model.",
-            TargetError,
-        )
+        if server.kind == "ollama":
+            raise TargetError(
+                f"{server.url} has no model yet; fetch one (`ollama pull NAME`) or name one with --model."
+            )
         raise TargetError(f"{server.url} lists no model, which need not mean that it has none; name one with --model.")
-    refuse(not named, f"{server.url} lists patterns of names, no model: {present}. Name one with --model.", TargetError)
+    if not named:
+        raise TargetError(f"{server.url} lists patterns of names, no model: {present}. Name one with --model.")
     raise TargetError(f"{server.url} has several models; choose one with --model: {present}.")
 
 

@@ -13,7 +13,7 @@ from locust.env import Environment
 
 from loadtest import reach
 from loadtest.credentials import withhold
-from loadtest.errors import LoadTestError, StorageError, refuse
+from loadtest.errors import LoadTestError, ScenarioError, StorageError
 from loadtest.measure.capacity_file import versions_of
 from loadtest.records import Clock
 from loadtest.run_folder import RunFolder, default_folder, utc_now
@@ -56,10 +56,8 @@ def prepare(environment: Environment, say: Callable[[str], object], ahead: UserT
         lacks = "task: mark a method with @task, or the class with abstract = True"
         if tagged:
             lacks = "task with these tags; leave it out, or change --tags and --exclude-tags"
-        refuse(  # else tracebacks for ever
-            not user_class.tasks and (tagged or user_class.on_start is User.on_start),
-            f"user class {user_class.__name__} has no {lacks}.",
-        )
+        if not user_class.tasks and (tagged or user_class.on_start is User.on_start):
+            raise ScenarioError(f"user class {user_class.__name__} has no {lacks}.")
         scenario = user_class.scenario(settings, host=environment.host, name=name, seed=seed)
         if scenario not in by_scenario:
             by_scenario[scenario] = prepare_user_target(scenario, say)

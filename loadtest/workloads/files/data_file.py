@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import orjson
 
-from loadtest.errors import ScenarioError, os_error_as, refuse
+from loadtest.errors import ScenarioError, os_error_as
 from loadtest.scenario import MOST_REQUESTS, file_version
 from loadtest.scenario.files import is_utf8, not_regular, not_rows
 from loadtest.text import counted
@@ -123,18 +123,19 @@ class DataFile:
         if columns and len(self.starts) == 1:
             raise self._wrong(self.starts[0], HOLDS_COLUMNS)
         self.same_ids = len(ids) - len(np.unique(np.frombuffer(ids, dtype=np.int64))) if ids else 0
-        refuse(
-            len(self.starts) > MOST_REQUESTS, f"the data file {self.path} has more than {MOST_REQUESTS} rows; cut it."
-        )
+        if len(self.starts) > MOST_REQUESTS:
+            raise ScenarioError(f"the data file {self.path} has more than {MOST_REQUESTS} rows; cut it.")
 
     def _recognise(self, file: BinaryIO) -> None:
         """Tell JSON, CSV and lines apart, and read a CSV file's head; raise ScenarioError for what is none of them."""
         suffix = self.path.suffix.lower()
-        refuse((other := not_rows(file.read(512), suffix)), f"the data file {self.path} {other}.")
+        if other := not_rows(file.read(512), suffix):
+            raise ScenarioError(f"the data file {self.path} {other}.")
         _after_mark(file)
         line = _first_line(file)
         first = line.lstrip()[:1]
-        refuse(not first, f"the data file {self.path} is empty; give one prompt a row.")
+        if not first:
+            raise ScenarioError(f"the data file {self.path} is empty; give one prompt a row.")
         if suffix == TEXT_SUFFIX and self.column is None and first in (b"{", b"["):
             self.lines = not (_is_json(line) or is_spread(line))
         elif suffix in CSV_SUFFIXES or (suffix not in JSON_SUFFIXES and first not in (b"{", b"[")):
@@ -278,7 +279,8 @@ class DataFile:
 def _read_data(path: Path, column: str | None, _: tuple[int, ...]) -> DataFile:
     try:
         with os_error_as(ScenarioError, f"cannot read the data file {path}"):
-            refuse((other := not_regular(path)), f"the data file {path} {other}.")
+            if other := not_regular(path):
+                raise ScenarioError(f"the data file {path} {other}.")
             with path.open("rb") as file:
                 data = DataFile(path, column)
                 data.take_all(file)

@@ -20,7 +20,7 @@ from typing import Any, Self
 import numpy as np
 import orjson
 
-from loadtest.errors import ScenarioError, refuse
+from loadtest.errors import ScenarioError
 from loadtest.metrics import NS_PER_S
 from loadtest.scenario import (
     MOST_REQUESTS,
@@ -174,11 +174,12 @@ def _read_trace(path: Path, _: tuple[int, ...], *, timed: bool) -> Trace:
     lines = read_text(path, "trace", most=MOST_BYTES).split("\n")
     stripped = ((number, line.strip()) for number, line in enumerate(lines, 1))
     rows = [(number, line) for number, line in stripped if line and not line.startswith("#")]
-    refuse(not rows, f"the trace {path} is empty; give one instant a line, in seconds.")
-    refuse(
-        rows[0][1].startswith("["), f"the trace {path} looks like a JSON array; write one object a line (JSON lines)."
-    )
-    refuse(len(rows) > MOST_REQUESTS, f"the trace {path} has {len(rows)} lines; cut it to {MOST_REQUESTS} or fewer.")
+    if not rows:
+        raise ScenarioError(f"the trace {path} is empty; give one instant a line, in seconds.")
+    if rows[0][1].startswith("["):
+        raise ScenarioError(f"the trace {path} looks like a JSON array; write one object a line (JSON lines).")
+    if len(rows) > MOST_REQUESTS:
+        raise ScenarioError(f"the trace {path} has {len(rows)} lines; cut it to {MOST_REQUESTS} or fewer.")
     reader = _json_rows if rows[0][1].startswith("{") else _csv_rows
     times, inputs, outputs = array("d"), array("q"), array("q")
     hashes, ends = array("q"), array("q")
@@ -315,10 +316,10 @@ def _json_rows(path: Path, rows: Sequence[tuple[int, str]]) -> Iterator[tuple[in
             raise ScenarioError(
                 f"the trace {path}, line {number}, column {error.colno}, is not JSON: {error.msg}{hint}."
             ) from None
-        refuse(
-            not isinstance(row, dict),
-            f"the trace {path}, line {number}, is not a JSON object; write one a line (JSON lines).",
-        )
+        if not isinstance(row, dict):
+            raise ScenarioError(
+                f"the trace {path}, line {number}, is not a JSON object; write one a line (JSON lines)."
+            )
         yield number, row
 
 
@@ -347,7 +348,8 @@ def _csv_rows(path: Path, rows: Sequence[tuple[int, str]]) -> Iterator[tuple[int
             yield number, dict(zip(names, row, strict=True))
     except csv.Error as error:
         number, trouble = rows[at][0], wrong_csv(error)
-    refuse(trouble or not rows, f"the trace {path}, line {number}, {trouble or 'is a head, and no arrival follows'}.")
+    if trouble or not rows:
+        raise ScenarioError(f"the trace {path}, line {number}, {trouble or 'is a head, and no arrival follows'}.")
 
 
 def _row_instant(row: dict[str, Any], columns: Columns, where: str) -> tuple[float, float]:

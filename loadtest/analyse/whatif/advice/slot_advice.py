@@ -19,7 +19,7 @@ from loadtest.analyse.whatif.model.extrapolation import allowing_for_growth
 from loadtest.analyse.whatif.model.fit import ClosedLoopSeries
 from loadtest.analyse.whatif.model.lengths import with_spread_lengths
 from loadtest.analyse.whatif.model.predict import Prediction, ServerModel
-from loadtest.errors import PredictionError, refuse
+from loadtest.errors import PredictionError
 from loadtest.slo import Objective
 from loadtest.text import counted
 
@@ -228,12 +228,11 @@ def loads_for(measured: Sequence[int]) -> tuple[int, ...]:
 def require_slots(slots: Slots, series: ClosedLoopSeries) -> None:
     """Raise PredictionError where a run shows neither the limit of the slots nor that no request waited for one."""
     top = series.concurrencies[-1]
-    refuse(
-        not slots.limit and (slots.estimate or 0) < AT_WORK_SHARE * top,
-        f"No advice: with {top} streams at once no more than {slots.estimate or 0} were seen at work, and the run does not "
-        "show whether the others waited for a slot. Measure more streams, with answers of one length (--output-tokens).",
-        PredictionError,
-    )
+    if not slots.limit and (slots.estimate or 0) < AT_WORK_SHARE * top:
+        raise PredictionError(
+            f"No advice: with {top} streams at once no more than {slots.estimate or 0} were seen at work, and the run does not "
+            "show whether the others waited for a slot. Measure more streams, with answers of one length (--output-tokens)."
+        )
 
 
 def _predict_table(

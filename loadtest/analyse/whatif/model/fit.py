@@ -35,7 +35,7 @@ from loadtest.analyse.whatif.model.lengths import with_lengths_of, with_likely_l
 from loadtest.analyse.whatif.model.predict import SLICED_WAY, Prediction, ServerModel, assumed, require_tokens
 from loadtest.analyse.whatif.model.sessions import Sessions, cache_cases
 from loadtest.analyse.whatif.predictions.prediction_file import AS_KNOWN, LIMIT_SEEN, NO_LIMIT
-from loadtest.errors import PredictionError, refuse
+from loadtest.errors import PredictionError
 from loadtest.metrics import VOID
 from loadtest.simulate.model.timing import BEFORE, BESIDE, SLICED, StepLaw, Timing
 from loadtest.text import joined
@@ -71,11 +71,10 @@ def levels_used(run: RunData, levels: Sequence[dict[str, Any]]) -> list[dict[str
         return [level for level in levels if level["index"] in series.levels]
     steady = [level for level in levels if level["rate"] and level.get("rate_to") is None and not level.get("trace")]
     lengths = [(level["input_tokens"], level["output_tokens"], level["words"]) for level in steady]
-    refuse(
-        not lengths,
-        f"{run.path} has neither a level of a closed loop nor one at a constant rate; measure with --concurrency 1,2,4.",
-        PredictionError,
-    )
+    if not lengths:
+        raise PredictionError(
+            f"{run.path} has neither a level of a closed loop nor one at a constant rate; measure with --concurrency 1,2,4."
+        )
     most = max(dict.fromkeys(lengths), key=lengths.count)
     return [level for level, each in zip(steady, lengths, strict=True) if each == most]
 
@@ -100,11 +99,10 @@ def fit_models(
     Raises NoWayError where no way of working gives back the run, and PredictionError where the run says too little.
     """
     used = levels_used(run, levels)
-    refuse(
-        all(level["verdict"] == VOID for level in used),
-        f"No prediction: every level of {run.path} is void; measure again, and see the report for why.",
-        PredictionError,
-    )
+    if all(level["verdict"] == VOID for level in used):
+        raise PredictionError(
+            f"No prediction: every level of {run.path} is void; measure again, and see the report for why."
+        )
     slots = known_slots(run, found)
     if slots.limit or not slots.estimate:
         cases = {AS_KNOWN if slots.limit else NO_LIMIT: slots}

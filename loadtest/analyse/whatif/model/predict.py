@@ -46,7 +46,7 @@ from loadtest.analyse.whatif.model.play import (
 )
 from loadtest.analyse.whatif.model.seeded_run import SeededRequests
 from loadtest.analyse.whatif.model.sessions import Sessions
-from loadtest.errors import PredictionError, refuse
+from loadtest.errors import PredictionError
 from loadtest.simulate.model.engine import Engine
 from loadtest.simulate.model.stream import Emission, EngineRequest, Stream
 from loadtest.simulate.model.timing import Timing
@@ -131,11 +131,10 @@ class Load:
 
 def require_tokens(run: RunData) -> None:
     """Raise PredictionError where answers are embeddings, which have no steps to predict from, however many there are."""
-    refuse(
-        str(run.fact("target", "dialect")).endswith("embeddings"),
-        f"{run.path} measured embeddings, which have no tokens to predict from; measure a chat or completions endpoint.",
-        PredictionError,
-    )
+    if str(run.fact("target", "dialect")).endswith("embeddings"):
+        raise PredictionError(
+            f"{run.path} measured embeddings, which have no tokens to predict from; measure a chat or completions endpoint."
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,11 +167,8 @@ class ServerModel:
     def of(cls, run: RunData, slots: Slots, steps: Steps) -> Self:
         """Build the model; raise PredictionError, one sentence, where the run does not say enough."""
         require_tokens(run)
-        refuse(
-            not steps.times,
-            "No prediction: no steps between tokens were seen; measure answers of more tokens.",
-            PredictionError,
-        )
+        if not steps.times:
+            raise PredictionError("No prediction: no steps between tokens were seen; measure answers of more tokens.")
         if steps.prefill is None:
             raise PredictionError(f"No prediction: {steps.prefill_reason}.")
         prompts, outputs = admission.request_lengths(run)

@@ -20,7 +20,7 @@ from loadtest.analyse.whatif.model.predict import Prediction
 from loadtest.analyse.whatif.model.seeded_run import SeededRun
 from loadtest.analyse.whatif.predictions.textbook import FigureValues
 from loadtest.credentials import scrubber
-from loadtest.errors import PredictionError, refuse
+from loadtest.errors import PredictionError
 from loadtest.records import newer
 from loadtest.text import counted, rated
 
@@ -120,18 +120,15 @@ def parse_document(body: bytes, name: str) -> Document:
         found = orjson.loads(body)
     except orjson.JSONDecodeError:
         raise PredictionError(f"{name} does not parse as JSON; make it anew with `loadtest predict`.") from None
-    refuse(
-        not isinstance(found, dict) or found.get("kind") != KIND,
-        f"{name} is not a prediction; give the prediction.json that `loadtest predict` wrote.",
-        PredictionError,
-    )
+    if not isinstance(found, dict) or found.get("kind") != KIND:
+        raise PredictionError(f"{name} is not a prediction; give the prediction.json that `loadtest predict` wrote.")
     schema = found.get("schema")
-    refuse(newer(schema), f"{name} was written by a newer loadtest (schema {schema}); update.", PredictionError)
-    refuse(
-        found.get("sha256") != _digest(found),
-        f"{name} was changed after it was made (its sha256 does not fit), so it cannot be scored; make it anew.",
-        PredictionError,
-    )
+    if newer(schema):
+        raise PredictionError(f"{name} was written by a newer loadtest (schema {schema}); update.")
+    if found.get("sha256") != _digest(found):
+        raise PredictionError(
+            f"{name} was changed after it was made (its sha256 does not fit), so it cannot be scored; make it anew."
+        )
     try:
         return Document(
             made=found["made"],
