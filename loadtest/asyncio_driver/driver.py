@@ -17,8 +17,8 @@ from loadtest.asyncio_driver.session_plan import AHEAD, PlannedSession, SessionP
 from loadtest.measure.backlog import AsyncioBacklog
 from loadtest.measure.failure import FailedInARow, Failure
 from loadtest.measure.ledger import Ledger
+from loadtest.measure.pacing import Alarm, Permits, back_off
 from loadtest.measure.progress import LevelSpan, Progress, Tally
-from loadtest.measure.release import Alarm, Permits, back_off
 from loadtest.measure.request import Request
 from loadtest.measure.request_maker import RequestMaker
 from loadtest.records import NOT_SENT, Outcome, Record

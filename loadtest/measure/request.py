@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from loadtest.dialects.answers import on_the_way
+from loadtest.dialects.answers import gateway_headers
 from loadtest.dialects.answers.answer_reader import AnswerReader
 from loadtest.dialects.answers.errors.refusals import advised
 from loadtest.dialects.answers.errors.server_errors import http_sentence
@@ -213,7 +213,7 @@ class Request:
         received, ending = self.received, content.ending
         at = list(map(reads.t.__getitem__, content.read_of))  # when each event arrived
         if received.success:
-            on_the_way.remark(ending, received.header_lines)
+            gateway_headers.remark(ending, received.header_lines)
         if not self.dialect.streams:
             hold_prompt_count(ending, self.job)
         if ending.vectors not in (None, len(self.job.inputs) or 1):
@@ -229,7 +229,7 @@ class Request:
             status=received.status,
             finish_reason=ending.finish_reason,
             server=ending.server or None,
-            said_model=on_the_way.other_model(ending.model, self.dialect.model),
+            said_model=gateway_headers.other_model(ending.model, self.dialect.model),
             notes=[*ending.notes, *filter(None, (self.remark,))] or None,
             doubts=[*ending.doubts, *filter(None, (self._cut(ending),))] or None,
             new_conn=received.new_conn,

@@ -19,7 +19,7 @@ from locust.user.task import LOCUST_STATE_STOPPING
 from loadtest import metrics
 from loadtest.errors import ScenarioError
 from loadtest.measure.failure import GivenUpError
-from loadtest.measure.release import back_off
+from loadtest.measure.pacing import back_off
 from loadtest.measure.request import Request
 from loadtest.records import Record
 from loadtest.scenario import ATTRIBUTE, EMBEDDINGS, Scenario, keys_of

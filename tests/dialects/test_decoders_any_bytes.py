@@ -12,7 +12,7 @@ from support.odd_streams import CHAT, V1, decode
 from loadtest.dialects import Dialect
 from loadtest.dialects.answers import decoding
 from loadtest.dialects.answers.lines import framing
-from loadtest.dialects.answers.lines.alike import Alike
+from loadtest.dialects.answers.lines.alike_lines import Alike
 
 OPENAI_LINE = 'data: {"model":"m","choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}\n\n'
 OLLAMA_LINE = '{"model":"m","message":{"role":"assistant","content":"a"},"done":false}\n'

@@ -18,7 +18,7 @@ from loadtest.dialects import (
     OpenAIResponses,
 )
 from loadtest.dialects.answers.answer_reader import AnswerReader
-from loadtest.dialects.answers.lines.alike import Alike
+from loadtest.dialects.answers.lines.alike_lines import Alike
 
 TEXTS = [" the", "m", "stop", "", "content", 'say "hi"', "\\", "\\\\n", "é", "\u2028", "\n", "}", '","x":"', "a" * 700]
 PIECES = [

@@ -21,7 +21,7 @@ from loadtest.asyncio_driver.driver import Driver
 from loadtest.asyncio_driver.worker import loop_factory
 from loadtest.cli.demo import simulated_server
 from loadtest.cli.output.printing import live_sentence
-from loadtest.measure import release
+from loadtest.measure import pacing
 from loadtest.measure.progress import Tally
 from loadtest.records import Clock, Outcome
 from loadtest.run_folder import RecordWriter, RunFolder, SampleWriter
@@ -215,7 +215,7 @@ def test_an_alarm_never_rings_early(kernel: bool, monkeypatch: pytest.MonkeyPatc
     async def ring() -> list[int]:
         start = now()
         early = []
-        with release.Alarm() as alarm:
+        with pacing.Alarm() as alarm:
             for i in range(40):
                 due = start + i * 700_000
                 await alarm.until(due)

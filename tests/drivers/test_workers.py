@@ -25,9 +25,9 @@ import pytest
 from support.plans import SHORT, Run, counted, planned
 
 from loadtest.cli.demo import simulated_server
-from loadtest.measure import release
+from loadtest.measure import pacing
+from loadtest.measure.pacing import Permits
 from loadtest.measure.progress import Progress, Tally
-from loadtest.measure.release import Permits
 from loadtest.records import Outcome, read_lines
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario
@@ -178,8 +178,8 @@ def test_one_processs_permits_are_on_the_grid_and_a_late_timer_loses_none(
         await asyncio.sleep(0)  # all have asked by now
         clock += round(seconds * 1e9) + late_ns
 
-    monkeypatch.setattr(release, "now", lambda: clock)
-    monkeypatch.setattr(release, "asyncio", SimpleNamespace(Lock=asyncio.Lock, sleep=sleep))
+    monkeypatch.setattr(pacing, "now", lambda: clock)
+    monkeypatch.setattr(pacing, "asyncio", SimpleNamespace(Lock=asyncio.Lock, sleep=sleep))
     permits = Permits(1000.0, PlanShare(), origin=clock - 300_000)
 
     async def take() -> tuple[int, int]:

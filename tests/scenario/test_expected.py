@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.places import ROOT
 
-from loadtest.cli.run.how_long import (
+from loadtest.cli.run.expected_time import (
     TimeNotice,
     requests_sentence,
     say_how_long,

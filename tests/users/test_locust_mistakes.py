@@ -14,7 +14,7 @@ from support.locust_runs import Run, Start, starting
 from support.places import SCENARIOS
 
 from loadtest.cli.demo import simulated_server
-from loadtest.measure.release import BACK_OFF_S
+from loadtest.measure.pacing import BACK_OFF_S
 from loadtest.records import Outcome
 
 CHAT = SCENARIOS / "chat.py"

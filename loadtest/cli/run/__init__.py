@@ -18,8 +18,8 @@ from loadtest.cli.options.scenario_options import file_and_url, make_scenario, s
 from loadtest.cli.output.printing import LiveLine, NoLine
 from loadtest.cli.report import slo_option
 from loadtest.cli.run.beforehand import as_predicted, beforehand_of, question
+from loadtest.cli.run.expected_time import say_how_long, search_sentence, with_enough_requests
 from loadtest.cli.run.find_max import Finder, check_find_max
-from loadtest.cli.run.how_long import say_how_long, search_sentence, with_enough_requests
 from loadtest.cli.run.results import Showing, show_ended, showing_options
 from loadtest.measure.progress import Progress
 from loadtest.measure.search import DEFAULT_MOST

@@ -11,9 +11,9 @@ from loadtest.dialects.answers import doubtful_text, ends
 from loadtest.dialects.answers.decoded import Decoded, Rows
 from loadtest.dialects.answers.errors import error_rows, server_errors
 from loadtest.dialects.answers.lines import framing
-from loadtest.dialects.answers.lines.alike import AlikeLines
+from loadtest.dialects.answers.lines.alike_lines import AlikeLines
 from loadtest.dialects.answers.lines.lenient_json import parse_json
-from loadtest.dialects.answers.rows import found_rows
+from loadtest.dialects.answers.rows import event_rows
 from loadtest.dialects.answers.rows.foreign_rows import ALL_FORMATS, ForeignRows, Formats
 from loadtest.dialects.base import Ending
 
@@ -194,7 +194,7 @@ class StreamDecoder:
     def _rows(self, value: Any, data: bytes) -> bool:
         """Take what is JSON of rows, though not of one row alone; return whether it is."""
         answer = self._answer
-        rows, line_end = found_rows.rows_within(value, data, answer.note, self._own.takes), answer.end
+        rows, line_end = event_rows.rows_within(value, data, answer.note, self._own.takes), answer.end
         for row, end in rows:
             if len(rows) > 1:
                 answer.end = line_end - self._newline - len(data) + end
@@ -208,7 +208,7 @@ class StreamDecoder:
         if ends.is_done(line) or (b"[DONE]" in line and len(line) < LONGEST_WORD):
             self._mark()
         elif line.lstrip().startswith(b"<!--") and line.rstrip().endswith(b"-->"):
-            self._answer.note(found_rows.NO_EVENT)
+            self._answer.note(event_rows.NO_EVENT)
         elif self._held:  # an object of many lines behind one "data:"
             self._held.append(line)
         elif self._in_list(line) or (b"{" in line and not self._stray and self._rows(None, line)):
@@ -224,7 +224,7 @@ class StreamDecoder:
 
     def _in_list(self, line: bytes) -> bool:
         """Take a line of a list that is sent a row at a time; return whether it is one."""
-        row = found_rows.row_in_list(line, self._stray, begun=self._row_seen)
+        row = event_rows.row_in_list(line, self._stray, begun=self._row_seen)
         if row is None or (row and not (self._row_seen or self._own.takes(row))):
             return False
         if row:
@@ -234,22 +234,22 @@ class StreamDecoder:
 
     def _between(self, line: bytes) -> None:
         """Take a line in mid-answer that is neither a field of an event nor JSON: clients pass over it in an event stream."""
-        if found_rows.is_chunk_size(line) or framing.is_keepalive(line):
-            self._answer.note(found_rows.NO_EVENT)
+        if event_rows.is_chunk_size(line) or framing.is_keepalive(line):
+            self._answer.note(event_rows.NO_EVENT)
         elif not self._events:
             self._answer.fail(server_errors.undecodable(line))
         elif line.startswith(b"["):
             self._stray.append(line)
             self._alike.forget()
         else:
-            self._answer.note(found_rows.NO_EVENT)
+            self._answer.note(event_rows.NO_EVENT)
             self._odd_line = line if self._odd_line is None else (self._odd_line + b"\n" + line)[:MOST_ODD]
 
     def _ends_stray(self, row: dict[str, Any]) -> bool:
         """Whether a whole row says that the lines held before it are no part of an object: what they are is an error then."""
         if not self._row_seen and not self._own.takes(row):
             return False
-        odd = [line for line in self._stray if not (found_rows.is_chunk_size(line) or framing.is_keepalive(line))]
+        odd = [line for line in self._stray if not (event_rows.is_chunk_size(line) or framing.is_keepalive(line))]
         if any(odd) and error_rows.in_row(row) is None:  # else the server itself says why it broke off
             self._answer.fail(server_errors.undecodable(b"\n".join(odd)))
         self._stray.clear()
@@ -261,7 +261,7 @@ class StreamDecoder:
         if not self._row_seen:
             self._whole(body)
             return
-        rows = found_rows.rows_of(parse_json(body))
+        rows = event_rows.rows_of(parse_json(body))
         for row in rows:
             self._row(row)
         if rows or whole:
@@ -276,7 +276,7 @@ class StreamDecoder:
         if not self._held:
             if data.lstrip().startswith(b"data:"):
                 data = ends.bare_data(data)
-                answer.note(found_rows.FRAMED_TWICE)
+                answer.note(event_rows.FRAMED_TWICE)
             if ends.is_done(data):
                 self._mark()
                 return False
@@ -352,7 +352,7 @@ class StreamDecoder:
                     elif line.strip() and not is_said:
                         self._answer.fail(server_errors.undecodable(line))
             elif self._answer.ending.done and len(data) < LONGEST_WORD and b"error" not in data.lower():
-                self._answer.note(found_rows.BEHIND_FINISH)
+                self._answer.note(event_rows.BEHIND_FINISH)
             else:
                 self._answer.fail(server_errors.undecodable(data))
         return False

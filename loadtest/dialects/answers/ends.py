@@ -10,7 +10,7 @@ from loadtest.dialects.answers.errors.error_rows import in_row
 from loadtest.dialects.answers.errors.error_words import words_in
 from loadtest.dialects.answers.errors.server_errors import error_sentence, quoted
 from loadtest.dialects.answers.lines.lenient_json import parse_json
-from loadtest.dialects.answers.rows.found_rows import run_together
+from loadtest.dialects.answers.rows.event_rows import run_together
 from loadtest.dialects.base import End, EndMarks
 
 # most servers say [DONE], some "DONE" or [[DONE]], and some escape the end of the line

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from loadtest.dialects.answers.lines.lenient_json import parse_json
-from loadtest.dialects.answers.rows.found_rows import rows_of
+from loadtest.dialects.answers.rows.event_rows import rows_of
 
 DEEPEST = 6  # objects within objects
 MOST_OF_LIST = 3  # entries of a list of errors

@@ -10,7 +10,7 @@ from loadtest.dialects.answers.decoded import OF_ANOTHER, Decoded, Rows
 from loadtest.dialects.answers.ends import kind_of
 from loadtest.dialects.answers.errors import error_rows, server_errors
 from loadtest.dialects.answers.rows.counts import MOST_TOKENS, counted, known_number
-from loadtest.dialects.answers.rows.found_rows import IN_AN_ENVELOPE, unwrapped
+from loadtest.dialects.answers.rows.event_rows import IN_AN_ENVELOPE, unwrapped
 from loadtest.dialects.answers.rows.messages_rows import MessagesRows
 from loadtest.dialects.answers.rows.ollama_rows import OllamaRows
 from loadtest.dialects.answers.rows.openai_rows import OpenAIRows

@@ -10,7 +10,7 @@ from typing import Any
 from loadtest.dialects.answers.decoded import Decoded, Rows, as_name
 from loadtest.dialects.answers.ends import LAST_OF_RESPONSES, kind_of, reason_name
 from loadtest.dialects.answers.errors import error_rows, server_errors
-from loadtest.dialects.answers.rows.found_rows import rows_of
+from loadtest.dialects.answers.rows.event_rows import rows_of
 from loadtest.dialects.answers.rows.text_shapes import NO_TEXTS, Texts, bare_text, in_value, plain_text, tool_text
 from loadtest.dialects.base import Note
 from loadtest.text import join_text
