@@ -44,6 +44,11 @@ def seconds(value: float | None, *, exact: bool = False) -> str:
     return f"{number(value * factor, exact=exact)} {unit}"
 
 
+def between(low: float, high: float, written: Callable[[float], str]) -> str:
+    """Return a band, "1.36 s to 2.67 s", and "up to 2.67 s" where nothing bounds it below: no time is zero."""
+    return f"{written(low)} to {written(high)}" if low > 0 else f"up to {written(high)}"
+
+
 def about(value: float) -> str:
     """Return how long something will take, for people who wait: 40 s, 5 min, 2 h 10 min."""
     if value < 90:

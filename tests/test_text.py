@@ -7,6 +7,9 @@ import math
 import pytest
 
 from loadtest import text
+from loadtest.analyse.explain.explanation import Without
+from loadtest.analyse.reports import explain_report, prediction_report
+from loadtest.analyse.whatif.predictions.prediction_file import Case
 from loadtest.scenario import Level
 
 
@@ -67,6 +70,14 @@ def test_a_duration_picks_its_unit(value: float | None, said: str) -> None:
 )
 def test_a_share_is_a_percentage(share: float, said: str) -> None:
     assert text.percent(share) == said
+
+
+def test_a_band_does_not_begin_at_no_time_at_all() -> None:
+    """Was "0 ms to 2.00 s" below a predicted TTFT, and in what explain says of a request without its cause."""
+    said = Case("", None, {"ttft_s.p95": 1.0}, {"ttft_s.p95": (0.0, 2.0)})
+    assert prediction_report._cell(said, "ttft_s.p95") == "1.00 s\nup to 2.00 s"
+    assert explain_report._band(Without("load", None, 1.0, (0.0, 2.0))) == "up to 2.00 s"
+    assert text.between(0.5, 2.0, text.seconds) == "500 ms to 2.00 s"
 
 
 def test_a_change_has_its_sign() -> None:

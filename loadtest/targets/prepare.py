@@ -34,7 +34,7 @@ from loadtest.workloads.tokens import Counter, TokenFit, load_counter, uncut
 from loadtest.workloads.workload import FIT_SHORT, Workload
 
 TRIED_ON = (400, 404, 405, 415, 422, 500, 501)  # statuses after which another request may be answered
-ONE_MORE = "One more such request, for the context may have cut the longest prompt."
+ONE_MORE = "One more such request, for the longest prompt may have been cut, or had no answer."
 SHORTEST_CONTEXT = 1024  # tokens: no server is known to cut prompts to fewer
 
 
@@ -136,8 +136,8 @@ def _fitted(
 
 def _spread(found: Sequence[tuple[Target, int]]) -> str:
     total = sum(weight for _, weight in found)
-    parts = [f"{weight} for {shown(target.model.name)} at {target.server.url}" for target, weight in found]
-    return f"Of every {total} users: {', '.join(parts)}."
+    parts = [f"{weight} of {total} for {shown(target.model.name)} at {target.server.url}" for target, weight in found]
+    return f"The load is shared: {', '.join(parts)}."
 
 
 def _without_users(scenario: Scenario, ready: Sequence[ReadyTarget]) -> list[str]:

@@ -48,6 +48,7 @@ REQUEST_STATES = (
     ("load_s", "load", PURPLE),
     ("prefill_s", "prefill", SKY),
 )
+AT_MOST = "slot wait, at most"  # where the server tells no waits, and other delays may be in it
 WAITING = PALE  # before the first token, where it is not split
 DECODING = BLUE
 VERDICTS = {"valid": "#00775A", "suspect": "#9A6700", "void": "#B3400A"}

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from loadtest.analyse.charts import style
 from loadtest.analyse.run import LevelData, has_tokens
 from loadtest.analyse.run.overlaps import peak_at_once
+from loadtest.analyse.server.queue.waits import SERVER
 from loadtest.analyse.summary import Analysis
 from loadtest.records import Outcome
 from loadtest.text import counted, listed
@@ -65,7 +66,8 @@ def request_rows(axes: Axes, analysis: Analysis, level: LevelData) -> None:
         if part.max() > 0:
             _bars(axes, (y, at, part), colour, fade)
         if part.max() > LEAST_BAR * float(end.max()):
-            used.append((label, colour))
+            known = name != "slot_wait_s" or (rows["wait_source"] == SERVER).any()
+            used.append((label if known else style.AT_MOST, colour))
         at = at + part
     rest = np.maximum(np.where(seen, first, end) - at, 0.0)
     if rest.max() > LEAST_BAR * float(end.max()):

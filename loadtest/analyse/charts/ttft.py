@@ -120,7 +120,8 @@ def _stack(axes: Axes, levels: list[LevelData], factor: float) -> None:
     for name, label, colour in style.REQUEST_STATES:
         part = thin + np.array([each[name] for each in parts]) * factor
         if (part > THINNEST_PART * whole.max()).any():
-            axes.bar(x, part, BAR, bottom=bottom, color=colour, label=label)
+            known = name != "slot_wait_s" or any(level.figure("queue_wait_s") is not None for level in levels)
+            axes.bar(x, part, BAR, bottom=bottom, color=colour, label=label if known else style.AT_MOST)
             bottom, thin = bottom + part, np.zeros(len(levels))
         else:
             thin = part

@@ -13,9 +13,11 @@ from loadtest.analyse.summary import Analysis
 from loadtest.grid import Grid
 from loadtest.records import SCHEMA
 from loadtest.templates import render
-from loadtest.text import UNKNOWN, counted, instant, percent, signed
+from loadtest.text import UNKNOWN, capitalised, counted, instant, percent, signed
 
-LARGEST_CHANGE = 10  # times as much: beyond it a change that shows is none, and an interval has no upper end
+LARGEST_CHANGE = 10  # times as much: beyond it an interval has no upper end
+LARGEST_VISIBLE = 1.0  # as a share
+TOO_SHORT = "not even a doubled figure would surely show: the runs are too short, or their pace is too uneven"
 
 
 def change_text(row: Change) -> str:
@@ -63,6 +65,8 @@ def outcome(comparison: Comparison) -> str:
         count = sum(row.interval is not None for row in comparison.judged(SAME))
         if not count or comparison.visible is None:
             return f"No difference seen{within}"
+        if comparison.visible[0] > LARGEST_VISIBLE:
+            return f"No difference seen{within}, but {TOO_SHORT}"
         seen = f"where a difference of {_in_percent(comparison.visible)} shows nine times in ten"
         untold = len(comparison.judged(NOT_COMPARABLE))
         rest = f"; {untold} more {'was' if untold == 1 else 'were'} not judged" if untold else ""
@@ -79,8 +83,8 @@ def outcome(comparison: Comparison) -> str:
 
 def _in_percent(changes: tuple[float, float]) -> str:
     """Return "9 %" or "9 to 14 %"."""
-    most = f"more than {LARGEST_CHANGE * 100:.0f}"
-    ends = dict.fromkeys(f"{change * 100:.0f}" if change < LARGEST_CHANGE else most for change in changes)
+    most = f"more than {LARGEST_VISIBLE * 100:.0f}"
+    ends = dict.fromkeys(f"{change * 100:.0f}" if change <= LARGEST_VISIBLE else most for change in changes)
     return f"{' to '.join(ends)} %"
 
 
@@ -124,6 +128,8 @@ def method(comparison: Comparison) -> str:
     more = "; several runs a side (A1 A2 A3 --against B1 B2 B3) show smaller ones" if comparison.single else ""
     seen = _in_percent(comparison.visible) if comparison.visible else ""
     smallest = f" The smallest change that shows in nine of ten such comparisons is {seen}{more}." if seen else ""
+    if comparison.visible and comparison.visible[0] > LARGEST_VISIBLE:
+        smallest = f" {capitalised(TOO_SHORT)}{more}."
     rates = note_on_rates((*comparison.bases, *comparison.news))
     held = (
         f"Each interval holds with {confidence} %, so that all {comparison.tests} hold together with 99 % (Bonferroni)."

@@ -249,9 +249,11 @@ def came_fewer(level: LevelData) -> str:
 def _answered_fewer(level: LevelData, than: float | None = None) -> bool:
     """Whether a level answered fewer requests a second, as far as its answers are enough to tell.
 
-    Fewer than its rate, which is what is named, and than came: more may have come by chance, and fewer too.
+    Fewer than its rate, which is what is named, and than came: more may have come by chance, and fewer too. A rate of sessions
+    is none of requests.
     """
-    than = min(_came(level), level.amount) if than is None else than
+    if than is None:
+        than = _came(level) if level.get("sessions") else min(_came(level), level.amount)
     answered, ci = level.get("requests_per_s"), level.get("requests_per_s_ci95")
     if answered is None:
         return True
@@ -267,7 +269,7 @@ def why_unclear(level: LevelData) -> str:
     grew = " from {in_flight_first:.1f} to {in_flight_last:.1f} requests".format(**level["little"])
     if _answered_fewer(level, _came(level)):
         return f"the queue grew{grew}, as {_came(level):.3g} a second happened to come"
-    return f"the queue grew{grew}, and as many were answered as came"
+    return f"the queue grew{grew}, which may be chance"
 
 
 def unanswered(level: LevelData) -> str:

@@ -26,8 +26,8 @@ WIDEST = 0.5  # interval of the speed of prefill, as a share of it; a wider one 
 WIDE = 0.1  # … and from here on it is said in place of the speed
 HELD_UP = 0.2  # of a prompt token's time, by which it holds up a running stream where both share steps
 PACE_EVIDENCE = (
-    "Heat, a clock that is turned down, other work on the machine and a warm-up do that; no average stands for both, so step times and "
-    "prefill are not said."
+    "Heat, a clock that is turned down, a warm-up and other work on the machine (also another model's), where it begins or ends, do "
+    "that; no average stands for both, so step times and prefill are not said."
 )
 GATHERED = "Tokens come several at once, so what a step takes is not known. "
 TWO_KINDS = "A server that splits its batches has steps of two lengths; a proxy that lets tokens out at intervals makes such gaps as well."
@@ -164,7 +164,7 @@ def pause_finding(analysis: Analysis) -> Finding | None:
 
 LEAST_STALL = 0.05  # of the time that a stream decodes
 MOST_HIT = 0.6  # share of the answers that a few are at most
-LITTLE = 0.1  # share of their loss that the others lose at most
+LITTLE = 0.1  # share of their loss that the others lose at most; and of the requests that got no token
 LOSSES_ALIKE = 0.2  # share by which losses lie round their median, to be one figure
 LEAST_SHARED, LEAST_SLOWER = 0.5, 1.25  # share of the prompts that are read together; times as long as a prompt alone
 SAME_LENGTH = 0.1  # share by which prompts that are compared differ in length
@@ -185,6 +185,9 @@ def stalling(run: RunData, series: Series) -> Finding | None:
     at, share, good = level.load, percent(stall / (e2e - ttft)), run.good(level["index"])
     if peak_at_once(run.column("first_token")[good], run.column("last")[good]) < 2:
         return None  # as where one is answered at a time: a prompt that waits is not read beside an answer
+    sent = run.of_level(level["index"]) & np.isfinite(run.column("send"))
+    if np.isnan(run.column("first_token")[sent]).mean() > LITTLE:
+        return None  # when the prompts of those were read is not known, and they interrupt answers as well
     if said := _loss_of_a_few(finite(run.column("stall_s")[good])):
         return Finding(f"At {at}, {said}; the mean over all answers is {seconds(stall)}, {share} of their decode time.")
     return Finding(

@@ -250,7 +250,8 @@ def _kept_up(series: Series, levels: Sequence[LevelData]) -> tuple[Tile, LevelDa
     name = "Kept up with"
     found = knee_of.KeptUp.of(levels)
     if found is None:
-        return Tile(name, "", "too few requests to tell whether the queue grew"), None
+        why = "its rate changes" if levels[0].get("rate_to") else "too few requests to tell whether the queue grew"
+        return Tile(name, "", why), None
     kept, lost, unclear = found.kept, found.lost, found.unclear
     if kept is None and unclear is not None:
         return Tile(name, "", f"at {unclear.load} {knee_of.why_unclear(unclear)}"), None
@@ -280,8 +281,7 @@ def _slots(analysis: Analysis) -> Tile:
         return Tile(name, str(slots.estimate), f"requests in parallel; further ones {what_happens(analysis)}")
     if analysis.run.fact("server", "slots_said") == slots.estimate:
         return Tile(name, str(slots.estimate), "as the server says; the run saw no limit")
-    more = "measure longer, or with more load" if len(believed(levels)) == len(levels) else "measure void levels again"
-    unseen = f"{slots_told(analysis) or 'its limit was not seen'}: {more}"
+    unseen = f"{slots_told(analysis) or 'its limit was not seen'}: measure longer, or with more load"
     return Tile(name, f"≥ {slots.estimate}", f"{only_void(levels)} the limit" if analysis.slots.limit else unseen)
 
 

@@ -11,7 +11,7 @@ from loadtest.analyse.explain.time_parts import Cause, TimePart
 from loadtest.grid import Grid
 from loadtest.metrics import VOID
 from loadtest.records import Outcome
-from loadtest.text import UNKNOWN, capitalised, counted, listed, number, seconds
+from loadtest.text import UNKNOWN, between, capitalised, counted, listed, number, seconds
 
 MOST_NAMED = 3  # requests in one line
 NAMED_SHARE, COUNTED_SHARE = 0.1, 0.01  # of a part, below which a cause is only counted, and not even that
@@ -195,7 +195,7 @@ def _unsure(found: Explanation) -> str:
 
 
 def _band(one: Without) -> str:
-    return " to ".join(map(seconds, one.band))
+    return between(*one.band, seconds)
 
 
 def others(found: Explanation) -> str | None:

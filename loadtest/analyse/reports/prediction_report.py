@@ -15,7 +15,7 @@ from loadtest.analyse.whatif.model.sessions import HOST_CACHE, NO_HOST_CACHE, SI
 from loadtest.analyse.whatif.predictions.predict_loads import describe_basis
 from loadtest.analyse.whatif.predictions.prediction_file import AS_KNOWN, NO_LIMIT, Case, Document
 from loadtest.grid import Grid
-from loadtest.text import UNKNOWN, joined, listed, writer_of
+from loadtest.text import UNKNOWN, between, joined, listed, writer_of
 
 SHOWN_FIGURES = (
     ("TTFT p50", "ttft_s.p50"),
@@ -82,7 +82,7 @@ def with_band(each: Prediction, figure: str) -> str:
     if not math.isfinite(value):
         return UNKNOWN
     band = each.bands.get(figure)
-    return write(value) + (f" ({write(band[0])} to {write(band[1])})" if band else "")
+    return write(value) + (f" ({between(*band, write)})" if band else "")
 
 
 def _slots_text(document: Document, case: Case) -> str:
@@ -97,8 +97,7 @@ def _cell(case: Case, figure: str) -> str:
     if figure not in case.figures:
         return UNKNOWN
     write = writer_of(figure)
-    low, high = case.bands[figure]
-    return f"{write(case.figures[figure])}\n{write(low)} to {write(high)}"
+    return f"{write(case.figures[figure])}\n{between(*case.bands[figure], write)}"
 
 
 def notes(document: Document) -> Iterator[str]:

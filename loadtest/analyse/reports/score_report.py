@@ -30,7 +30,7 @@ from loadtest.errors import LoadTestError, PredictionError
 from loadtest.grid import Grid
 from loadtest.metrics import VOID
 from loadtest.records import Outcome
-from loadtest.text import UNKNOWN, instant, listed, percent, signed, writer_of
+from loadtest.text import UNKNOWN, between, instant, listed, percent, signed, writer_of
 
 NOT_OURS = ("arrivals", "server")  # a prediction says for which arrivals it is; of the server only the kind counts
 MODELS = (ERLANG, USL, LINE, SEGMENTS)
@@ -209,7 +209,7 @@ def _cached_share(load: PredictedLoad, case: Case, level: Mapping[str, Any]) -> 
         return []
     low, high = case.bands[CACHED_SHARE]
     inside = "inside" if low <= measured <= high else "outside"
-    band = f"{percent(low)} to {percent(high)}"
+    band = between(low, high, percent)
     where = f"{load.label}{f' ({case.name})' if len(load.cases) > 1 else ''}"
     return [f"{where}: cached share {percent(said)} said, {percent(measured)} measured, {inside} its band ({band})."]
 
@@ -222,7 +222,7 @@ def table(figures: Sequence[ScoredFigure]) -> Grid:
             f"{each.load}: {FIGURE_NAMES[each.figure]}",
             each.case,
             writer_of(each.figure)(each.said),
-            f"{writer_of(each.figure)(each.band[0])} to {writer_of(each.figure)(each.band[1])}",
+            between(*each.band, writer_of(each.figure)),
             writer_of(each.figure)(each.measured),
             signed(each.error),
             "yes" if each.inside else "no",

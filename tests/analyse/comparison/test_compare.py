@@ -165,6 +165,14 @@ def test_one_run_a_side_is_judged_only_past_tolerance_and_run_noise(folder: Fold
     assert compare(analyse(base), analyse(new), run_noise=0.005).verdict == WORSE
 
 
+def test_runs_too_short_to_show_a_doubling_say_so(folder: Folder) -> None:
+    """Was "a difference of 200 % shows nine times in ten"."""
+    base, new = analyse(folder("base")), analyse(folder("new", seed=1))
+    found = compare(base, new, run_noise=0.4)
+    assert outcome(found).startswith("No difference seen within these two runs, but not even a doubled figure")
+    assert "smallest change" not in method(found)
+
+
 def test_a_server_whose_levels_went_at_other_paces_may_do_so_between_runs(folder: Folder) -> None:
     """Six equal runs on a busy machine differed by up to 80 %, and each showed as much between its own levels."""
     base, new = analyse(folder("base")), analyse(folder("new", slower=0.5, seed=1))

@@ -184,11 +184,13 @@ def test_rates_are_said_up_to_which_the_server_keeps_up() -> None:
 def test_a_queue_that_grew_by_chance_is_no_limit_of_the_server() -> None:
     """Was "does not keep up at 8 requests/s: there it answers 8.4 a second", for a wave of the queue at 80 % of the load."""
     four, eight = open_level(4, 4.02, 0), but(open_level(8, 8.4, 0.08), requests_per_s_ci95=[6.9, 9.9])
-    said = "at 8 requests/s is not known: there the queue grew from 3.1 to 3.4 requests, and as many were answered as came."
+    said = "at 8 requests/s is not known: there the queue grew from 3.1 to 3.4 requests, which may be chance."
     assert (knee.kept_up([four, eight]) or "").endswith(f"whether it can {said}")
     assert knee.kept_up([eight]) == f"Whether the server can keep up {said}"
     more = but(eight, offered_per_s=10.4, requests_per_s=8.2, requests_per_s_ci95=None)  # of 20 requests
     assert (knee.kept_up([more]) or "").endswith("grew from 3.1 to 3.4 requests, as 10.4 a second happened to come.")
+    people = but(eight, sessions=True, offered_per_s=24.0, requests_per_s=16.0, requests_per_s_ci95=[14.0, 18.0])
+    assert "not keep up at 8 sessions/s" in (knee.kept_up([people]) or "")  # was 16 answered of 8, "as many as came"
     surely = but(eight, requests_per_s=6.2, requests_per_s_ci95=[5.5, 7.1])
     assert "but not at 8 requests/s" in (knee.kept_up([four, surely]) or "")
 
@@ -199,6 +201,7 @@ def test_a_rate_that_did_not_come_or_was_waited_for_is_not_said_to_be_kept_up_wi
         "The server kept up at 8 requests/s (6.3 a second came): 3.1 requests"
     )
     assert _levels_off(Series("", (eight,)))[0].note == "6.3 a second came; the highest rate measured"
+    assert _levels_off(Series("", (but(eight, rate_to=9.0),)))[0].note == "its rate changes"  # was "too few requests"
     unclear = but(eight, little=eight["little"] | {"steady": False})
     said = "requests waited to the end, and too few came to tell whether their queue grows"
     assert knee.kept_up([unclear]) == f"Whether the server can keep up at 8 requests/s is not known: there {said}."

@@ -106,7 +106,7 @@ def test_streams_that_only_a_void_level_had_are_said_to_be_its(tmp_path: Path) -
     analysis.summary["levels"][-1]["verdict"] = "void"
     found = slots_finding(analysis)
     assert found == "The server handles at least 2 requests in parallel; its limit was not seen."
-    assert answers.tiles(analysis)[3].note == "its limit was not seen: measure void levels again"
+    assert answers.tiles(analysis)[3].note == "its limit was not seen: measure longer, or with more load"
     assert found.evidence.endswith("Void levels are part of that: measure them again before you rely on it.")
 
 

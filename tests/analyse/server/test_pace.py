@@ -114,6 +114,7 @@ def test_a_change_of_pace_is_neither_a_longer_context_nor_a_hiccup(
 def test_a_pace_that_differs_between_levels_is_said(tmp_path: Path) -> None:
     found = ran(tmp_path / "run", (1.001, 0.9, 1.001, 1.3))
     (said, *_) = steps_findings(found)
+    assert "another model's" in said.evidence  # whose end makes a server faster
     assert (
         said
         == "The server's pace changed between levels: the same steps took 1.4 times as long at 8 streams as at 5 streams."
