@@ -309,7 +309,7 @@ def kept_up(levels: Iterable[LevelData]) -> str | None:
         more = f"; whether it can {doubt}" if doubt else ""
         return f"The server kept up at {_rate_kept(kept)}: {_steady(kept)}{more}."
     rate, grew = lost.get("requests_per_s"), lost["little"]["growth_per_s"]
-    answered = "too few to tell" if rate is None else f"{rate:.3g} a second"
+    answered = "too few to tell" if rate is None else f"{rate:.3g} requests a second"
     return (
         f"The server kept up at {_rate_kept(kept)}, but not" if kept else "The server did not keep up"
     ) + f" at {lost.load}: there it answered {answered}, and each second {grew:.2g} more were in flight."

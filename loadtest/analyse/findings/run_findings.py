@@ -19,7 +19,7 @@ from loadtest.analyse.findings import (
 )
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.findings.slot_findings import behind_the_url, slots_finding
-from loadtest.analyse.findings.waiting_findings import batching, leaving_findings, queueing, void_above
+from loadtest.analyse.findings.waiting_findings import batching, cut_off, leaving_findings, queueing, void_above
 from loadtest.analyse.run import LevelData, Series, believed, groups, has_tokens
 from loadtest.analyse.server import alternating_models, prompt_length
 from loadtest.analyse.server.model_memory import by_slots as memory
@@ -36,6 +36,7 @@ def all_findings(analysis: Analysis) -> list[Finding]:
     run, levels = analysis.run, analysis.levels
     found: list[str | Finding | None] = [
         outcome_rules.end_sentence(run),
+        cut_off(run, levels),
         _found_max(run.facts.get("find_max") or {}),
         *memory.context_sentences(run),
         *data_findings.batch_findings(run, levels),

@@ -85,7 +85,7 @@ def behind_the_url(analysis: Analysis) -> list[Finding]:
     return [
         Finding(
             "Streams that decode together do not get their tokens together: several servers stand behind this URL, each stream has a "
-            "worker of its own, or the way delays each stream by itself.",
+            "worker of its own, or the way or a busy machine delays each stream by itself.",
             f"{percent(analysis.steps.out_of_step or 0.0)} of the pairs of such streams got theirs at different moments. So a step time by the number of streams, a speed of prefill beside them and batch "
             "wait are not said; measure each server by its own URL as well.",
         )

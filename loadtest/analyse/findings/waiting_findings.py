@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.findings.slot_findings import believed_slots
-from loadtest.analyse.run import LevelData, Series, believed
+from loadtest.analyse.run import LevelData, RunData, Series, believed
 from loadtest.analyse.server.queue.waits import ADMISSION_ERROR_S, passed_share
 from loadtest.analyse.summary import Analysis
-from loadtest.text import capitalised, counted, listed, number, percent, seconds
+from loadtest.records import Outcome
+from loadtest.text import capitalised, counted, listed, number, percent, seconds, some_of
 
 LEAST_BATCH_WAIT = 0.1  # of the mean TTFT: less is not worth a sentence
 LEAST_SLOT_WAIT = 0.05  # of the mean TTFT, from which on requests queue
@@ -122,6 +125,24 @@ def before_work(series: Series, alone_s: float) -> Finding | None:
         "server: on the way, in a gateway, in the server, or behind others who use it.",
         f"The median of requests with no other of this run beside them; the mean TTFT at {level.load} is {seconds(level.figure('ttft_s'))}.",
     )
+
+
+MANY_CUT_OFF = 0.1  # of a level's requests
+
+
+def cut_off(run: RunData, levels: Sequence[LevelData]) -> str | None:
+    """Return a sentence on the last level of which many requests still waited for a token when the run ended."""
+    silent = np.isfinite(run.column("send")) & np.isnan(run.column("first_token"))
+    cut = silent & run.one_of("outcome", Outcome.CANCELLED)
+    for level in reversed(levels):
+        rows = run.of_level(level["index"])
+        count, whole = int(cut[rows].sum()), int(rows.sum())
+        if count > MANY_CUT_OFF * whole:
+            which = some_of(count, whole, "request")
+            return (
+                f"{which} at {level.load} had no token yet when the run ended: its figures leave out what these waited."
+            )
+    return None
 
 
 FEWEST_LEFT = 3  # users who hung up, from which on it is said that the server stops working for them

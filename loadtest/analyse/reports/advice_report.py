@@ -189,16 +189,14 @@ def _extrapolates(advice: Advice, found: SustainableLoad) -> bool:
 def notes(advice: Advice) -> list[str]:
     """Return what stands below the table: where it extrapolates, and what is known of memory."""
     found = [PREDICTED]
-    streams, measured = advice.model.streams, listed([str(n) for n in advice.measured])
+    streams, measured = advice.model.streams, listed([counted(n, "stream") for n in advice.measured])
     if advice.now is not None:
         found.append(
-            f"The figures with {counted(advice.now, 'slot')} at {measured} streams are measured; "
+            f"The figures with {counted(advice.now, 'slot')} at {measured} are measured; "
             f"all others are predicted. ▶ is {'the one advised' if advice.trial == advice.best else 'the best by the model'}."
         )
     else:
-        found.append(
-            f"The figures at {measured} streams with as many slots or more are measured; all others are predicted."
-        )
+        found.append(f"The figures at {measured} with as many slots or more are measured; all others are predicted.")
     found += advice.model.assumed
     if advice.model.guess:
         found.append(f"{capitalised(advice.model.guess)}.")

@@ -169,8 +169,8 @@ def open_level(rate: float, answered: float, growth_per_s: float) -> LevelData:
 def test_rates_are_said_up_to_which_the_server_keeps_up() -> None:
     four, eight, twelve = open_level(4, 4.02, 0), open_level(8, 7.9, 0), open_level(12, 9.1, 2.9)
     assert knee.kept_up([four, eight, twelve]) == (
-        "The server kept up at 8 requests/s, but not at 12 requests/s: there it answered 9.1 a second, and each second 2.9 "
-        "more were in flight."
+        "The server kept up at 8 requests/s, but not at 12 requests/s: there it answered 9.1 requests a second, and each second "
+        "2.9 more were in flight."
     )
     assert knee.kept_up([four, eight]) == (
         "The server kept up at 8 requests/s: 3.1 requests in flight in the first third of the level, 3.4 in the last."

@@ -11,12 +11,12 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from support.made_runs import Made, make
+from support.made_runs import Made, grid, make, unanswered, write
 from support.virtual_runs import Load, play
 
 from loadtest.analyse.charts import against_load, distributions
 from loadtest.analyse.figures import stats
-from loadtest.analyse.findings import step_findings
+from loadtest.analyse.findings import step_findings, waiting_findings
 from loadtest.analyse.findings.measured_on import simulated_warning
 from loadtest.analyse.reports import pages, prediction_report, run_table
 from loadtest.analyse.reports.answers import verdict_in_words
@@ -25,6 +25,7 @@ from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.levels import LevelData, Series, series_of
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.analyse.whatif.model.fit import predicted_curve
+from loadtest.records import Outcome
 from loadtest.simulate.model.timing import StepLaw, Timing
 
 TIMING = Timing(step=StepLaw(0.020, 0.004), prefill_s=0.0005)
@@ -241,3 +242,14 @@ def test_what_is_predicted_is_in_a_table_where_it_gives_back_what_was_measured(t
     assert [row[-1].startswith("the server has slots for as many; up to") for row in grid.rows[-2:]] == [True, True]
     assert {row[-1] for row in grid.rows[:4]} == {""}
     assert prediction_report.curve_table(found, dataclasses.replace(curve, predictions=(), missed="it misses")) is None
+
+
+@pytest.mark.parametrize(("kept", "said"), [(6, "14 of 20 requests at 4 streams"), (19, None)])
+def test_who_still_waited_when_the_run_ended_is_counted(kept: int, said: str | None, tmp_path: Path) -> None:
+    """Was "the median TTFT is 33.7 s" of 53 requests, where 73 that were cut off had waited longer."""
+    levels, truth = grid(Made(), (4,), each=4)
+    cut = [unanswered(one, Outcome.CANCELLED) for one in truth.records[kept:]]
+    one = analyse(write(tmp_path / "run", [*truth.records[:kept], *cut], levels))
+    found = waiting_findings.cut_off(one.run, one.levels)
+    assert (found or "").startswith(said or "")
+    assert (found is None) == (said is None)

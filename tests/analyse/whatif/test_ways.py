@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from click.testing import CliRunner
-from support.made_runs import write
+from support.made_runs import Made, make, write
 from support.virtual_runs import Load, play
 
 from loadtest.analyse.charts import prediction
 from loadtest.analyse.explain.explanation import Explainer, at_percentile, rows_by_length
+from loadtest.analyse.run import RunData
 from loadtest.analyse.server.queue.slots import known_slots
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.analyse.whatif.model import fit
@@ -171,3 +174,23 @@ def test_a_budget_of_tokens_is_no_number_of_slots(tmp_path: Path) -> None:
     found = fitted(analysis)
     assert "tokens of prompts and answers are held at most" in found.way
     assert found.timing.kv_tokens == pytest.approx(2000, rel=0.05)
+
+
+def test_one_stream_does_not_show_how_a_server_works(tmp_path: Path) -> None:
+    """Of one request: "of the ways servers work this one gives back the run: each stream has a clock of its own"."""
+    make(tmp_path / "run", Made(), users=(1,), each=1)
+    one = analyse(tmp_path / "run")
+    with pytest.raises(PredictionError, match="too few prompts"):
+        fit.fit_models(one.run, one.slots, one.steps, one.levels)
+
+
+@pytest.mark.parametrize("way", [{"sessions": True}, {"shed": 34}, {"rate_to": 8.0}, {}])
+def test_an_open_loop_that_the_model_does_not_play_is_no_ground_for_predictions(way: dict[str, object]) -> None:
+    """1.2 sessions a second were taken for 1.2 requests, and 48 due requests for sent ones, of which 34 were not."""
+    run = cast("RunData", SimpleNamespace(levels=[], path="run"))
+    level = {"index": 0, "rate": 1.2, "input_tokens": 100, "output_tokens": 20, "words": None, "shed": 0, **way}
+    if way:
+        with pytest.raises(PredictionError, match="single requests"):
+            levels_used(run, [level])
+    else:
+        assert levels_used(run, [level]) == [level]

@@ -40,6 +40,8 @@ from loadtest.metrics import VOID
 from loadtest.simulate.model.timing import BEFORE, BESIDE, SLICED, StepLaw, Timing
 from loadtest.text import joined
 
+UNSTEADY = ("rate_to", "trace", "sessions", "shed")  # of a level that the model's open loop does not play
+
 
 @dataclass(frozen=True, slots=True)
 class ClosedLoopSeries:
@@ -69,11 +71,12 @@ def levels_used(run: RunData, levels: Sequence[dict[str, Any]]) -> list[dict[str
     series = longest_series(run)
     if series is not None:
         return [level for level in levels if level["index"] in series.levels]
-    steady = [level for level in levels if level["rate"] and level.get("rate_to") is None and not level.get("trace")]
+    steady = [level for level in levels if level["rate"] and not any(level.get(each) for each in UNSTEADY)]
     lengths = [(level["input_tokens"], level["output_tokens"], level["words"]) for level in steady]
     if not lengths:
         raise PredictionError(
-            f"{run.path} has neither a level of a closed loop nor one at a constant rate; measure with --concurrency 1,2,4."
+            f"{run.path} has neither a level of a closed loop nor one of single requests at a constant rate that were all sent; "
+            "measure with --concurrency 1,2,4."
         )
     most = max(dict.fromkeys(lengths), key=lengths.count)
     return [level for level, each in zip(steady, lengths, strict=True) if each == most]
@@ -210,7 +213,7 @@ def _ways(run: RunData, slots: Slots, steps: Steps) -> Iterator[tuple[str, Serve
             for way, name in ((SLICED, SLICED_WAY), (BEFORE, BEFORE_WAY), (BESIDE, BESIDE_WAY)):
                 yield name + limit, _worked(usual, prefill_way=way, kv_tokens=held)
     clocks = _of_own_clocks(run, slots, steps)
-    if clocks is not None:
+    if clocks is not None and clocks.streams > 1:  # one stream has its steps to itself on any server
         for held, limit in limits:
             yield CLOCKS_WAY + limit, _worked(clocks, kv_tokens=held)
     if refused is not None:

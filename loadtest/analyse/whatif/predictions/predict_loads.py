@@ -291,7 +291,7 @@ def levels_in_words(labels: Sequence[str]) -> str:
 
 def describe_basis(document: Document) -> str:
     rests, slots = document.rests_on, document.rests_on["slots"]
-    limit = counted(slots["limit"], "slot") if slots["limit"] else f"at least {slots['seen'] or 0} slots"
+    limit = counted(slots["limit"], "slot") if slots["limit"] else f"at least {counted(slots['seen'] or 0, 'slot')}"
     how = slots["how"].split("; ")[0]  # the file has every witness
     times = [entry["streams"] for entry in rests["step_law"]["times"]]
     said = listed(times) if len(times) <= MOST_NAMED else f"{len(times)} numbers from {times[0]} to {times[-1]}"
