@@ -163,7 +163,11 @@ class SearchResult:
             if self.beyond is None:
                 return f"Nothing is known about {asked}."
             sure = "" if self.missed == self.beyond else ", as far as its figures show"
-            return f"Not even {loads.least} meets {asked}{sure}{f': {binds}' if binds else ''}."
+            why = f": {binds}" if binds else ""
+            if self.beyond > 1:  # the search was cut short
+                miss = loads.misses(self.beyond).removesuffix("it") + asked
+                return f"{loads.name(self.beyond)} {miss}{sure}; less was not tried{why}."
+            return f"Not even {loads.least} meets {asked}{sure}{why}."
         verb = "carries" if loads.kind == "people" else "takes"
         if self.beyond is None:
             sure = (

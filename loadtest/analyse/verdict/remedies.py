@@ -134,7 +134,7 @@ REMEDIES: dict[str, Remedy] = {
     "beyond_capacity": Remedy("More arrived than this client measures truthfully.", LESS_LOAD),
     "growing": Remedy(
         "Requests were still piling up.",
-        "The server may not keep up at this rate, and then its waits depend on how long you measure. Use a lower --rate.",
+        "The server may not keep up at this rate, and then its waits depend on how long you measure. Send fewer a second.",
     ),
     "records_lost": Remedy(
         "Records are missing.",
