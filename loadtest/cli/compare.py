@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from loadtest.analyse.comparison import compare_report, many_report
-from loadtest.analyse.comparison.comparable import ASKED
+from loadtest.analyse.comparison.comparable import ASKED, REQUESTS_A_USER
 from loadtest.analyse.comparison.compare import NOT_COMPARABLE, SAME, TOLERANCE, TOO_FEW, Change, Comparison
 from loadtest.analyse.comparison.compare import compare as compare_runs
 from loadtest.analyse.comparison.differences import RUN_NOISE
@@ -211,7 +211,7 @@ def _show_many(many: Many, folder: Path, *, as_json: bool) -> None:
 
 def _across_keys(across: str, runs: Sequence[Path]) -> frozenset[str]:
     """Return the keys that --across names; raise ScenarioError, with the nearest key, for one that no run has."""
-    known = {*ACROSS, *ASKED.values()}
+    known = {*ACROSS, *ASKED.values(), REQUESTS_A_USER}
     for run in runs:
         comparability = RunFolder.open(run).read_run().get("comparability")
         known |= {str(key) for key in comparability} if isinstance(comparability, dict) else set()

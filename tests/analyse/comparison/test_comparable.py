@@ -144,6 +144,8 @@ def test_another_number_of_requests_a_user_is_not_judged_unless_asked_for(folder
     assert any(note.startswith("Differs: requests_a_user (8 → 20)") for note in found.notes)
     across = compare(analyse(base), analyse(new), across=frozenset({"requests_a_user"}))
     assert across.verdict == SAME
+    said = run(base, new, "--across", "requests_a_user")  # was refused: "runs have no key 'requests_a_user'"
+    assert said.return_value == 0, said.output
 
 
 @pytest.mark.parametrize(("cached", "said"), [(90, "(0 % → 90 % at "), (None, ""), (3, "")])
