@@ -125,7 +125,7 @@ def method(comparison: Comparison) -> str:
             f"Intervals come from how much the {len(comparison.bases)} and {len(comparison.news)} runs differ among themselves, "
             f"with {noise} ({NOISE_FROM}) taken for it where that is narrower."
         )
-    more = "; several runs a side (A1 A2 A3 --against B1 B2 B3) show smaller ones" if comparison.single else ""
+    more = "; several runs a side (A1 A2 A3 --against B1 B2 B3) show smaller changes" if comparison.single else ""
     seen = _in_percent(comparison.visible) if comparison.visible else ""
     smallest = f" The smallest change that shows in nine of ten such comparisons is {seen}{more}." if seen else ""
     if comparison.visible and comparison.visible[0] > LARGEST_VISIBLE:
