@@ -198,7 +198,7 @@ def _print_advice(written: list[Path], analysis: Analysis, found: Advice) -> Non
         words.console_table(found).console_within(console.width, words.EXPENDABLE, words.heading(found, analysis))
     )
     print_lines(console, words.sentences(found), before="• ")
-    print_lines(console, words.notes(found), style="dim")
+    print_lines(console, words.notes(found, (found.load,)), style="dim")
     print_written(console, written)
     if promised := [path for path in written if path.name.endswith(PROMISE)]:
         console.print(Text(words.promise_sentence(found, str(promised[0]), command(analysis.run))), soft_wrap=True)

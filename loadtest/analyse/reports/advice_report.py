@@ -186,8 +186,8 @@ def _extrapolates(advice: Advice, found: SustainableLoad) -> bool:
     return min(found.slots or found.concurrency, found.concurrency) > advice.model.streams
 
 
-def notes(advice: Advice) -> list[str]:
-    """Return what stands below the table: where it extrapolates, and what is known of memory."""
+def notes(advice: Advice, loads: tuple[int, ...] = ()) -> list[str]:
+    """Return what stands below the table of these loads, or of all: where it extrapolates, and what is known of memory."""
     found = [PREDICTED]
     streams, measured = advice.model.streams, listed([counted(n, "stream") for n in advice.measured])
     if advice.now is not None:
@@ -200,7 +200,7 @@ def notes(advice: Advice) -> list[str]:
     found += advice.model.assumed
     if advice.model.guess:
         found.append(f"{capitalised(advice.model.guess)}.")
-    if any(advice.extrapolated(*pair) for pair in advice.cells):
+    if any(advice.extrapolated(each, load) for each in advice.slots for load in loads or advice.loads):
         found.append(
             f"{EXTRAPOLATED} extrapolated: more streams decode in parallel than the {streams} that the run measured; "
             "measure with that many slots before relying on it."

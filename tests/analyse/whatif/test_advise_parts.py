@@ -164,6 +164,14 @@ def test_at_80_columns_no_cell_is_cut_and_both_figures_of_one_thing_say_why_they
     assert "answers were all equally long" in told
 
 
+def test_a_mark_that_no_cell_has_is_not_explained(tmp_path: Path, loadtest: Call) -> None:
+    """The console shows the highest measured load alone, where nothing was extrapolated."""
+    run = play(tmp_path / "run", [Load(users=users, requests=20) for users in (1, 2)])
+    _, out, _ = loadtest("advise", run)
+    assert "*" not in out
+    assert "* extrapolated" in (run / "advice.md").read_text(encoding="utf-8").replace("\\*", "*")
+
+
 def test_a_load_whose_p95_took_too_few_requests_decides_nothing(tmp_path: Path, loadtest: Call) -> None:
     loads = [
         Load(users=1, requests=6),
