@@ -18,6 +18,7 @@ from loadtest.analyse.comparison import compare_report, many_report
 from loadtest.analyse.comparison.compare import BETTER, NOT_COMPARABLE, SAME, TOO_FEW, WORSE, Change, Comparison
 from loadtest.analyse.comparison.differences import FAILED, OF_REQUESTS, Metric
 from loadtest.analyse.comparison.many import Entry, Many
+from loadtest.analyse.comparison.traits import names_of
 from loadtest.analyse.findings.measured_on import measured_on
 from loadtest.analyse.run import Series, axis_of, believed, series_of
 from loadtest.analyse.summary import Analysis
@@ -51,10 +52,11 @@ def draw(comparison: Comparison, path: Path) -> Path:
             changes_panel(axes, metric, rows, levels, comparison.tolerance)
             axes.set_yticks(range(len(levels)), [own[level] for level in levels])
         said = (
-            "change from BASE to NEW",
+            "change from {} (BASE) to {} (NEW)".format(*_side_names(comparison)),
             f"bars: {comparison.confidence * 100:.5g} % intervals, all {comparison.tests} together 99 %",
             "shaded: a regression",
             f"{', '.join(unknown)}: {TOO_FEW}" if unknown else "",
+            "arrow: beyond the axis" if any(abs((row.ratio or 1) - 1) > WIDEST for row in comparison.headline) else "",
             f"{len(every) - len(levels)} more levels are in compare.md" if len(every) > len(levels) else "",
         )
         subtitle = joined("; ", shared, *(said if known else ()))
@@ -89,7 +91,8 @@ def _change_mark(axes: Axes, row: Change, place: int, half: float) -> None:
     if row.interval is not None:
         low, high = (min(max(end - 1, -half), half) for end in row.interval)
         axes.plot([low, high], [place, place], color=colour, linewidth=2.6, solid_capstyle="butt", label=verdict)
-    axes.plot([at], [place], marker=marker, color=colour, markersize=7, linestyle="none")
+    marker = marker if at == row.ratio - 1 else "<" if at < 0 else ">"  # an arrow points past the axis
+    axes.plot([at], [place], marker=marker, color=colour, markersize=7, linestyle="none", clip_on=False, zorder=5)
     side = "left" if at < -0.5 * half else "right" if at > 0.5 * half else "center"
     axes.annotate(
         compare_report.change_text(row),
@@ -104,12 +107,20 @@ def _change_mark(axes: Axes, row: Change, place: int, half: float) -> None:
     )
 
 
+def _side_names(comparison: Comparison) -> list[str]:
+    """Return a name of each side that tells it from the other: the model or setting that differs, else the run's own."""
+    sides = (comparison.bases, comparison.news)
+    names = names_of([side[0] for side in sides]).names
+    return [name + (f" and {len(side) - 1} more" if side[1:] else "") for name, side in zip(names, sides, strict=True)]
+
+
 def _framed(comparison: Comparison) -> Analysis:
     """Return what the frame says of all runs: their names, the graver verdict, simulated if either is."""
     sides = [[one.summary for one in side] for side in (comparison.bases, comparison.news)]
-    names = [side[0]["name"] + (f" and {len(side) - 1} more" if side[1:] else "") for side in sides]
     simulated = sides[1][0]["simulated"] or sides[0][0]["simulated"]
-    return _of_several(comparison.news[0], [*sides[0], *sides[1]], name=" → ".join(names), simulated=simulated)
+    return _of_several(
+        comparison.news[0], [*sides[0], *sides[1]], name=" → ".join(_side_names(comparison)), simulated=simulated
+    )
 
 
 def _of_several(one: Analysis, summaries: Sequence[dict[str, Any]], **said: Any) -> Analysis:

@@ -89,13 +89,15 @@ def itl(axes: Axes, analysis: Analysis, series: Series) -> None:
     for level, gaps, look in every:
         at = evenly(len(gaps), MOST_POINTS)
         together = (bisect_right(gaps, 0.0) - bisect_left(gaps, 0.0)) / len(gaps)
-        label = style.or_void(level.load, level) + (f" ({percent(together)} in one read)" if together >= 0.001 else "")
+        label = style.or_void(level.load, level)
+        if together >= 0.001 and not _beside_others(axes):  # panels share a legend
+            label += f" ({percent(together)} in one read)"
         axes.plot([max(gaps[rank], shortest) for rank in at], (at + 1) / len(gaps), label=label, **look)
     if not every:
         style.empty(axes, "No answer had two chunks, so there are no gaps to show.")
         return
     style.share_over_log(axes)
-    axes.set(xlabel=_axis([gaps for _, gaps, _ in every], shortest), ylabel="share of gaps at or below")
+    axes.set(xlabel=_axis(axes, [gaps for _, gaps, _ in every], shortest), ylabel="share of gaps at or below")
 
 
 def itl_tail(axes: Axes, analysis: Analysis, series: Series) -> None:
@@ -115,7 +117,7 @@ def itl_tail(axes: Axes, analysis: Analysis, series: Series) -> None:
     axes.set(yscale="log", ylim=(10.0 ** math.floor(math.log10(1.1 / most)), 1.3))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_formatter(lambda value, _: percent(value))
-    axes.set(xlabel=_axis([gaps for _, gaps, _ in every], shortest), ylabel="share of gaps this long or longer")
+    axes.set(xlabel=_axis(axes, [gaps for _, gaps, _ in every], shortest), ylabel="share of gaps this long or longer")
 
 
 def _gaps_of_levels(
@@ -135,9 +137,16 @@ def _shortest(every: Sequence[tuple[LevelData, Ordered, dict[str, Any]]]) -> flo
     return min((10.0 ** math.floor(math.log10(middle / 10)) for middle in usual), default=SHORTEST_S)
 
 
-def _axis(every: list[Ordered], shortest: float) -> str:
-    short = any(gaps[0] < shortest for gaps in every)
-    return "ITL, logarithmic" + (f"; shorter gaps are drawn at {seconds(shortest, exact=True)}" if short else "")
+def _axis(axes: Axes, every: list[Ordered], shortest: float) -> str:
+    if not any(gaps[0] < shortest for gaps in every):
+        return "ITL, logarithmic"
+    between = "\n" if _beside_others(axes) else "; "
+    return f"ITL, logarithmic{between}shorter gaps are drawn at {seconds(shortest, exact=True)}"
+
+
+def _beside_others(axes: Axes) -> bool:
+    """Return whether the page has more panels than this one."""
+    return axes.figure is not None and len(axes.figure.axes) > 1
 
 
 def itl_tail_title(analysis: Analysis) -> str:

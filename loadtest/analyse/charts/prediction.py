@@ -22,7 +22,7 @@ from loadtest.analyse.whatif.model.fit import ClosedLoopSeries, PredictedCurve
 from loadtest.analyse.whatif.model.predict import SLICED_WAY
 from loadtest.analyse.whatif.model.sessions import NO_HOST_CACHE
 from loadtest.analyse.whatif.predictions.prediction_file import NO_LIMIT, Case, Document, PredictedLoad
-from loadtest.text import counted, joined, number, percent, seconds
+from loadtest.text import counted, joined, listed, number, percent, seconds
 
 PANELS = (  # (title, figure, part)
     ("TTFT, median", "ttft_s", "p50"),
@@ -111,7 +111,7 @@ def _loads_title(document: Document) -> str:
     if document.slots is None and any(len(load.cases) > 1 for load in document.loads):
         seen = document.rests_on["slots"]["seen"] or 0
         return f"Predicted for no limit of slots, and for a limit of {seen}: which holds is not known"
-    return f"Predicted from {document.run['name']}: {', '.join(load.label for load in document.loads[:4])}"
+    return f"Predicted from {document.run['name']}: {listed([load.label for load in document.loads[:4]])}"
 
 
 def _curve_panel(axes: Axes, key: str, part: str, *, analysis: Analysis, found: PredictedCurve) -> None:

@@ -352,8 +352,8 @@ def points(levels: Iterable[LevelData], name: str, part: str) -> Iterator[tuple[
 
 
 def slots_line(axes: Axes, x: float, slots: int) -> None:
-    """Draw where the server's slots are all taken."""
-    axes.axvline(x, color=INK, linewidth=1.2, linestyle=(0, (4, 3)), zorder=3)
+    """Draw where the server's slots are all taken, below the interval of a level that has as many streams."""
+    axes.axvline(x, color=GREY, linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
     axes.annotate(
         counted(slots, "slot"),
         xy=(x, 1.0),

@@ -17,8 +17,8 @@ from loadtest.analyse.summary import Analysis
 from loadtest.text import seconds
 
 THINNEST_PART = 0.01  # of the highest bar: a thinner part, a line without a visible colour, is drawn with the next
-MEANS, MOST_IN_PANEL = 14, 5  # figures written over the bars of one chart, and of one panel of several …
-FEW_MEANS = 9  # … and those of one chart that have room for "mean"
+WIDTH_OF_MEAN = 0.42 * 72  # points: what a figure over a bar takes; where bars are closer, none is written …
+FEW_MEANS = 9  # … and so many bars of one chart have room for "mean"
 TICKS, FEW_TICKS = 20, 8
 WAITS = ("batch_wait_s", "unsplit_wait_s", "slot_wait_s")  # which of them is cut first
 REST = "rest: neither a wait for others, load nor prefill"
@@ -41,7 +41,8 @@ def ttft_parts(axes: Axes, analysis: Analysis, series: Series) -> None:
     style.hatch(axes, void, [(levels[i].mean_ttft or 0.0) * factor for i in void], BAR)
     crowded = axes.figure is not None and len(axes.figure.axes) > 1
     place = axes.get_subplotspec()
-    room = BAR * 72 * (style.WIDTH - 1.2) / (1 if place is None else place.get_gridspec().ncols) / len(levels)
+    apart = 72 * (style.WIDTH - 1.2) / (1 if place is None else place.get_gridspec().ncols) / len(levels)
+    room = BAR * apart
     for name, mark, size in (("p50", "_", min(18.0, room)), ("p95", "^", min(6.0, room))):  # none reaches the next bar
         if known := [(i, value * factor) for i, level in enumerate(levels) if (value := level.figure("ttft_s", name))]:
             axes.plot(
@@ -51,7 +52,8 @@ def ttft_parts(axes: Axes, analysis: Analysis, series: Series) -> None:
                 markersize=size,
                 label=f"{name} (from 20 requests on)" if name == "p95" else name,
             )
-    _name_means(axes, levels, factor, crowded=crowded)
+    if apart >= WIDTH_OF_MEAN:
+        _name_means(axes, levels, factor, crowded=crowded)
     shown = evenly(len(levels), FEW_TICKS if crowded else TICKS)
     axes.set_xticks(x[shown], [drawable(style.level_tick(levels[i])) for i in shown])
     highest = max(_top(level) for level in levels) * factor * (1.24 if crowded else 1.14)
@@ -70,11 +72,10 @@ def ttft_parts(axes: Axes, analysis: Analysis, series: Series) -> None:
 
 
 def _name_means(axes: Axes, levels: list[LevelData], factor: float, *, crowded: bool) -> None:
-    """Write each level's mean on its bar, or in it where a mark is right above; of many levels those of some, evenly apart."""
+    """Write each level's mean on its bar, or in it where a mark is right above."""
     bare = crowded or len(levels) > FEW_MEANS
     room = HEIGHT_OF_MEAN * max(map(_top, levels))
-    for i in evenly(len(levels), MOST_IN_PANEL if crowded else MEANS):
-        level = levels[i]
+    for i, level in enumerate(levels):
         if level.is_void:
             continue
         height, free = level.mean_ttft or 0.0, _free_above(level, room)

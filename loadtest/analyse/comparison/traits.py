@@ -158,7 +158,8 @@ def _traits(runs: Sequence[Analysis], across: frozenset[str]) -> Iterator[Trait]
 
 def _quantization(one: Analysis) -> Any:
     details = (one.summary["server"].get("facts") or {}).get("details") or {}
-    return one.run.fact("comparability", "quantization") or details.get("quantization_level")
+    said = one.run.fact("comparability", "quantization") or details.get("quantization_level")
+    return None if said == "unknown" else said  # so Ollama says of a file that does not name it
 
 
 def slots_of(one: Analysis) -> str | None:

@@ -60,11 +60,12 @@ def title(advice: Advice) -> str:
     if slots is None:
         return f"No number of slots fits {size(advice.gpu_bytes)}"
     at, before = f"at {counted(load, 'stream')}", advice.as_now(load)
-    measured = f"TTFT p95 {at} is {_ttft(before)}, {_speed_text(before)} tokens/s a stream, as measured"
     if slots == now:
+        measured = f"TTFT p95 {at} is {_ttft(before)}, {_speed_text(before)} tokens/s a stream, as measured"
         return f"Keep {advice.knob} at {now}: {measured}"
     after = advice.promised[load]
-    return f"{_set(advice, slots)}: {measured}; predicted {_ttft(after)} and {_speed_text(after)} tokens/s"
+    wait, speed = (f"{text(after)} instead of {text(before)}" for text in (_ttft, _speed_text))
+    return f"{_set(advice, slots)}: {at} TTFT p95 {wait}, {speed} tokens/s a stream (predicted)"
 
 
 def promise_sentence(advice: Advice, path: str, command: str | None) -> str:

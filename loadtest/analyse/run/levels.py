@@ -103,14 +103,16 @@ class LevelData(dict[str, Any]):
         return (bounds[0], min(bounds[1], described.get("max", math.inf))) if bounds else None
 
     def interval_in_words(self, name: str, part: str, write: Callable[[float], str] = seconds) -> str:
-        """Return "102 ms to 327 ms", or "102 ms to over 327 ms" where its end is not known; empty without an interval.
+        """Return "102 ms to 327 ms", or "102 ms to over 327 ms" where its end is not known ("102 ms or more"); empty without an interval.
 
         A percentile of few values may lie past the largest of them, and then nothing seen bounds it.
         """
         if (ends := self.interval(name, part)) is None:
             return ""
-        over = "over " if ends[1] < self[name][f"ci95_{part}"][1] else ""
-        return f"{write(ends[0])} to {over}{write(ends[1])}"
+        low, high = map(write, ends)
+        if ends[1] >= self[name][f"ci95_{part}"][1]:
+            return f"{low} to {high}"
+        return f"{low} or more" if low == high else f"{low} to over {high}"
 
     def wait_in_words(self, name: str, part: str) -> str:
         """Return a wait for people: "> 10 s" where users left before its end."""

@@ -183,6 +183,33 @@ def test_figures_stand_clear_of_the_slots(tmp_path: Path) -> None:
     assert not [text for text in others if text.get_window_extent().overlaps(slots.get_window_extent())]
 
 
+def test_panels_of_gaps_share_one_legend_and_their_axes_stand_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each level had a name in each panel, with a share of its own; "shorter gaps are drawn at" ran into the next panel."""
+    analysis = of_two_lengths(tmp_path / "run")
+    monkeypatch.setattr("loadtest.analyse.charts.distributions.stats.ranked", lambda *_: [0.0, 1e-7, *[0.03] * 60])
+    figure, panels = style.page(3)
+    for axes, series in zip(panels, series_of(analysis.summary["levels"]), strict=False):
+        distributions.itl(axes, analysis, series)
+    figure.draw_without_rendering()
+    boxes = [axes.xaxis.label.get_window_extent() for axes in panels[:2]]
+    assert "shorter gaps" in panels[0].get_xlabel()
+    assert boxes[0].x1 < boxes[1].x0
+    assert {str(line.get_label()) for axes in panels for line in axes.lines} == {"1 stream", "16 streams"}
+
+
+@pytest.mark.parametrize(("levels", "written"), [(12, 12), (40, 0)])
+def test_means_are_written_where_each_has_room(tmp_path: Path, levels: int, written: int) -> None:
+    make(tmp_path / "run", Made(gap_ms=1, tokens=4), users=tuple(range(1, levels + 1)), each=1)
+    analysis = analyse(tmp_path / "run")
+    _, (axes,) = style.page(1)
+    ttft.ttft_parts(axes, analysis, series_of(analysis.summary["levels"])[0])
+    assert (
+        len([text for text in axes.texts if text.get_text().endswith("s") and "slot" not in text.get_text()]) == written
+    )
+
+
 @pytest.mark.parametrize("columns", [1, 2, 3])
 def test_loads_of_four_digits_stand_apart(columns: int) -> None:
     figure, panels = style.page(columns, columns=columns)

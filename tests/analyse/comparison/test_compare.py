@@ -90,6 +90,15 @@ def test_the_chart_shows_the_verdict_in_colour(folder: Folder) -> None:
     assert axes.get_xlabel() == "← worse: change, %"
 
 
+def test_a_change_beyond_the_axis_is_an_arrow(folder: Folder) -> None:
+    """A dot at the edge of the axis, at +100 %, stood for +502 %."""
+    found = compare(analyse(folder("base")), analyse(folder("new", slower=5, seed=1)))
+    rows = [row for row in found.headline if row.metric.id == "ttft_s.mean"]
+    axes = Figure().subplots()
+    changes_panel(axes, rows[0].metric, rows, [row.level["label"] for row in rows], found.tolerance)
+    assert {line.get_marker() for line in axes.lines if len(line.get_xdata()) == 1} == {">"}  # type: ignore[arg-type]
+
+
 def test_files_go_to_the_new_run_by_default(folder: Folder) -> None:
     new = folder("new", seed=1)
     run(folder("base"), new)

@@ -106,6 +106,11 @@ def test_slots_server_version_and_gpu_are_found_and_several_differences_are_said
     assert traits.names_of(analyses).names == ("NVIDIA A100", "NVIDIA H100")
 
 
+def test_a_quantization_that_ollama_does_not_know_is_no_name(folder: Folder) -> None:
+    runs = (folder("mine", quantization="unknown"), folder("two", quantization="Q4_0", seed=1))
+    assert traits.names_of([analyse(path) for path in runs]).names == ("mine", "two")
+
+
 def test_settings_name_runs_and_other_work_gets_no_verdict(folder: Folder) -> None:
     found = many(folder("low", asked={"think": "low"}), folder("high", asked={"think": "high"}, slower=0.5, seed=1))
     assert [entry.name for entry in found.entries] == ["think low", "think high"]

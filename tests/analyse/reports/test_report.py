@@ -184,7 +184,9 @@ def test_several_runs_get_a_folder_each() -> None:
     assert report.places(folders, out) == [out / "0-run", out / "1-run", out / "other"]
 
 
-@pytest.mark.parametrize(("most", "said"), [(2.0, "102 ms to 1.05 s"), (0.327, "102 ms to over 327 ms")])
+@pytest.mark.parametrize(
+    ("most", "said"), [(2.0, "102 ms to 1.05 s"), (0.327, "102 ms to over 327 ms"), (0.1021, "102 ms or more")]
+)
 def test_no_interval_is_said_to_end_past_all_that_was_seen(most: float, said: str) -> None:
     """Was "102 ms to 1.05 s", of answers of which none took more than 327 ms."""
     level = LevelData(stall_s={"p95": 0.3, "ci95_p95": [0.102, 1.05], "max": most})

@@ -129,7 +129,7 @@ def test_no_way_is_an_answer(tmp_path: Path) -> None:
         for record in played.records
     ]
     analysis = analyse(write(tmp_path / "run", late, played.levels))
-    with pytest.raises(NoWayError, match="none of the other ways of working that it could be held against does"):
+    with pytest.raises(NoWayError, match="nor does any other way of working that loadtest knows"):
         fitted(analysis)
     levels = analysis.summary["levels"]
     curve = predicted_curve(analysis.run, analysis.slots, analysis.steps, levels)

@@ -151,8 +151,8 @@ class NoWayError(PredictionError):
     def __init__(self, missed: str) -> None:
         self.missed = missed
         super().__init__(
-            f"the model fitted to this run does not give back what it measured: {missed}; none of the other ways of working "
-            "that it could be held against does either"
+            f"the model fitted to this run does not give back what it measured: {missed}; nor does any other way of working "
+            "that loadtest knows and this run can be held against"
         )
 
 
