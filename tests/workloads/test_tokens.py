@@ -148,7 +148,15 @@ def test_without_ranks_and_without_a_fetch_it_estimates_and_says_why(cache: Path
 
 def test_a_switched_off_cache_is_not_worked_around(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "")
-    assert "switched off" in load_counter().source
+    assert "no folder for ranks" in load_counter().source
+
+
+def test_where_no_folder_takes_temporary_files_lengths_are_estimated(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr("tempfile._candidate_tempdir_list", list)
+    assert "no folder for ranks" in load_counter().source
 
 
 def test_where_tiktoken_looks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
