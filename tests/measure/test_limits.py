@@ -39,3 +39,17 @@ def test_too_many_streams_are_refused_with_what_to_do() -> None:
     assert "1000 streams need 1064 open files" in said
     assert "lets a process have 512" in said
     assert "ulimit" in said
+    assert told(64, 64, 1).startswith("1 stream needs 65 open files")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not hold a process to this limit")
+def test_too_little_memory_for_the_libraries_is_a_mistake_and_no_failed_gate() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "loadtest", "report", "x"],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (200 << 20,) * 2),
+    )
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert "ulimit -v" in ended.stderr
