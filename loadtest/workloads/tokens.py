@@ -166,7 +166,8 @@ def fetch_ranks(ranks: Ranks, folder: Path, timeout: float) -> str | None:
                     return f"not done after {timeout:g} s"
     except httpx.TimeoutException:
         return f"no answer within {timeout:g} s"
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL, ImportError, OSError, ValueError) as error:
+        # the last four: a proxy or SSL_CERT_FILE of the environment that httpx cannot use, such as all_proxy=socks://…
         return str(error) or type(error).__name__
     if hashlib.sha256(data).hexdigest() != ranks.sha256:
         return "what came does not match its checksum"

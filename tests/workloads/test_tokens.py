@@ -213,6 +213,22 @@ def test_a_failed_fetch_is_an_estimate_that_says_why(cache: Path, monkeypatch: p
     assert load_counter("m").source.startswith("estimate: tiktoken's ranks could not be fetched (")
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("all_proxy", "socks://127.0.0.1:9"),
+        ("all_proxy", "socks5://127.0.0.1:9"),
+        ("all_proxy", "http://[::1"),
+        ("SSL_CERT_FILE", "/nowhere"),
+    ],
+)
+def test_an_environment_that_httpx_cannot_use_is_a_failed_fetch(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert tokens.fetch_ranks(ranks_at("http://127.0.0.1:9", b"ranks"), cache, 5)
+
+
 def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("")
     with serving(b"ranks") as url:
