@@ -154,6 +154,8 @@ def _exit_code_of(args: list[str]) -> int:
         return exit_code_of(error)
     except (FileExistsError, NotADirectoryError) as error:
         print_mistake(f"cannot write into {error.filename}: it is a file, not a folder; name another folder.")
+    except BlockingIOError as error:  # fork() says so
+        print_mistake(f"cannot start another process: {error.strerror}; allow more of them (`ulimit -u`).")
     except OSError as error:
         gone = isinstance(error, FileNotFoundError)  # without a name, what is not found is the working directory
         where = error.filename or ("into the working directory" if gone else "the output")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import resource
 import subprocess
 import sys
 
 import pytest
+
+from loadtest import cli
 
 CODE = """
 import resource
@@ -40,6 +43,17 @@ def test_too_many_streams_are_refused_with_what_to_do() -> None:
     assert "lets a process have 512" in said
     assert "ulimit" in said
     assert told(64, 64, 1).startswith("1 stream needs 65 open files")
+
+
+def test_a_limit_of_processes_is_not_taken_for_one_of_the_disk(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fork(**_: object) -> None:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")  # as os.fork() raises it
+
+    monkeypatch.setattr(cli.cli, "main", fork)
+    assert cli._exit_code_of(["demo"]) == 2
+    assert "cannot start another process: Resource temporarily unavailable" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not hold a process to this limit")
