@@ -6,6 +6,7 @@ imports neither pandas, matplotlib nor httpx.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import os
@@ -22,6 +23,7 @@ from loadtest.cli.output.mistakes import print_mistake, print_usage_error
 from loadtest.errors import LoadTestError, ScenarioError, exit_code_of
 from loadtest.measure.interruption import NothingRecorded, interrupting
 
+LEAST_ADDRESS_SPACE = 1 << 30  # bytes; a run and its report take 0.7 GiB
 NARROWEST = 20  # columns of a terminal that are believed
 
 # name -> its one line in `loadtest --help`, in the order in which a newcomer needs them
@@ -116,8 +118,28 @@ def main(args: list[str] | None = None) -> Any:
     sys.exit(code)
 
 
+def _check_address_space() -> None:
+    """Raise LoadTestError where `ulimit -v` leaves so little that libraries would end the process, OpenBLAS with exit code 1."""
+    with contextlib.suppress(ImportError):  # Windows has no such limits
+        import resource
+
+        allowed, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if allowed != resource.RLIM_INFINITY and allowed < LEAST_ADDRESS_SPACE:
+            raise LoadTestError(
+                "this shell allows a process too little memory; run `ulimit -v unlimited` first, or allow 1 GiB."
+            )
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Say whether an interrupt led to an exception, as in __set_name__, where Python 3.11 wraps it."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
 def _exit_code_of(args: list[str]) -> int:
     try:
+        _check_address_space()
         check_typed(args)
         return int(cli.main(args=args, prog_name="loadtest", standalone_mode=False) or 0)
     except click.ClickException as error:
@@ -132,6 +154,8 @@ def _exit_code_of(args: list[str]) -> int:
         return exit_code_of(error)
     except (FileExistsError, NotADirectoryError) as error:
         print_mistake(f"cannot write into {error.filename}: it is a file, not a folder; name another folder.")
+    except BlockingIOError as error:  # fork() says so
+        print_mistake(f"cannot start another process: {error.strerror}; allow more of them (`ulimit -u`).")
     except OSError as error:
         gone = isinstance(error, FileNotFoundError)  # without a name, what is not found is the working directory
         where = error.filename or ("into the working directory" if gone else "the output")
@@ -140,6 +164,9 @@ def _exit_code_of(args: list[str]) -> int:
         print_mistake("out of memory; what was on disk is kept.")
         return 3
     except Exception as error:  # noqa: BLE001 - uncaught, the exit code would be 1, which means that a gate failed
+        if _interrupted(error):
+            print("loadtest: interrupted.", file=sys.stderr)
+            return 130
         traceback.print_exc()
         print_mistake(f"loadtest itself failed ({type(error).__name__}); please report the lines above.")
         return 3

@@ -18,6 +18,7 @@ import orjson
 
 from loadtest import __version__, run_folder
 from loadtest.errors import ScenarioError
+from loadtest.scenario.files import home
 
 FILE_SCHEMA = 1
 FILE = "calibration.json"
@@ -35,11 +36,11 @@ class KeptCapacity:
 
 
 def file_path() -> Path:
-    """Return where the file lies: LOADTEST_CALIBRATION, else loadtest/ in the user's folder for state."""
+    """Return where the file lies: LOADTEST_CALIBRATION, else loadtest/ in the user's folder for state; ScenarioError without one."""
     if named := os.environ.get("LOADTEST_CALIBRATION"):
         return Path(named)
     state = os.environ.get("XDG_STATE_HOME")
-    return (Path(state) if state else Path.home() / ".local/state") / "loadtest" / FILE
+    return (Path(state) if state else home() / ".local/state") / "loadtest" / FILE
 
 
 def usable_cores() -> int:
@@ -82,7 +83,10 @@ def read_file(path: Path) -> dict[str, Any]:
 
 def applying(driver: str) -> dict[str, Any] | None:
     """Return what is known of a driver on this machine: its capacities by arrivals and stamps; None where nothing is."""
-    found = read_file(file_path())
+    try:
+        found = read_file(file_path())
+    except ScenarioError:
+        return None
     mine = machine()
     capacities = found.get("drivers", {}).get(driver)
     if not capacities or any(found.get(name) != value for name, value in mine.items()):

@@ -53,6 +53,14 @@ PAGES = (b"<!doctype html", b"<html")
 _URL = re.compile("[a-z][a-z0-9+]+:/", re.IGNORECASE)  # of two letters or more: C:/ is a drive
 
 
+def home() -> Path:
+    """Return the user's folder; raise ScenarioError for a user without one, as a container may have."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise ScenarioError("this user has no home folder; set HOME to one.") from None
+
+
 def read_text(path: Path, what: str, *, most: int) -> str:
     r"""Return a file's text with \n as its line ends and without a byte order mark.
 

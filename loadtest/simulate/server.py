@@ -347,8 +347,9 @@ def _raise_file_limit() -> None:
 async def _serve_until_told(options: ServerOptions) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for name in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(name, stop.set)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves them
+            loop.add_signal_handler(number, stop.set)
     async with SimulatedServer(options) as server:
         print(f"listening on {server.url}", flush=True)
         await stop.wait()

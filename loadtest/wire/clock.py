@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from itertools import accumulate
 from typing import Self
 
+from loadtest.errors import ScenarioError
 from loadtest.metrics import NS_PER_S
 from loadtest.records import Clock
 
@@ -41,8 +42,11 @@ def stamps_ns(raw: bytes | bytearray) -> list[int]:
 
 
 def stamps_wanted() -> bool:
-    """Whether to ask for kernel stamps: on Linux, unless LOADTEST_STAMPS=user says otherwise."""
-    return sys.platform == "linux" and os.environ.get("LOADTEST_STAMPS") != "user"
+    """Whether to ask for kernel stamps: on Linux, unless LOADTEST_STAMPS=user says otherwise; raises ScenarioError for any other word."""
+    asked = os.environ.get("LOADTEST_STAMPS") or "kernel"
+    if asked not in ("kernel", "user"):
+        raise ScenarioError(f"LOADTEST_STAMPS must be kernel or user, not {asked!r}.")
+    return sys.platform == "linux" and asked == "kernel"
 
 
 def ask_for_stamps(sock: socket.socket) -> bool:

@@ -104,7 +104,7 @@ def load_counter(model: str = "", *, fetch: bool = True) -> Counter:
     wanted = ranks_for(model)
     folder = cache_folder()
     if folder is None:
-        return Counter("estimate: tiktoken's cache is switched off by an empty TIKTOKEN_CACHE_DIR")
+        return Counter("estimate: tiktoken has no folder for ranks; TIKTOKEN_CACHE_DIR names one")
     for ranks in (wanted, CL100K, O200K):
         if is_cached(ranks, folder):
             return _tiktoken(ranks)
@@ -131,11 +131,14 @@ def _tiktoken(ranks: Ranks) -> Counter:
 
 
 def cache_folder() -> Path | None:
-    """Return the folder in which tiktoken looks for ranks; None where its cache is switched off."""
+    """Return the folder in which tiktoken looks for ranks; None where it has none."""
     for name in ("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR"):
         if (value := os.environ.get(name)) is not None:
             return Path(value) if value else None
-    return Path(tempfile.gettempdir()) / "data-gym-cache"
+    try:
+        return Path(tempfile.gettempdir()) / "data-gym-cache"
+    except FileNotFoundError:  # no folder for temporary files can be written to
+        return None
 
 
 def is_cached(ranks: Ranks, folder: Path) -> bool:
@@ -163,7 +166,8 @@ def fetch_ranks(ranks: Ranks, folder: Path, timeout: float) -> str | None:
                     return f"not done after {timeout:g} s"
     except httpx.TimeoutException:
         return f"no answer within {timeout:g} s"
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL, ImportError, OSError, ValueError) as error:
+        # the last four: a proxy or SSL_CERT_FILE of the environment that httpx cannot use, such as all_proxy=socks://…
         return str(error) or type(error).__name__
     if hashlib.sha256(data).hexdigest() != ranks.sha256:
         return "what came does not match its checksum"

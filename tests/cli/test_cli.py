@@ -350,17 +350,22 @@ def test_a_first_request_that_fails_is_said_with_its_status(
     assert words in one_sentence(err)
 
 
+WRAPPED = RuntimeError("Error calling __set_name__")
+WRAPPED.__cause__ = KeyboardInterrupt("SIGINT")
+
+
 @pytest.mark.parametrize(
-    ("error", "words"), [(RuntimeError("x"), "loadtest itself failed (RuntimeError)"), (MemoryError(), "out of memory")]
+    ("error", "code", "words"),
+    [(RuntimeError("x"), 3, "(RuntimeError)"), (MemoryError(), 3, "out of memory"), (WRAPPED, 130, "interrupted.")],
 )
-def test_a_bug_is_no_failed_gate(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, words: str
+def test_a_bug_is_no_failed_gate_and_a_wrapped_interrupt_no_bug(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, code: int, words: str
 ) -> None:
     def fail(**_: object) -> None:
         raise error
 
     monkeypatch.setattr(commands.cli, "main", fail)
-    assert commands._exit_code_of(["check"]) == 3
+    assert commands._exit_code_of(["check"]) == code
     assert words in capsys.readouterr().err
 
 

@@ -218,3 +218,16 @@ def test_kernel_stamps_can_be_left_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOADTEST_STAMPS", "user")
     with socket.socket() as sock:
         assert not ask_for_stamps(sock)
+        monkeypatch.setenv("LOADTEST_STAMPS", "off")
+        with pytest.raises(ScenarioError, match="LOADTEST_STAMPS must be kernel or user, not 'off'"):
+            ask_for_stamps(sock)
+
+
+def test_a_user_without_a_home_measures_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a container gives to a number of which no passwd file knows."""
+    for name in ("LOADTEST_CALIBRATION", "XDG_STATE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    assert capacity_file.applying("asyncio") is None
+    with pytest.raises(ScenarioError, match="set HOME"):
+        capacity_file.file_path()

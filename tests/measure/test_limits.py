@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import resource
 import subprocess
 import sys
 
 import pytest
+
+from loadtest import cli
 
 CODE = """
 import resource
@@ -39,3 +42,28 @@ def test_too_many_streams_are_refused_with_what_to_do() -> None:
     assert "1000 streams need 1064 open files" in said
     assert "lets a process have 512" in said
     assert "ulimit" in said
+    assert told(64, 64, 1).startswith("1 stream needs 65 open files")
+
+
+def test_a_limit_of_processes_is_not_taken_for_one_of_the_disk(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fork(**_: object) -> None:
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")  # as os.fork() raises it
+
+    monkeypatch.setattr(cli.cli, "main", fork)
+    assert cli._exit_code_of(["demo"]) == 2
+    assert "cannot start another process: Resource temporarily unavailable" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not hold a process to this limit")
+def test_too_little_memory_for_the_libraries_is_a_mistake_and_no_failed_gate() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "loadtest", "report", "x"],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (200 << 20,) * 2),
+    )
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert "ulimit -v" in ended.stderr

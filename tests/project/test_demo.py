@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,19 @@ def test_after_the_demo_the_commands_that_it_prints_work_as_pasted(checkout: Pat
     for command in commands:
         said = shell(command)
         assert said.returncode == 0, (command, said.stderr)
+
+
+@pytest.mark.parametrize("link", ["scripts", "scripts/demo"])
+def test_scripts_are_called_through_links(checkout: Path, tmp_path: Path, link: str) -> None:
+    (checkout / "scripts").mkdir()
+    for name in ("setup", "demo"):
+        shutil.copy(ROOT / "scripts" / name, checkout / "scripts")
+    (checkout / ".venv/.ready").touch()
+    (tmp_path / "link").symlink_to(checkout / link)
+    command = tmp_path / "link" / ("demo" if link == "scripts" else "")
+    called = subprocess.run([command, "--help"], capture_output=True, text=True, check=False)
+    assert (called.returncode, called.stderr) == (0, "")
+    assert not (tmp_path / ".venv").exists()
 
 
 @pytest.mark.parametrize("void", [False, True])

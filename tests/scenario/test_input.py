@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -373,3 +376,12 @@ def test_the_short_help_option_is_one_of_every_command(place: Path) -> None:
         said = answer([name, "-h"])
         assert (said.code, said.err) == (0, "")
         assert said.out.startswith(f"Usage: loadtest {name}")
+
+
+def test_text_that_the_locale_cannot_hold_is_not_called_wrong() -> None:
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "loadtest", "run", "--out", "ä"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert "--out is not ASCII text" in ended.stderr
+    assert "PYTHONUTF8=1" in ended.stderr

@@ -18,6 +18,7 @@ import pytest
 from support.simulated import STEP_MS, Answer, ask, chat, raw, recorded, request, run, shape, take_apart, write_profile
 
 from loadtest.errors import ScenarioError
+from loadtest.measure.interruption import SIGNALS
 from loadtest.simulate.api.request_bodies import RefusedError, read_ollama_request
 from loadtest.simulate.api.text import ANSWER, pieces
 from loadtest.simulate.profiles import PROFILES, load_profile
@@ -331,11 +332,13 @@ def test_token_estimates_are_near_cl100k_and_answers_never_repeat_a_piece_31_tim
     assert all(left != right for left, right in itertools.pairwise(ANSWER))
 
 
-def test_serve_prints_its_address_and_ends_cleanly_on_sigterm() -> None:
-    code = "from loadtest.simulate.server import *; serve_forever(ServerOptions())"
+@pytest.mark.parametrize("number", SIGNALS)
+def test_serve_prints_its_address_and_ends_cleanly_on_each_signal(number: signal.Signals) -> None:
+    code = f"import signal; signal.signal({number:d}, signal.SIG_DFL)\n"  # nohup may have had it ignored
+    code += "from loadtest.simulate.server import *; serve_forever(ServerOptions())"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         assert process.wait(10) == 0
     assert line.startswith("listening on http://127.0.0.1:")

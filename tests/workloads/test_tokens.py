@@ -148,7 +148,15 @@ def test_without_ranks_and_without_a_fetch_it_estimates_and_says_why(cache: Path
 
 def test_a_switched_off_cache_is_not_worked_around(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "")
-    assert "switched off" in load_counter().source
+    assert "no folder for ranks" in load_counter().source
+
+
+def test_where_no_folder_takes_temporary_files_lengths_are_estimated(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr("tempfile._candidate_tempdir_list", list)
+    assert "no folder for ranks" in load_counter().source
 
 
 def test_where_tiktoken_looks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -203,6 +211,22 @@ def test_a_failed_fetch_is_an_estimate_that_says_why(cache: Path, monkeypatch: p
         nowhere = dataclasses.replace(CL100K, url=f"http://127.0.0.1:{closed.getsockname()[1]}/ranks")
     monkeypatch.setattr(tokens, "ranks_for", lambda _: nowhere)
     assert load_counter("m").source.startswith("estimate: tiktoken's ranks could not be fetched (")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("all_proxy", "socks://127.0.0.1:9"),
+        ("all_proxy", "socks5://127.0.0.1:9"),
+        ("all_proxy", "http://[::1"),
+        ("SSL_CERT_FILE", "/nowhere"),
+    ],
+)
+def test_an_environment_that_httpx_cannot_use_is_a_failed_fetch(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert tokens.fetch_ranks(ranks_at("http://127.0.0.1:9", b"ranks"), cache, 5)
 
 
 def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -30,9 +31,9 @@ def check_typed(args: Sequence[str]) -> None:
         named, given = (option, value) if equals and option.startswith("--") else (before, arg)
         what = named if named.startswith("-") else "an argument"
         if not encodable(what + arg):
-            raise ScenarioError(
-                f"{ascii(what)[1:-1]} is not UTF-8 text ({arg[:60]!a}); write it in UTF-8, or rename the file."
-            )
+            here = sys.getfilesystemencoding()
+            hint = "write it in UTF-8, or rename the file" if here == "utf-8" else "set PYTHONUTF8=1"
+            raise ScenarioError(f"{ascii(what)[1:-1]} is not {here.upper()} text ({arg[:60]!a}); {hint}.")
         if "\0" in arg:
             raise ScenarioError(f"{what} holds a NUL byte; take it out.")
         if named in _TEXTS:
