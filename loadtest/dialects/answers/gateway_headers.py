@@ -36,7 +36,7 @@ def remark(ending: Ending, headers: Headers) -> None:
         if name.lower() == b"set-cookie" and (found := _AFFINITY.match(value.strip())):
             cookie = found[0][:-1].decode("latin-1")
             ending.notes.append(
-                f"a balancer's cookie ({shown(cookie)[:40]}) would keep a user at one server; none is sent back, so each request may "
+                f"a balancer's cookie ({shown(cookie)[:40]}) would keep a user at one server; it is not sent back, so each request may "
                 "reach another"
             )
             break
