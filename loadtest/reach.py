@@ -96,6 +96,10 @@ _ALERTS = (  # what a server's last word in a TLS handshake means for us
         "the server speaks HTTP/2 alone there, and loadtest speaks HTTP/1.1: have the server or gateway take HTTP/1.1, too",
     ),
     (
+        re.compile(r"UNRECOGNIZED_NAME|ALERT_INTERNAL_ERROR"),  # the latter is Caddy's, asked by an address
+        "the server broke off the TLS handshake, as one without a certificate for that host does: give the URL with a name it serves",
+    ),
+    (
         re.compile(r"ALERT_HANDSHAKE_FAILURE"),
         "the server broke off the TLS handshake: it may ask for a client certificate (--cert, --cert-key), or for another cipher",
     ),

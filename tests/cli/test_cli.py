@@ -169,6 +169,8 @@ def test_what_keeps_a_server_from_being_reached_is_said_without_a_number() -> No
     assert no_http1.startswith(
         "cannot measure https://x: the server speaks HTTP/2 alone there, and loadtest speaks HTTP/1.1"
     )
+    unknown_name = not_reached("https://x", f"TLS failed: {alert_words('TLSV1_UNRECOGNIZED_NAME')}", None)
+    assert "as one without a certificate for that host does: give the URL with a name it serves" in unknown_name
     silent = not_reached("https://x", "cannot connect to x:443: TLS not ready within 20 s (connect limit)", None)
     assert (
         "does not answer as a server of TLS does, in time: see whether it speaks http, and give http://x then" in silent

@@ -161,6 +161,8 @@ def test_an_error_status_says_why_and_has_no_tokens() -> None:
         ("x-litellm-attempted-retries: 2", None, "more than once (x-litellm-attempted-retries: 2)"),
         ("X-Envoy-Attempt-Count: 2", None, "more than once"),
         ("X-Envoy-Attempt-Count: 1", None, None),
+        ("Set-Cookie: AWSALB=Zm9v; Path=/", None, "balancer's cookie (AWSALB) would keep a user at one server"),
+        ("Set-Cookie: session=7; Path=/", None, None),
         ("x-litellm-attempted-retries: None", None, None),
         ("Age: 0", None, None),
         ("X-Varnish: 32770", None, None),
