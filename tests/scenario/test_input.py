@@ -24,6 +24,10 @@ WRONG = [
     (["--rate", "1e-6", "--requests", "1000"], "would take 11574 days"),
     (["--rate", "4", "--rate-to", "inf"], "--rate-to must be at most 1000000, not inf."),
     (["--rate", "4", "--arrivals", "gamma", "--burstiness", "nan"], "burstiness must be a number"),
+    (["--arrivals", "poisson"], "--arrivals poisson needs a rate; add --rate"),
+    (["--requests", "1.000"], "'1.000' is not a whole number like 8"),
+    (["--input-tokens", "4.000@30%+200@70%"], "'4.000@30%+200@70%' is no length"),
+    (["--prediction", "nowhere"], "cannot read the prediction nowhere: No such file or directory."),
     (["--seed", "1" * 24], "seed must be at most 9223372036854775807"),
     (["--requests", "10^30"], "'10^30' is not a whole number like 8"),
     (["--requests", "1" + "0" * 30], "requests must be at most 10000000"),
@@ -373,3 +377,15 @@ def test_the_short_help_option_is_one_of_every_command(place: Path) -> None:
         said = answer([name, "-h"])
         assert (said.code, said.err) == (0, "")
         assert said.out.startswith(f"Usage: loadtest {name}")
+
+
+def test_an_option_takes_the_place_of_what_excludes_it_in_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOADTEST_DURATION", "60")
+    monkeypatch.setenv("LOADTEST_CONCURRENCY", "8")
+    with nothing_started(tmp_path):
+        for loop in (["--concurrency", "1"], ["--rate", "2"]):
+            said = answer(["run", *loop, "--requests", "8", REFUSED]).err
+            assert "cannot reach" in said, said
+            assert "LOADTEST_DURATION" not in said

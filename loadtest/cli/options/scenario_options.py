@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from loadtest.cli.options import Decorator, together
+from loadtest.cli.options.environment import is_from_environment
 from loadtest.cli.options.param_types import (
     LISTS_OF,
     PARAM_TYPES,
@@ -31,6 +32,7 @@ from loadtest.scenario import (
     Scenario,
     check_idle,
     keys_of,
+    laid_over,
     short_repr,
 )
 from loadtest.urls import is_socket, without_secrets
@@ -160,6 +162,8 @@ def make_scenario(path: Any, values: dict[str, Any]) -> Scenario:
     for key, value in given.items():
         if value == ():
             raise ScenarioError(f"--{key.replace('_', '-')} is empty: name at least one number.")
+    from_environment = {key: value for key, value in given.items() if is_from_environment(key)}
+    given = laid_over(from_environment, {key: given[key] for key in given.keys() - from_environment.keys()})
     if path is not None:
         return Scenario.load(path, say=_warn, **given)
     try:
