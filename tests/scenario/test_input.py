@@ -10,6 +10,7 @@ import pytest
 from support.odd_input import REFUSED, answer, command_line, nothing_started
 
 from loadtest.cli import COMMANDS
+from loadtest.cli.options.scenario_options import file_and_url
 from loadtest.run_folder import RunFolder
 from loadtest.slo import parse_objectives
 
@@ -292,6 +293,7 @@ def test_what_an_old_name_is_called_now_is_said(place: Path) -> None:
         (["explain", "folder", "--request", "x"], "'x' is not a whole number"),
         (["reprot", "x"], "there is no command 'reprot'; did you mean 'report'?"),
         (["plot", "x", "-o"], "Option '-o' requires an argument; see `loadtest plot --help`."),
+        (["http://h:1"], "there is no command 'http://h:1'; write `loadtest run http://h:1`."),
         (["zzz"], "there is no command 'zzz'; commands are demo, check, run, report,"),
         (["advise", "folder", "--gpu-memory", "nan"], "--gpu-memory is a size like 80GB or 24GiB, not 'nan'."),
         (["advise", "folder", "--slo", "ttft_p95=-1"], "the limit of ttft_p95 is seconds"),
@@ -377,6 +379,11 @@ def test_the_short_help_option_is_one_of_every_command(place: Path) -> None:
         said = answer([name, "-h"])
         assert (said.code, said.err) == (0, "")
         assert said.out.startswith(f"Usage: loadtest {name}")
+
+
+@pytest.mark.parametrize("text", [":8000", "127.0.0.1", "127.0.0.1:8000", "localhost", "gpu-box:8000", "[::1]"])
+def test_a_server_is_also_named_by_its_port_or_address_alone(text: str) -> None:
+    assert file_and_url([text], None) == (None, text)
 
 
 def test_an_option_takes_the_place_of_what_excludes_it_in_the_environment(

@@ -46,7 +46,7 @@ _KEY_IN_SENTENCE = re.compile(
 )
 _OF_FLAGS = ("true", "false", "yes", "no", "on", "off")
 _VALUES = re.compile(r"[\d.,%]+|\w+=\S*")  # of an option, behind a blank
-_HOST_AND_PORT = re.compile(r"localhost|[\w.-]+:\d{1,5}(/\S*)?|\[[0-9a-fA-F:]+\](:\d{1,5})?")
+_HOST_AND_PORT = re.compile(r"localhost|(\d{1,3}\.){3}\d{1,3}|[\w.-]*:\d{1,5}(/\S*)?|\[[0-9a-fA-F:]+\](:\d{1,5})?")
 
 
 def option_of(key: Key) -> Decorator:
@@ -112,7 +112,7 @@ server_options = key_options(*SERVER_OPTIONS)
 
 
 def is_url(text: str) -> bool:
-    """Whether an argument is a server's URL rather than a file: http://host, host:11434, localhost, unix:/run/x.sock."""
+    """Whether an argument is a server's URL rather than a file: http://host, host:11434, :11434, localhost, unix:/run/x.sock."""
     return "://" in text or is_socket(text) or (_HOST_AND_PORT.fullmatch(text) is not None and not Path(text).exists())
 
 
