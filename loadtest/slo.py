@@ -337,7 +337,8 @@ def _figure_and_statistic(name: str) -> tuple[str, str]:
     known = [*DURATION_FIGURES, *SPEED_FIGURES]
     endings = ", ".join(f"_{each}" for each in STATISTICS)
     if name in known:
-        raise ScenarioError(f"--slo: {name} needs a statistic, e.g. {name}_p95; there are {endings}.")
+        usual = "p5" if name in SPEED_FIGURES else "p95"  # of speeds, the slowest streams
+        raise ScenarioError(f"--slo: {name} needs a statistic, e.g. {name}_{usual}; there are {endings}.")
     if figure in known:
         raise ScenarioError(f"--slo: {name[:60]!r} is not an objective; of {figure} there are {endings}.")
     near = difflib.get_close_matches(figure or name, [*known, *TOTAL_FIGURES, ERRORS], n=1)

@@ -191,9 +191,15 @@ def _until_alone(stop: threading.Event) -> None:
     """
     parent, pipe = os.getppid(), sys.stdin.fileno()
     while not stop.is_set():
-        readable, _, _ = select.select([pipe], [], [], 0.5)
-        if (readable and not os.read(pipe, 1024)) or os.getppid() != parent:
+        if (_readable(pipe, 0.5) and not os.read(pipe, 1024)) or os.getppid() != parent:
             stop.set()
+
+
+def _readable(pipe: int, limit_s: float) -> bool:
+    """Wait until something can be read, or the other end has closed; select() takes no descriptor above 1023."""
+    poll = select.poll()
+    poll.register(pipe, select.POLLIN)
+    return bool(poll.poll(limit_s * 1000))
 
 
 @contextlib.contextmanager
@@ -227,7 +233,7 @@ def child_monitor(
     assert child.stdin is not None
     assert child.stdout is not None
     try:
-        select.select([child.stdout], [], [], START_S)  # so that its start-up is over before the run's clock starts
+        _readable(child.stdout.fileno(), START_S)  # so that its start-up is over before the run's clock starts
         yield child.pid
     finally:
         child.stdin.close()

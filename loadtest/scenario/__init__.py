@@ -37,7 +37,7 @@ from loadtest.scenario.parts.request import (
 )
 from loadtest.scenario.schema import Level, Scenario, check_idle
 from loadtest.scenario.several_targets import ModelShare, even_weights, rotation
-from loadtest.scenario.toml_tables import FORMER
+from loadtest.scenario.toml_tables import FORMER, laid_over
 from loadtest.scenario.values import (
     BURSTINESS,
     MOST_REQUESTS,
@@ -83,6 +83,7 @@ __all__ = [
     "file_version",
     "hosts_without_proxy",
     "keys_of",
+    "laid_over",
     "lengths_of",
     "parse_whole",
     "read_share",

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from loadtest.errors import ScenarioError
-from loadtest.scenario.values import TOKEN_COUNTS, Range, parse_whole, reads_as_number, short_repr
+from loadtest.scenario.values import MAYBE_THOUSANDS, TOKEN_COUNTS, Range, parse_whole, reads_as_number, short_repr
 
 SIGMAS = Range(0, 5)
 SPREADS = Range(0, TOKEN_COUNTS.high)
@@ -268,6 +268,8 @@ def _part(text: str, whole: str, of: Quantity) -> MixturePart:
 
 def _number(text: str, what: str, bounds: Range, whole: str, of: Quantity) -> float:
     try:
+        if of.whole and bounds.high == MOST_LENGTH and MAYBE_THOUSANDS.fullmatch(text):
+            raise ValueError
         number = float(text.strip())
     except ValueError:
         raise ScenarioError(

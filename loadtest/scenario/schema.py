@@ -25,7 +25,7 @@ from loadtest.scenario.parts.load import OPEN_LOOP_S, LoadKeys, check_load
 from loadtest.scenario.parts.prompts import DEFAULT_OUTPUT, PromptKeys, SessionKeys, check_prompts
 from loadtest.scenario.parts.request import EMBEDDINGS, RequestKeys, check_request
 from loadtest.scenario.price import Price, price_text
-from loadtest.scenario.toml_tables import flat, other_loop_left_out, read_toml, renamed, with_paths_beside
+from loadtest.scenario.toml_tables import flat, laid_over, read_toml, renamed, with_paths_beside
 from loadtest.scenario.values import MOST_REQUESTS, MOST_S, Text
 from loadtest.text import counted, rated
 
@@ -154,9 +154,15 @@ class Scenario(LimitKeys, SessionKeys, DataKeys, PromptKeys, LoadKeys, Connectio
         given = {name: value for name, value in overrides.items() if value is not None}
         given = renamed(given, "the command line", say)
         check_idle(table, table, where)
-        table = other_loop_left_out(with_paths_beside(table, path.parent, given), given)
-        check_idle(given, {**table, **given}, f"the command line, laid over {where},")
-        return cls.from_dict({**table, **given}, where=where)
+        table = with_paths_beside(table, path.parent, given)
+        whole, over = laid_over(table, given), f"the command line, laid over {where}"
+        check_idle(given, whole, f"{over},")
+        try:
+            return cls.from_dict(whole, where=where)
+        except ScenarioError as error:
+            if not given or str(error).startswith(where):
+                raise
+            raise ScenarioError(f"{over}: {error}") from None
 
     @classmethod
     def from_dict(
@@ -280,7 +286,7 @@ def _check_sessions(scenario: Scenario) -> None:
         )
     if scenario.literal:
         raise ScenarioError(
-            "turns makes up conversations, which begin with no prompt of yours; leave out prompt, or turns."
+            "turns makes up conversations, which begin with no prompt of yours; leave out prompt (or prompt_file), or turns."
         )
     for name in ("trace", "unload", "data_once", "up_to_context"):
         if getattr(scenario, name):
@@ -291,6 +297,8 @@ def _check_sessions(scenario: Scenario) -> None:
 
 def check_idle(given: Mapping[str, Any], whole: Mapping[str, Any], where: str) -> None:
     """Raise ScenarioError for a key that is given to a scenario in which another one leaves it nothing to say."""
+    if given.get("arrivals") and not whole.get("rate"):
+        raise ScenarioError(f"arrivals = {given['arrivals']} needs a rate; add rate, e.g. rate = [4].")
     for name, (others, why) in IDLE_BESIDE.items():
         other = next((one for one in others if whole.get(one)), None)
         if other is not None and given.get(name):

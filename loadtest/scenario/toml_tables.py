@@ -18,7 +18,23 @@ from loadtest.text import encodable
 
 TABLES = ("body",)  # keys whose value may be a table
 FORMER = {"first_byte_timeout": "first_token_timeout"}  # former name of a key -> its name
-OPEN_LOOP_KEYS = ("rate", "rate_to", "arrivals", "burstiness", "trace", "max_in_flight")
+_RATE, _ROWS = ("rate", "rate_to", "arrivals", "burstiness"), ("data", "data_column", "data_once")
+INSTEAD_OF = {  # a key -> those that it takes the place of, where it is laid over them
+    "concurrency": (*_RATE, "trace", "max_in_flight"),
+    "rate": ("concurrency", "trace", "max_rate"),
+    "trace": ("concurrency", *_RATE, "max_rate"),
+    "arrivals": ("burstiness",),
+    "requests": ("duration", "data_once"),
+    "duration": ("requests", "data_once"),
+    "data_once": ("requests", "duration"),
+    "prompt": ("prompt_file", *_ROWS),
+    "prompt_file": ("prompt", *_ROWS),
+    "data": ("prompt", "prompt_file", "words"),
+    "system": ("system_tokens", "prefixes", "prefix_zipf"),
+    "system_tokens": ("system",),
+    "ca_file": ("insecure",),
+    "insecure": ("ca_file",),
+}
 # Options of `loadtest run` that are about its results, and no keys of a scenario.
 ON_COMMAND_LINE = (
     "slo",
@@ -160,14 +176,10 @@ def renamed(table: Mapping[str, Any], where: str, say: Callable[[str], object] |
     return table
 
 
-def other_loop_left_out(table: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a file's table without its loop where the options given ask for the other one."""
-    if "concurrency" in given and not {"rate", "trace"} & given.keys():
-        dropped = set(OPEN_LOOP_KEYS)
-    else:
-        other = {"rate": {"concurrency", "trace"}, "trace": {"concurrency", "rate", "rate_to"}}
-        dropped = set().union(*(names for name, names in other.items() if name in given))
-    return {key: value for key, value in table.items() if key not in dropped}
+def laid_over(table: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a table with what is given laid over it: it wins over the same keys, and over those that it takes the place of."""
+    gone = {name for one, others in INSTEAD_OF.items() if given.get(one) for name in others}
+    return {name: value for name, value in table.items() if name not in gone} | dict(given)
 
 
 FILE_KEYS = ("prompt_file", "trace", "data")  # keys whose value is a path

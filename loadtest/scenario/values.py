@@ -20,6 +20,7 @@ MOST_REQUESTS = 10_000_000  # of a level: a schedule of them takes 80 MB, their 
 MOST_STREAMS = 100_000
 MOST_DIGITS = 40  # of what was given, in a sentence
 
+MAYBE_THOUSANDS = re.compile(r"\s*[+-]?[1-9]\d{0,2}\.\d{3}\s*")
 _WITH_UNIT = re.compile(r"\s*[\d.]+\s*[A-Za-zµ%/]+\s*")
 _WRITTEN = {"header": '["Name: value"]', "query": '["name=value"]'}
 _KIND_WORDS: dict[Any, str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
@@ -81,12 +82,12 @@ def short_repr(value: Any) -> str:
 
 
 def parse_whole(text: str) -> int:
-    """Read a whole number, written as "16", "16.0" or "1e3"; raise ValueError."""
+    """Read a whole number, written as "16", "16.0" or "1e3"; raise ValueError, also for 1.000, which is a thousand to some."""
     try:
         return int(text)
     except ValueError:
         value = float(text)
-        if not value.is_integer():  # false for inf and nan, too
+        if not value.is_integer() or MAYBE_THOUSANDS.fullmatch(text):  # is_integer is false for inf and nan, too
             raise ValueError(text) from None
         return int(value)
 

@@ -9,7 +9,7 @@ from locust import FastHttpUser, HttpUser, User
 
 from loadtest.errors import ScenarioError
 from loadtest.reach import located
-from loadtest.scenario import ATTRIBUTE, FORMER, Scenario, check_idle, keys_of
+from loadtest.scenario import ATTRIBUTE, FORMER, Scenario, check_idle, keys_of, laid_over
 from loadtest.scenario.keys import KEY_OF
 from loadtest.urls import default_url, without_secrets
 from loadtest.users.answer import say_once
@@ -63,7 +63,7 @@ class ModelUser(User):
         for other, key in cls._other_names():
             say_once(f"{where} has {other}, which is no key of its requests; what other tools call so is {key}.")
         own = cls.host if cls.host not in (ModelUser.host, OpenAIUser.host) else None
-        asked = {**cls._keys(), **settings.keys, "name": name, "seed": seed, "concurrency": [1]}
+        asked = {**laid_over(cls._keys(), settings.keys), "name": name, "seed": seed, "concurrency": [1]}
         asked["url"] = host or own or default_url(api=asked["api"])
         try:
             check_idle(settings.keys, asked, over)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -208,6 +209,19 @@ def test_beside_a_run_it_ends_with_the_run(tmp_path: Path, monkeypatch: pytest.M
         assert psutil.Process(pid).nice() == min(19, os.nice(0) + process.NICENESS)
         assert os.getsid(pid) == pid  # Ctrl-C at the terminal is the run's
     assert not psutil.pid_exists(pid)
+
+
+def test_it_is_up_before_the_run_where_a_thousand_descriptors_are_open(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(2048, hard), hard))
+    many = [os.dup(0) for _ in range(1100)]
+    try:
+        with child_monitor(tmp_path, [SourceSpec("host")], every=0.05):
+            assert (tmp_path / "samples-host.jsonl").exists()
+    finally:
+        for one in many:
+            os.close(one)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.parametrize("forks", [False, True])

@@ -13,6 +13,7 @@ import pytest
 from support.odd_input import REFUSED, answer, command_line, nothing_started
 
 from loadtest.cli import COMMANDS
+from loadtest.cli.options.scenario_options import file_and_url
 from loadtest.run_folder import RunFolder
 from loadtest.slo import parse_objectives
 
@@ -27,6 +28,10 @@ WRONG = [
     (["--rate", "1e-6", "--requests", "1000"], "would take 11574 days"),
     (["--rate", "4", "--rate-to", "inf"], "--rate-to must be at most 1000000, not inf."),
     (["--rate", "4", "--arrivals", "gamma", "--burstiness", "nan"], "burstiness must be a number"),
+    (["--arrivals", "poisson"], "--arrivals poisson needs a rate; add --rate"),
+    (["--requests", "1.000"], "'1.000' is not a whole number like 8"),
+    (["--input-tokens", "4.000@30%+200@70%"], "'4.000@30%+200@70%' is no length"),
+    (["--prediction", "nowhere"], "cannot read the prediction nowhere: No such file or directory."),
     (["--seed", "1" * 24], "seed must be at most 9223372036854775807"),
     (["--requests", "10^30"], "'10^30' is not a whole number like 8"),
     (["--requests", "1" + "0" * 30], "requests must be at most 10000000"),
@@ -291,6 +296,7 @@ def test_what_an_old_name_is_called_now_is_said(place: Path) -> None:
         (["explain", "folder", "--request", "x"], "'x' is not a whole number"),
         (["reprot", "x"], "there is no command 'reprot'; did you mean 'report'?"),
         (["plot", "x", "-o"], "Option '-o' requires an argument; see `loadtest plot --help`."),
+        (["http://h:1"], "there is no command 'http://h:1'; write `loadtest run http://h:1`."),
         (["zzz"], "there is no command 'zzz'; commands are demo, check, run, report,"),
         (["advise", "folder", "--gpu-memory", "nan"], "--gpu-memory is a size like 80GB or 24GiB, not 'nan'."),
         (["advise", "folder", "--slo", "ttft_p95=-1"], "the limit of ttft_p95 is seconds"),
@@ -385,3 +391,20 @@ def test_text_that_the_locale_cannot_hold_is_not_called_wrong() -> None:
     assert ended.returncode == 2
     assert "--out is not ASCII text" in ended.stderr
     assert "PYTHONUTF8=1" in ended.stderr
+
+
+@pytest.mark.parametrize("text", [":8000", "127.0.0.1", "127.0.0.1:8000", "localhost", "gpu-box:8000", "[::1]"])
+def test_a_server_is_also_named_by_its_port_or_address_alone(text: str) -> None:
+    assert file_and_url([text], None) == (None, text)
+
+
+def test_an_option_takes_the_place_of_what_excludes_it_in_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOADTEST_DURATION", "60")
+    monkeypatch.setenv("LOADTEST_CONCURRENCY", "8")
+    with nothing_started(tmp_path):
+        for loop in (["--concurrency", "1"], ["--rate", "2"]):
+            said = answer(["run", *loop, "--requests", "8", REFUSED]).err
+            assert "cannot reach" in said, said
+            assert "LOADTEST_DURATION" not in said

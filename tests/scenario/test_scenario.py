@@ -264,6 +264,39 @@ def test_a_prompt_of_the_command_line_wins_over_a_file_s_lengths(tmp_path: Path)
     assert make_scenario(path, {"prompt": "Hi"}).prompt == "Hi"
 
 
+@pytest.mark.parametrize(
+    ("file", "options", "kept"),
+    [
+        ("requests = 50", {"duration": 9.0}, {"requests": None, "duration": 9.0}),
+        ("duration = 60", {"requests": 8}, {"requests": 8, "duration": None}),
+        ('prompt_file = "p.txt"', {"data": "rows.jsonl"}, {"prompt_file": None}),
+        ('[data]\ndata = "rows.jsonl"\ndata_column = "text"', {"prompt": "Hi"}, {"data": None, "data_column": None}),
+        (
+            "[data]\nsystem_tokens = 900\nprefixes = 4",
+            {"system": "Be kind."},
+            {"system_tokens": None, "prefixes": None},
+        ),
+        ('rate = [2]\narrivals = "gamma"\nburstiness = 0.5', {"arrivals": "constant"}, {"burstiness": None}),
+        ("max_rate = 3", {"rate": (2.0,)}, {"max_rate": None}),
+        ('ca_file = "a.pem"', {"insecure": True}, {"ca_file": None}),
+    ],
+)
+def test_an_option_takes_the_place_of_what_excludes_it_in_the_file(
+    tmp_path: Path, file: str, options: dict[str, Any], kept: dict[str, Any]
+) -> None:
+    path = tmp_path / "one.toml"
+    path.write_text(file)
+    scenario = make_scenario(path, options)
+    assert {name: getattr(scenario, name) for name in kept} == kept
+
+
+def test_what_does_not_go_together_names_the_file_that_the_options_are_laid_over(tmp_path: Path) -> None:
+    path = tmp_path / "one.toml"
+    path.write_text("rate = [2]")
+    with pytest.raises(ScenarioError, match=r"^the command line, laid over .*one\.toml: think_time slows"):
+        make_scenario(path, {"think_time": 3.0})
+
+
 @pytest.mark.parametrize("query", ["a", "a=1&b", "?a", ""])
 def test_a_query_without_a_value_is_refused(query: str) -> None:
     with pytest.raises(ScenarioError, match="name=value"):

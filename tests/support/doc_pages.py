@@ -51,8 +51,9 @@ ignore_eos = true
 ```
 
 Every key is also an option of `loadtest run` (with `-` for `_`), a variable of the environment (`LOADTEST_` and the name in
-capitals), and a keyword of `Scenario` in Python. An option wins over the environment, and the environment over the file. *Locust* says
-where Locust's users take the key: as an attribute of the user class, as an option of the command line, or both.
+capitals), and a keyword of `Scenario` in Python. An option wins over the environment, and the environment over the file,
+each also over a key there that excludes it: `--requests` takes the place of a file's `duration`. *Locust* says where Locust's users take
+the key: as an attribute of the user class, as an option of the command line, or both.
 """
 
 

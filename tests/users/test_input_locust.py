@@ -139,6 +139,10 @@ def test_lengths_beside_texts_of_the_class_are_refused_as_loadtest_run_refuses_t
     assert asked({"prompt": "x", "input_tokens": 64}, output_tokens="5").output_tokens == (5,)
 
 
+def test_an_option_takes_the_place_of_what_excludes_it_in_the_class() -> None:
+    assert asked({"system_tokens": 500}, system="Be kind.").system_tokens is None
+
+
 def test_the_docs_name_what_the_help_of_locust_lacks() -> None:
     page = (ROOT / "docs/locust.md").read_text()
     named = {(option.flag, option.metavar) for option in (*TEST_OPTIONS, *PROCESS_OPTIONS)}

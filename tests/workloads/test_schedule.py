@@ -196,6 +196,7 @@ def test_a_schedule_written_as_a_trace_is_that_schedule(tmp_path: Path) -> None:
         ("t,input_tokens\n1,5\n2,0\n", "line 3, has a length of '0' (column input_tokens)"),
         ("t,output_tokens\n1,5\n2,-1\n", "line 3, has a length of '-1'"),
         ("t,output_tokens\n1,5\n2,1.5\n", "line 3, has a length of '1.5'"),
+        ("t,output_tokens\n1,5\n2,1.000\n", "line 3, has a length of '1.000'"),
         ("t,output_tokens\n1,5\n2,1e30\n", "line 3, has a length of '1e30'"),
         ("t,output_tokens\n1,5\n2,\n3,4\n", "line 3 has none"),
         ("0\n1e30\n", "line 2, is due 1.16e+25 days after the first"),

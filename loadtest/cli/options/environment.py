@@ -15,6 +15,7 @@ import click
 from click.core import ParameterSource
 
 from loadtest.scenario.keys import KEY_OF
+from loadtest.scenario.toml_tables import INSTEAD_OF
 
 PREFIX = "LOADTEST_"
 # Names in use for other things: those that end in _ begin the names of variables that hold what was written out.
@@ -71,7 +72,8 @@ class _TextPerLine(click.types.StringParamType):
 
 
 def is_from_environment(name: str | None) -> bool:
-    return click.get_current_context().get_parameter_source(name or "") is ParameterSource.ENVIRONMENT
+    context = click.get_current_context(silent=True)
+    return context is not None and context.get_parameter_source(name or "") is ParameterSource.ENVIRONMENT
 
 
 def url_taken(url: str | None, *, argument: bool) -> str | None:
@@ -89,7 +91,10 @@ def say_what_is_taken(beaten: Iterable[str] = ()) -> None:
 
     `beaten` are options whose place an argument takes.
     """
-    command, kept_out = click.get_current_context().command, {*SHOWING, *beaten}
+    context = click.get_current_context()
+    command, typed = context.command, [one for one in context.params if not is_from_environment(one)]
+    instead = {other for one in typed if context.params[one] for other in INSTEAD_OF.get(one, ())}
+    kept_out = {*SHOWING, *beaten, *instead}
     options = [option for option in command.params if isinstance(option, click.Option) and option.name not in kept_out]
     if names := [variable_of(option) for option in options if is_from_environment(option.name)]:
         print(f"loadtest: from the environment: {', '.join(names)}.", file=sys.stderr)

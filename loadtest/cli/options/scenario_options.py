@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from loadtest.cli.options import Decorator, together
+from loadtest.cli.options.environment import is_from_environment
 from loadtest.cli.options.param_types import (
     LISTS_OF,
     PARAM_TYPES,
@@ -31,6 +32,7 @@ from loadtest.scenario import (
     Scenario,
     check_idle,
     keys_of,
+    laid_over,
     short_repr,
 )
 from loadtest.urls import is_socket, without_secrets
@@ -44,7 +46,7 @@ _KEY_IN_SENTENCE = re.compile(
 )
 _OF_FLAGS = ("true", "false", "yes", "no", "on", "off")
 _VALUES = re.compile(r"[\d.,%]+|\w+=\S*")  # of an option, behind a blank
-_HOST_AND_PORT = re.compile(r"localhost|[\w.-]+:\d{1,5}(/\S*)?|\[[0-9a-fA-F:]+\](:\d{1,5})?")
+_HOST_AND_PORT = re.compile(r"localhost|(\d{1,3}\.){3}\d{1,3}|[\w.-]*:\d{1,5}(/\S*)?|\[[0-9a-fA-F:]+\](:\d{1,5})?")
 
 
 def option_of(key: Key) -> Decorator:
@@ -110,7 +112,7 @@ server_options = key_options(*SERVER_OPTIONS)
 
 
 def is_url(text: str) -> bool:
-    """Whether an argument is a server's URL rather than a file: http://host, host:11434, localhost, unix:/run/x.sock."""
+    """Whether an argument is a server's URL rather than a file: http://host, host:11434, :11434, localhost, unix:/run/x.sock."""
     return "://" in text or is_socket(text) or (_HOST_AND_PORT.fullmatch(text) is not None and not Path(text).exists())
 
 
@@ -160,6 +162,8 @@ def make_scenario(path: Any, values: dict[str, Any]) -> Scenario:
     for key, value in given.items():
         if value == ():
             raise ScenarioError(f"--{key.replace('_', '-')} is empty: name at least one number.")
+    from_environment = {key: value for key, value in given.items() if is_from_environment(key)}
+    given = laid_over(from_environment, {key: given[key] for key in given.keys() - from_environment.keys()})
     if path is not None:
         return Scenario.load(path, say=_warn, **given)
     try:

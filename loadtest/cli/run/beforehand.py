@@ -40,7 +40,7 @@ def kept_prediction(file: Path) -> KeepIn:
     """Return what copies a prediction into the run folder; it is read and checked now, before anything is sent."""
     from loadtest.analyse.whatif.predictions.prediction_file import FILE_NAME, file_digest, parse_document
 
-    with os_error_as(PredictionError, f"cannot read {file}"):
+    with os_error_as(PredictionError, f"cannot read the prediction {file}"):
         body = file.read_bytes()
     made = parse_document(body, str(file)).made
 

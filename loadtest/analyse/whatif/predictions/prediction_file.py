@@ -111,7 +111,7 @@ def read_document(path: Path) -> Document:
             f"{path} is a folder, not a prediction; give the prediction.json that `loadtest predict` wrote (and a run behind it)."
         ) from None
     except OSError as error:
-        raise PredictionError(f"cannot read {path}: {error.strerror}.") from None
+        raise PredictionError(f"cannot read the prediction {path}: {error.strerror}.") from None
 
 
 def parse_document(body: bytes, name: str) -> Document:
