@@ -81,7 +81,7 @@ cmd(
     ("run", "--url", "{url}", "--endpoint", "embeddings", "--output-tokens", "64", *LOAD),
     paths={**OPENAI_CONTROL, "/v1/embeddings": EMBEDDED},
     code=2,
-    says="no output tokens; leave output_tokens out",
+    says="no output tokens; leave --output-tokens out",
 )
 cmd(
     "several inputs for chat",

@@ -176,7 +176,7 @@ def set_beside(*analyses: Analysis) -> Published:
     Raises RunFolderError when no level of any run is of either test, or servers of different speed are mixed.
     """
     rows: list[MeasuredBeside] = []
-    for one in analyses:
+    for one in [part for each in analyses for part in ([part for _, part in each.groups] or [each])]:
         for level, summed in zip(one.run.levels, one.levels, strict=True):
             cell = _published_of(one.run, level)
             if cell is not None and one.run.good(level["index"]).any():
