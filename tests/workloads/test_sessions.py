@@ -169,7 +169,7 @@ def test_conversations_of_a_data_file_are_played_turn_by_turn(chats: str, answer
             "a conversation is made of messages, and generate takes none; use chat, responses or",
         ),
         ({"endpoint": "completions"}, "completions takes none"),
-        ({"prompt": "Hi"}, "leave out prompt, or turns"),
+        ({"prompt": "Hi"}, "leave out prompt (or prompt_file), or turns"),
         ({"turns": 0}, "turns must be 1 or more, not 0."),
         ({"turns": "uniform(0, 3)"}, "turns: 'uniform(0, 3)' cannot be: the least must be 1 or more, not 0.0"),
         (
