@@ -133,9 +133,9 @@ def _check_address_space() -> None:
 
 
 def _interrupted(error: BaseException | None) -> bool:
-    """Say whether an interrupt led to an exception, as in __set_name__, where Python 3.11 wraps it."""
+    """Say whether an exception is an interrupt in a wrapper, as Python 3.11 makes one in __set_name__."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__cause__ or error.__context__
+        error = error.__cause__
     return error is not None
 
 
