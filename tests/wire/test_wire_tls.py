@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import ssl
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import pytest
 from support.wire_client import KINDS, ask, trusting
 from support.wire_server import STREAM, Peer, answer, say, serving
 
-from loadtest.wire import Timeouts
+from loadtest.wire import Origin, Timeouts
+from loadtest.wire.connecting.address import Addresses
 
 
 @pytest.mark.parametrize("verify", ["the certificate", "nothing"])
@@ -53,6 +55,33 @@ def test_a_certificate_that_nobody_vouches_for_is_a_connect_error(kind: str, cer
         (got,) = ask(kind, httpx.Request("GET", server.url))
     assert isinstance(got.error, httpx.ConnectError)
     assert "self-signed" in str(got.error)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_certificate_holds_for_its_name_with_the_dot_of_the_root(kind: str, certificate: Path) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    with serving(say(answer(b"a")), tls=context) as server:
+        url, addresses = server.url.replace("localhost", "localhost."), Addresses()
+        addresses.put(Origin.of(url), [(socket.AF_INET, ("127.0.0.1", server.port))])
+        (got,) = ask(kind, httpx.Request("GET", url), addresses=addresses, verify=trusting(certificate))
+    assert (got.error, got.received.body()) == (None, b"a")
+
+
+@pytest.mark.parametrize(
+    ("alert", "said"),
+    [(80, "without a certificate for that host"), (120, "HTTP/2"), (115, ": TLSV1_ALERT_UNKNOWN_PSK")],
+)
+def test_an_alert_that_python_has_no_name_for_is_said_like_any_other(alert: int, said: str) -> None:
+    def handler(peer: Peer) -> None:
+        peer.sock.recv(65536)
+        peer.send(bytes((21, 3, 3, 0, 2, 2, alert)))
+        peer.closed_by_client()
+
+    with serving(handler) as server:
+        (got,) = ask("sync", httpx.Request("GET", f"https://127.0.0.1:{server.port}"))
+    assert isinstance(got.error, httpx.ConnectError)
+    assert said in str(got.error)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 import ssl
 from typing import NamedTuple, Self
@@ -81,6 +82,9 @@ def open_socket(family: socket.AddressFamily) -> socket.socket:
     return sock
 
 
+_AROUND_TLS = re.compile(r"^\[\w*\] | \(_ssl\.c:\d+\)$")
+
+
 class ConnectFailure(NamedTuple):
     """Why an address did not take a connection.
 
@@ -115,7 +119,9 @@ def connect_error(
 
 def reason_of(error: OSError) -> str:
     if isinstance(error, ssl.SSLError):
-        return getattr(error, "verify_message", "") or alert_words(error.reason or "") or error.reason or str(error)
+        # Python has no name for some errors of OpenSSL, and gives its words: "[SSL] internal error (_ssl.c:1006)"
+        name = error.reason or _AROUND_TLS.sub("", str(error)).upper().replace(" ", "_")
+        return getattr(error, "verify_message", "") or alert_words(name) or name
     # Without a descriptor the lookup of a name says anything: where mDNS has a part in it, "invalid argument" or "busy".
     looking_up = isinstance(error, socket.gaierror) or error.errno in (errno.EINVAL, errno.EBUSY)
     if error.errno in (errno.EMFILE, errno.ENFILE) or (looking_up and _out_of_descriptors()):

@@ -17,7 +17,8 @@ class Tls:
         self._outer = outer
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
-        self._object = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
+        # certificates hold names without the dot that ends the root's
+        self._object = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host.removesuffix("."))
         self.ready = False  # the handshake is over
         self.closed = False  # the server has sent close_notify
         self.error: ssl.SSLError | None = None  # raised behind the plaintext that `receive` returned last
