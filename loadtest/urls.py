@@ -50,7 +50,7 @@ _HOST = re.compile(r"[\w.~%-]+")  # names beyond ASCII too: the resolver decides
 # Paths below which an API has no /v1 of its own: /paas/v4, /v1beta/openai, /v1-openai, /openai/deployments/NAME.
 _OWN_ROOT = re.compile(r"/v\d+\w*([/-]openai)?$|/deployments/|/endpoints/openapi$|/serving-endpoints$")
 _DEPLOYMENT = re.compile(r"/deployments/([^/?]+)")
-MOST_PORT_DIGITS = 5
+MOST_PORT_DIGITS, MOST_HOST = 5, 254  # characters, of a host with the dot at its end
 _SLASHES = re.compile(r"(?<!:)/{2,}")  # which no server means; behind a colon another URL begins
 _PORT = "its port is not a number between 1 and 65535"
 _UNIX = re.compile(r"(?:http\+)?unix:(?=/)", re.IGNORECASE)
@@ -304,10 +304,10 @@ def _split_url(given: str, quoted: str) -> tuple[SplitResult, bool]:
     info, at, host = place.rpartition("@")
     host = host.replace("%25", "%")  # before the zone of an IPv6 address, in RFC 6874's spelling
     place = f"{info}{at}{host}"
+    if ("[" in host or "]" in host) and not re.fullmatch(r"\[[^\[\]]+\](:\d*)?", host):
+        raise TargetError(f"{quoted} is not a URL: the brackets hold no IPv6 address.")
     if _is_ipv6(host):
         place = f"{info}{at}[{host.strip('[]')}]"
-    elif "[" in host and not re.fullmatch(r"\[[^\[\]]+\](:\d*)?", host):
-        raise TargetError(f"{quoted} is not a URL: the brackets hold no IPv6 address.")
     try:
         parts = urlsplit(f"{scheme.lower()}://{place}{slash}{path}")
     except ValueError as error:
@@ -381,7 +381,8 @@ def _endings() -> Iterator[tuple[str, str]]:
 def _is_name(host: str) -> bool:
     """Whether resolvers can be asked for a host: each of its parts has 1 to 63 characters; four numbers are an address."""
     try:
-        host.encode("idna")
+        if len(host.encode("idna")) > MOST_HOST:
+            return False
         if not host.isascii() or "xn--" in host:
             import idna  # httpx's own, which knows fewer characters
 
