@@ -225,6 +225,16 @@ def test_what_to_do_fits_the_first_answer(name: str) -> None:
         assert words not in str(error.value)
 
 
+@pytest.mark.parametrize("status", [400, 500])
+def test_a_key_that_was_sent_may_be_a_wrong_one(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-planted")
+    with pytest.raises(TargetError, match="The key in OPENAI_API_KEY may be a wrong one") as error:
+        look(
+            {}, default=refuse(status, {"error": {"message": "No connected db."}})
+        )  # LiteLLM's proxy without a database
+    assert "sk-planted" not in str(error.value)
+
+
 TAGS = {"models": [{"name": "m:latest", "model": "m:latest"}]}
 SERVERS: dict[str, tuple[dict[str, Any], str]] = {
     "Ollama": ({"/api/version": {"version": "0.24.0"}, "/api/tags": TAGS}, "ollama"),

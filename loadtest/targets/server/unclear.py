@@ -92,7 +92,11 @@ def _what_to_do(url: str, listing: ControlAnswer, keys: ConnectionKeys) -> str:
         )
     if listing.status in _LATER:
         return " It answers no questions now: wait until its model is loaded, or until it takes more requests, and ask again."
-    if listing.status == 500 or _ASKS_FOR_A_KEY.search(listing.described):
+    if (
+        listing.status == 500
+        or _ASKS_FOR_A_KEY.search(listing.described)
+        or (listing.status == 400 and _sent(url, keys))
+    ):
         return _of_a_key(url, keys)
     if listing.status == 404:
         return (
@@ -104,9 +108,14 @@ def _what_to_do(url: str, listing: ControlAnswer, keys: ConnectionKeys) -> str:
 def _of_a_key(url: str, keys: ConnectionKeys) -> str:
     """Return a sentence on the key that may be missing, or a wrong one."""
     name = credentials.key_variable(url, "openai", key_env=keys.key_env)
-    if not credentials.headers(url, "openai", key_env=keys.key_env):
+    if not _sent(url, keys):
         return " A key may be missing: set OPENAI_API_KEY, or name the variable that holds it with --key-env."
     return "" if name is None else f" The key in {name} may be a wrong one."
+
+
+def _sent(url: str, keys: ConnectionKeys) -> bool:
+    """Whether a key goes with the question for models."""
+    return bool(credentials.headers(url, "openai", key_env=keys.key_env))
 
 
 def refused_error(client: httpx.Client, url: str, answer: ControlAnswer) -> TargetError:
