@@ -21,7 +21,7 @@ from loadtest.reach import note_on_trust
 from loadtest.records import Clock, Outcome, Record
 from loadtest.scenario import Scenario, rotation, whole_lengths
 from loadtest.targets.context import check_lengths, context_of, lengths_left_out, lengths_within, not_granted
-from loadtest.targets.server.hazards import not_listed
+from loadtest.targets.server.hazards import not_listed, one_of_several
 from loadtest.targets.server.not_reached import https_instead
 from loadtest.targets.server.probe import lists_model, models_named
 from loadtest.targets.target import Target, find_targets, reread
@@ -78,6 +78,7 @@ def _prepared(
             credentials.in_the_clear(url, target.dialect.api, key_env=scenario.key_env),
             note_on_trust(scenario, url),
             not_listed(target.server, target.model.name),
+            one_of_several(scenario, url),
         )
         for warning in filter(None, warnings):
             say(warning)

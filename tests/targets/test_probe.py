@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.wire_server import Peer, serving
 
 from loadtest.errors import TargetError
-from loadtest.targets.server.hazards import hazards
+from loadtest.scenario import ConnectionKeys
+from loadtest.targets.server.hazards import hazards, one_of_several
 from loadtest.targets.server.probe import ServedModel, Server, choose_model
 from loadtest.urls import base_url, default_url
 
@@ -66,6 +69,22 @@ def test_models_that_cannot_be_chosen_are_named() -> None:
         choose_model(ollama(), None)
     with pytest.raises(TargetError, match="lists no model, which need not mean that it has none; name one"):
         choose_model(Server("http://host", "openai", None, ()), None)  # transformers serve loads what it is asked for
+
+
+@pytest.mark.parametrize(
+    ("places", "said"),
+    [
+        ([("10.0.0.1", 80), ("10.0.0.2", 80), ("fd00::1", 80, 0, 0)], True),
+        ([("10.0.0.1", 80), ("10.0.0.1", 80), ("fd00::1", 80, 0, 0)], False),
+    ],
+)
+def test_of_a_name_with_several_addresses_one_is_measured(
+    places: list[tuple[Any, ...]], said: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(0, 0, 0, "", place) for place in places])
+    sentence = one_of_several(ConnectionKeys(), "http://gpu-pods")
+    assert (sentence is not None and "gpu-pods has 2 addresses" in sentence) is said
+    assert one_of_several(ConnectionKeys(proxy="http://127.0.0.1:1"), "http://gpu-pods") is None
 
 
 def test_hazards_name_a_model_in_host_memory() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import socket
+from collections import Counter
+
 from loadtest import credentials, reach
 from loadtest.scenario import ConnectionKeys
 from loadtest.targets.server.probe import ServedModel, Server, lists_model
 from loadtest.text import shown
-from loadtest.urls import deployment_of
+from loadtest.urls import deployment_of, loopback, origin
 
 
 def hazards(
@@ -33,7 +36,7 @@ def hazards(
         found.append(f"A cache on the way answers questions in the server's place ({server.cached}): {old}.")
     keys = keys or ConnectionKeys()
     open_key = credentials.in_the_clear(server.url, server.native, key_env=keys.key_env)
-    found += filter(None, (open_key, reach.note_on_trust(keys, server.url)))
+    found += filter(None, (open_key, reach.note_on_trust(keys, server.url), one_of_several(keys, server.url)))
     if keys.proxy is None and (named := reach.ignored_proxies()) and not server.url.startswith("unix:"):
         found.append(f"{' and '.join(named)} in the environment: not used. Give --proxy URL to go through a proxy.")
     if server.kind == "ollama" and not slots_found:
@@ -60,6 +63,24 @@ def hazards(
             "The context length is the server's default, or the model's own; set it with --num-ctx so that runs can be compared."
         )
     return found
+
+
+def one_of_several(keys: ConnectionKeys, url: str) -> str | None:
+    """Say that a server's name has several addresses, of which one is asked; None where it has one, or others resolve it."""
+    place = origin(url)
+    if place is None or loopback(url) or reach.proxy_to(keys, url) is not None:
+        return None
+    try:
+        found = {entry[4] for entry in socket.getaddrinfo(*place[1:], type=socket.SOCK_STREAM)}
+    except (OSError, UnicodeError):
+        return None
+    addresses = max(Counter(map(len, found)).values(), default=0)  # of IPv4 or of IPv6: a machine may have one of each
+    if addresses < 2:
+        return None
+    return (
+        f"{shown(place[1])} has {addresses} addresses, and all requests go to the first that takes a connection: where each is a "
+        "server of its own, one is measured."
+    )
 
 
 def not_listed(server: Server, name: str) -> str | None:
