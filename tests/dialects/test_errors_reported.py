@@ -42,6 +42,10 @@ def test_a_number_that_says_something_stays(text: str) -> None:
             "the answer is no text: it may be compressed",
         ),  # Wei-Shaw/claude-relay-service#1039
         (b"\xce\xb2\x83\x01\x9f\xf1" * 9, "the answer is no text: it may be compressed"),
+        (
+            b"\0\0\0w\0\0\0R\x9d\x0b:event-type\x07\0\x0cmessageStart",
+            "the answer is no text but binary, with these words in it: ':event-type messageStart'",
+        ),  # Bedrock's event stream, which apisix#13307 passes on
         (b"<html><title>Error</title><pre>no", "the answer is a web page, titled 'Error'"),
         (b"hello 17", "the answer is no stream of a model server: it begins with 'hello #'"),
     ],

@@ -99,9 +99,22 @@ def stranger(body: bytes) -> str:
         return f"the answer is an error in XML: {quoted(alike(said), 200)}"
     if body.startswith(_PACKED):
         return "the server compressed the answer without saying so"
+    words = _words_amid(body)
+    if words:
+        return f"the answer is no text but binary, with these words in it: {beginning(words, 200)}"
     if not _is_text(body):
         return "the answer is no text: it may be compressed"
     return f"the answer is no stream of a model server: it begins with {beginning(body, 160)}"
+
+
+def _words_amid(body: bytes) -> bytes:
+    """Return the words in a binary answer, such as Amazon's event stream or a gRPC message; b"" where it has few or is text."""
+    begin = body[: 2 * MOST_CHARACTERS]
+    words = _PRINTED.findall(begin)
+    return b" ".join(words) if b"\0" in begin.strip(b"\0") and 2 * sum(map(len, words)) > len(begin) else b""
+
+
+_PRINTED = re.compile(rb"[\x20-\x7e]{6,}")
 
 
 def _page(body: bytes) -> str | None:
