@@ -9,7 +9,7 @@ from email.utils import parsedate_to_datetime
 from urllib.parse import unquote, urljoin, urlsplit
 
 _OF_ERRORS = re.compile(  # x-amzn-errortype, x-ms-error-code, ngrok-error-code, x-apigee-fault-code, x-deny-reason
-    r"(?:^|-)(?:err|error|fault|deny|denied)(?:[-_]?(?:type|message|msg|code|reason|info|detail))?$|^grpc-message$"
+    r"(?:^|-)(?:err|error|fault|deny|denied)(?:[-_]?(?:type|message|msg|code|reason|info|detail))?$|^grpc-message$|-reason$"
 )
 _IN_WORDS = re.compile(r"message|msg|reason|detail|info")
 _CHALLENGE = re.compile(r'\berror(?:_description)?="([^"]{1,300})"', re.IGNORECASE)

@@ -183,11 +183,17 @@ def _body_sentence(body: bytes) -> str | None:
     if parsed is None:
         parsed = _in_frames(body)
     if parsed is not None:
-        return error_sentence(parsed) if parsed not in ({}, [], "") else None
+        return None if _is_void(parsed) else error_sentence(parsed)
     if body.strip() == b"null" or words_of_xml(body) or page_words(body) or not _is_text(body):
         return None
     text = words_in(body[:LONGEST_PAGE].decode(errors="replace"))[: 8 * MOST_CHARACTERS + 1]
     return shorten(alike(text)) or None
+
+
+def _is_void(value: Any, depth: int = 6) -> bool:
+    """Whether all that is in a value is empty, such as the fields of an answer that was never made."""
+    inside = list(value.values()) if isinstance(value, dict) else value
+    return not value or (isinstance(inside, list) and depth > 0 and all(_is_void(one, depth - 1) for one in inside))
 
 
 def _status_sentence(begin: str, body: bytes, said: Mapping[str, str]) -> str:
@@ -201,7 +207,7 @@ def _status_sentence(begin: str, body: bytes, said: Mapping[str, str]) -> str:
     elif not body.strip():
         what = "an empty body"
     elif _is_text(body):
-        what = f"a body that says nothing ({shorten(body.decode(errors='replace'), 20)})"
+        what = f"a body that says nothing ({shorten(body.decode(errors='replace'), 80)})"
     else:
         what = f"a body that is no text ({len(body)} bytes)"
     cause = None if page and "titled" in page else cause_in(said)
