@@ -215,7 +215,7 @@ COUNTED = {
         V1,
         sse(*map(delta, "abcabcabc"), finish(usage=usage(3))) + DONE,
         "abcabcabc",
-        odd=("more than twice as many pieces",),
+        odd=("in more pieces than",),
     ),
     "messages: no count behind the text": Stream(MESSAGES, named(start(), *BLOCKS, stopped(), STOP), output=None),
     "messages: a prompt of none behind the text": Stream(

@@ -13,10 +13,12 @@ from support.odd_streams import (
     DONE,
     END,
     GENERATE,
+    LONG,
     PIECES,
     STOP,
     UNCOUNTED,
     V1,
+    WORDS,
     A,
     B,
     C,
@@ -237,7 +239,7 @@ TEXTS = {
         V1,
         sse(*(of_id(row, "x" if i < 6 else "y") for i, row in enumerate(map(delta, "abcdefghijkl")))) + END,
         "abcdefghijkl",
-        odd=("more than one id", "twice as many pieces"),
+        odd=("more than one id", "in more pieces than"),
     ),
     "two ids in turns": Stream(
         V1,
@@ -263,7 +265,7 @@ TEXTS = {
         + sse(*(of_id(delta(text), "y") for text in ("The ", "cat ", "sat ", "down", " and", " slept.")))
         + END,
         "The cat sat The cat sat down and slept.",
-        odd=("more than one id", "twice as many pieces"),
+        odd=("more than one id", "in more pieces than"),
         doubts=("begins anew",),
     ),
     "a model's name in the first chunk alone (Azure)": Stream(
@@ -282,6 +284,14 @@ TEXTS = {
         output=7,
         doubts=("begins anew",),
     ),
+    "gone on by another server, which counted its own part (aisix#882)": Stream(
+        V1,
+        sse(*WORDS, finish(usage=usage(25))) + DONE,
+        LONG,
+        output=25,
+        odd=("in more pieces than",),
+    ),
+    "as many pieces as tokens, or a few more": Stream(V1, sse(*WORDS, finish(usage=usage(34))) + DONE, LONG, output=34),
     "ollama: begun anew, and the second attempt counted": Stream(
         CHAT,
         ndjson(*map(message, TALK[:4]), *map(message, TALK), last(eval_count=8)),

@@ -21,6 +21,9 @@ UNSENT_REASONING = "the server counts reasoning tokens and sent no text of them:
 LONGEST_TOKEN, FEWEST_THOUGHTS = 16, 4
 TOO_FEW_TOKENS = "the server counts fewer tokens than the answer's text can have: their number is unknown"
 TEXT_ALONE = "the server counts the tokens of the text without those of its reasoning: their number is unknown"
+FEW_PIECES = 8  # by which an answer may have more of them than tokens: a letter of several bytes that was cut
+# as where a gateway had another server go on with an answer, and that one counts its own part
+MORE_PIECES = "the answer came in more pieces than the server counts tokens: a piece may be less than a token, or the count of a part alone"
 COUNTS_LETTERS = "the server counts the letters of the answer, not its tokens: their number is unknown"
 UNSENT_TOKENS = "the server counts more tokens than the answer has bytes of text: the decode speed is unknown"
 GATEWAYS_OWN = "a gateway wrote into the answer before the model did (llama-swap's loading state): that is left out, and TTFT is the model's"
@@ -261,8 +264,8 @@ class Decoded:
         if output and (why := self._misfit(output, reasoning)) is not None:
             self.doubt(why)
             output = None
-        elif output and len(self.events) > 2 * output:
-            self.note("the answer came in more than twice as many pieces as the server counts tokens")
+        elif output and len(self.events) > min(2 * output, 1.1 * output + FEW_PIECES):
+            self.note(MORE_PIECES)
         ending.prompt_tokens, ending.output_tokens = prompt or None, output
         if output and self.events:
             ending.unsent_tokens = self._unsent(output, reasoning)
