@@ -97,7 +97,7 @@ class PointNames:
             said = f"{left} of {len(places)} points {'has' if left == 1 else 'have'} no name,\nfor want of room: the tables have all"
             look: dict[str, Any] = {"fontsize": 8, "color": style.GREY, "transform": self.axes.transAxes}
             x, y = (0.985 if right else 0.015 for right in corner)
-            sides = {"ha": "right" if corner[0] else "left", "va": "top" if corner[1] else "bottom"}
+            sides: dict[str, Any] = {"ha": "right" if corner[0] else "left", "va": "top" if corner[1] else "bottom"}
             self.axes.text(x, y, said, **sides, **look).set_in_layout(False)
         return left
 

@@ -335,12 +335,12 @@ def test_each_point_of_the_tradeoff_has_its_load_beside_it_or_is_counted_as_left
 
 
 def test_how_many_points_have_no_name_is_said_in_a_corner_that_no_line_crosses() -> None:
-    _, (axes,) = style.page(1)
+    figure, (axes,) = style.page(1)
     at = [(i / 60, i / 60) for i in range(61)]
     axes.plot(*zip(*at, strict=True))
     names = PointNames(axes, side=1)
     names.add(at, ["a long name"] * len(at), style.BLUE)
-    axes.figure.draw_without_rendering()
+    figure.draw_without_rendering()
     assert names.write()
     (note,) = (text for text in axes.texts if "for want of room" in text.get_text())
     line = axes.transData.transform_path(Line(at))
