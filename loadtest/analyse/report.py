@@ -71,10 +71,10 @@ def write_report(
 ) -> Report:
     """Write summary.json, report.md, report.html and the PNGs of a run, into `out` or into the run folder.
 
-    `charts=False` writes summary.json alone; `objectives` put goodput into it, `prices` (else those of run.json) what
-    tokens cost. Raises RunFolderError when the folder holds no run.
+    `charts=False` writes summary.json alone; `objectives` put goodput into it, `prices` what tokens cost, each else as
+    run.json has it. Raises RunFolderError when the folder holds no run.
     """
-    one, place = analyse(folder, objectives), out or folder
+    one, place = analyse(folder, objectives or None), out or folder
     place.mkdir(parents=True, exist_ok=True)
     scored = score_report.add_score(one)
     cost.add_cost(one.summary, prices.before(Prices.of_run(one.run.facts)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -27,9 +28,9 @@ from loadtest.analyse.server.timing.pace import LEAST_CHANGE
 from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.verdict import verdict
 from loadtest.analyse.whatif.model.fit import PredictedCurve, predicted_curve
-from loadtest.errors import PredictionError
+from loadtest.errors import PredictionError, ScenarioError
 from loadtest.records import SCHEMA
-from loadtest.slo import Objective
+from loadtest.slo import Objective, parse_objectives
 
 # Columns that are worked out for one model at one server.
 INFERRED = (
@@ -86,12 +87,13 @@ class Analysis:
         return predicted_curve(one.run, one.slots, one.steps, self.levels)
 
 
-def analyse(path: Path, asked: Sequence[Objective] = ()) -> Analysis:
+def analyse(path: Path, asked: Sequence[Objective] | None = ()) -> Analysis:
     """Read a run folder and work out its figures, and whether it meets what is `asked`; raise RunFolderError when it is none.
 
-    A run of several models or servers is worked out for each of them by itself.
+    Without anything `asked` (None) it is what the run was given. A run of several models or servers is worked out for each of them by itself.
     """
     run = frames.load(path)
+    asked = _given(run) if asked is None else asked
     parts = groups.groups_of(run)
     if parts:
         lost = alternating_models.mark_loads(run, parts)
@@ -102,6 +104,14 @@ def analyse(path: Path, asked: Sequence[Objective] = ()) -> Analysis:
         one.summary["hardware"] = list(run.machine.hardware)
     energy.add_energy(run, found.summary)
     return found
+
+
+def _given(run: RunData) -> Sequence[Objective]:
+    """Return the objectives that `loadtest run --slo` kept in run.json; none where it has none, or none that can be read."""
+    slo = run.fact("asked", "slo")
+    with contextlib.suppress(ScenarioError):
+        return parse_objectives(slo) if isinstance(slo, str) else ()
+    return ()
 
 
 def without_void(one: Analysis) -> Analysis:

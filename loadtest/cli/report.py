@@ -195,7 +195,8 @@ def report(
     """Make summary.json, report.md, report.html and PNG charts in each run folder.
 
     A folder can be reported any number of times; a run still in progress is reported as far as it got. With --slo, it also
-    says each level's goodput. A folder that cannot be reported is named, and the others are reported.
+    says each level's goodput; without it the pages do so by the --slo of the run, and the exit code does not. A folder that
+    cannot be reported is named, and the others are reported.
 
     \b
     Exit codes: 0 done · 1 an objective is missed or not judged

@@ -50,6 +50,31 @@ def test_the_pages_say_what_came_of_each_objective(tmp_path: Path, loadtest: Cal
     assert "Objectives" not in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
 
 
+def test_the_page_says_how_large_the_model_is_and_how_its_weights_are_kept(tmp_path: Path, loadtest: Call) -> None:
+    make(tmp_path / "run", Made(), users=(4,))
+    facts = orjson.loads((tmp_path / "run" / "run.json").read_bytes())
+    facts["server"] = {**facts["server"], "facts": {"details": {"parameter_size": "70.6B"}}}
+    for kept, said in (("Q4_0", "70.6B parameters, Q4_0"), ("unknown", "70.6B parameters<")):
+        facts["comparability"] = {**facts.get("comparability", {}), "quantization": kept}
+        (tmp_path / "run" / "run.json").write_bytes(orjson.dumps(facts))
+        loadtest("report", tmp_path / "run")
+        assert said in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("kept", "shown"), [("ttft_p50=1ms", True), ("ttft=", False), (None, False)])
+def test_a_report_made_anew_holds_the_run_against_its_own_objectives(
+    kept: str | None, shown: bool, tmp_path: Path, loadtest: Call
+) -> None:
+    """It said "no limit was set" of a run that was made with --slo."""
+    make(tmp_path / "run", Made(), users=(4,))
+    facts = orjson.loads((tmp_path / "run" / "run.json").read_bytes())
+    (tmp_path / "run" / "run.json").write_bytes(orjson.dumps({**facts, "asked": {"slo": kept}}))
+    code, _, _ = loadtest("report", tmp_path / "run")
+    assert code == 0  # a gate is what --slo of this command asks for
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert ("Objectives" in page, "no limit was set" in page) == (shown, not shown)
+
+
 def test_an_objective_that_cannot_be_judged_says_so_and_fails(tmp_path: Path, loadtest: Call) -> None:
     make(tmp_path / "run", Made(), users=(1, 2))
     code, out, _ = loadtest("report", tmp_path / "run", "--slo", "ttft_p99=10")

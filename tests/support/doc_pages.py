@@ -15,12 +15,37 @@ from loadtest.scenario.keys import ATTRIBUTE, OPTION
 from support.places import ROOT
 
 KEYS = {one.flag: f"`{one.name}`" for one in keys_of(Scenario)}  # help names them as options, a scenario file as keys
+OPTION_HELP = re.compile(r"^  -.*\n(?: {6,}.*\n)*", re.MULTILINE)  # an option of --help, with what it does
+HELP_OPTION = "-h, --help"
 FOOT = "_Made from the code: `scripts/docs made` writes this page anew._\n"
 
 
 def cli_page() -> str:
-    """Return docs/cli.md: the help of every command, as printed 110 columns wide."""
-    parts = ["# Command line\n", "Every command with its options, as `--help` prints them.\n"]
+    """Return docs/cli.md: the help of every command, as printed 110 columns wide, but options of `run` once."""
+    texts = _helps()
+    of_run = {" ".join(option.split()) for option in OPTION_HELP.findall(texts["loadtest run"])}
+    top = "Every command, as its `--help` prints it. What an option of `loadtest run` does is said there, and not again elsewhere.\n"
+    parts = ["# Command line\n", top]
+    for title, text in texts.items():
+        shown = text if title in ("loadtest", "loadtest run") else _without(of_run, text)
+        parts.append(f"## {title}\n\n```\n{shown}```\n")
+    return "\n".join([*parts, FOOT])
+
+
+def _without(of_run: set[str], text: str) -> str:
+    """Return the help of a command with the options that it shares with `loadtest run` named in a line at the end."""
+    shared = [option for option in OPTION_HELP.findall(text) if " ".join(option.split()) in of_run]
+    for option in shared:
+        text = text.replace(option, "")
+    text = re.sub(r"\n[A-Z]\w+:\n(?=\n|$)", "", text)  # headings with nothing left below
+    names = [found[0] for option in shared if HELP_OPTION not in option and (found := re.search(r"--[\w-]+", option))]
+    as_there = click.formatting.wrap_text(f"As in loadtest run: {', '.join(names)}.", 110, "  ", "    ")
+    return f"{text}\n{as_there}\n" if names else text
+
+
+def _helps() -> dict[str, str]:
+    """Return what `--help` prints of `loadtest` and of each command, each with a line's end."""
+    found: dict[str, str] = {}
     for name in (None, *COMMANDS):
         title = f"loadtest {name}" if name else "loadtest"
         with click.Context(cli, info_name="loadtest", terminal_width=110, **cli.context_settings) as parent:
@@ -32,8 +57,8 @@ def cli_page() -> str:
                     text = command.get_help(context)
             else:
                 text = cli.get_help(parent)
-        parts.append(f"## {title}\n\n```\n{text}\n```\n")
-    return "\n".join([*parts, FOOT])
+        found[title] = f"{text}\n"
+    return found
 
 
 SCENARIO_TOP = """# Scenario keys

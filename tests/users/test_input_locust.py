@@ -146,6 +146,7 @@ def test_an_option_takes_the_place_of_what_excludes_it_in_the_class() -> None:
 def test_the_docs_name_what_the_help_of_locust_lacks() -> None:
     page = (ROOT / "docs/locust.md").read_text()
     named = {(option.flag, option.metavar) for option in (*TEST_OPTIONS, *PROCESS_OPTIONS)}
+    assert not [one.flag for one in TEST_OPTIONS if "%" in one.help]  # the form shows it twice, as argparse wants it
     assert set(re.findall(r"^\| `(--\S+) (\S+)` \|", page, re.MULTILINE)) == named
 
 

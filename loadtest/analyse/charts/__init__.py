@@ -88,7 +88,7 @@ def _draw_without_tokens(analysis: Analysis, out: Path) -> list[Path | None]:
     rates = against_load.e2e, against_load.input_rate
     return [
         _side_by_side(out / "e2e.png", analysis, rates, analysis.series, against_load.rates_title(analysis)),
-        _by_series(out / "e2e-distribution.png", analysis, distributions.e2e, "Time to the whole answer"),
+        _by_series(out / "e2e-distribution.png", analysis, distributions.e2e, distributions.e2e_title(analysis)),
         _timeline(out / "timeline.png", analysis),
         machine.draw(out / "machine.png", analysis),
     ]

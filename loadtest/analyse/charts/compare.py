@@ -131,6 +131,7 @@ def _of_several(one: Analysis, summaries: Sequence[dict[str, Any]], **said: Any)
 
 
 VOID_CROSS = "void, not compared"
+MOST_SERVERS = 3  # that a footer names
 MOST_SERIES = 14  # series of one chart; more are in the tables
 
 
@@ -297,10 +298,11 @@ def _subtitle(many: Many, *, bars: bool = True) -> str:
 
 
 def _servers(many: Many) -> str:
-    """Name each server once, and the model where all runs have the same; the legend tells which run is of what."""
+    """Name each of a few servers once, and the model where all runs have the same; the legend tells which run is of what."""
     names = [measured_on(entry.analysis.summary).partition(" · ") for entry in many.entries]
     servers, models = (list(dict.fromkeys(each)) for each in zip(*((name[0], name[2]) for name in names), strict=True))
-    return joined(" · ", counted(len(names), "run"), ", ".join(servers), models[0] if len(models) == 1 else "")
+    which = ", ".join(servers) if len(servers) <= MOST_SERVERS else counted(len(servers), "server")
+    return joined(" · ", counted(len(names), "run"), which, models[0] if len(models) == 1 else "")
 
 
 def _framed_many(many: Many) -> Analysis:

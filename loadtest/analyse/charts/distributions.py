@@ -60,22 +60,30 @@ e2e = partial(_draw, column="e2e_s", called="E2E")
 
 
 def ttft_title(analysis: Analysis) -> str:
-    """Say how far apart the best and the worst first tokens are, and where half of them lie."""
+    return _title(analysis, "ttft_s", "first token")
+
+
+def e2e_title(analysis: Analysis) -> str:
+    return _title(analysis, "e2e_s", "whole answer")
+
+
+def _title(analysis: Analysis, column: str, what: str) -> str:
+    """Say how far apart the first and the last of what users wait for are at the most load, and where half of them lie."""
     levels = analysis.levels
-    last = heaviest(levels, "ttft_s")
+    last = heaviest(levels, column)
     if last is None:
-        return "Time to first token"
+        return f"Time to the {what}"
     name = name_among(last, levels)
-    half, end = (last.wait_in_words("ttft_s", part) for part in ("p50", "max"))
-    known = finite(analysis.run.column("ttft_s")[analysis.run.good(last["index"])])
+    half, end = (last.wait_in_words(column, part) for part in ("p50", "max"))
+    known = finite(analysis.run.column(column)[analysis.run.good(last["index"])])
     if not len(known):
         return f"{name}: all users hung up before their first token"
     first = seconds(float(known.min()))
     if first == end:
-        return f"{name}: every first token comes after {end}"
+        return f"{name}: every {what} comes after {end}"
     late = half == end or half.startswith(">")
     where = f"half of them or more after {half.removeprefix('> ')}" if late else f"half of them within {half}"
-    return f"{name}: first tokens come after {first} to {end}, {where}"
+    return f"{name}: {what}s come after {first} to {end}, {where}"
 
 
 MOST_POINTS = 2000  # of a curve: more would only be drawn over each other

@@ -84,7 +84,9 @@ class PointNames:
         places = self._where([at for at, _, _ in self.points])
         edge = Bbox(self.axes.get_window_extent().get_points() * 72 / self.axes.figure.dpi)
         signs = [_around(at, 2 * POINT, 2 * POINT) for at in places]
-        placing = Placing(edge, [Path(self._where(line)) for line in self.lines], signs, [self._note(edge)])
+        lines = [Path(self._where(line)) for line in self.lines]
+        corner, note = self._note(edge, lines, signs)
+        placing = Placing(edge, lines, signs, [note])
         left = 0
         for i in _first_and_last_first(len(places)):
             found = placing.place(places[i], self.points[i][1], self.side)
@@ -92,12 +94,11 @@ class PointNames:
             if found is not None:
                 self._annotate(i, found)
         if left:
-            said = f"{left} of {len(places)} points are not named,\nfor want of room: the tables have all"
+            said = f"{left} of {len(places)} points {'has' if left == 1 else 'have'} no name,\nfor want of room: the tables have all"
             look: dict[str, Any] = {"fontsize": 8, "color": style.GREY, "transform": self.axes.transAxes}
-            high = self.side < 0
-            self.axes.text(0.015, 0.985 if high else 0.015, said, va="top" if high else "bottom", **look).set_in_layout(
-                False
-            )
+            x, y = (0.985 if right else 0.015 for right in corner)
+            sides: dict[str, Any] = {"ha": "right" if corner[0] else "left", "va": "top" if corner[1] else "bottom"}
+            self.axes.text(x, y, said, **sides, **look).set_in_layout(False)
         return left
 
     def _annotate(self, i: int, offset: At) -> None:
@@ -123,10 +124,23 @@ class PointNames:
         scale = 72 / self.axes.figure.dpi
         return [(float(x) * scale, float(y) * scale) for x, y in self.axes.transData.transform(list(at))]
 
-    def _note(self, edge: Bbox) -> Bbox:
-        """Return the corner that is kept free to say how many have no name; nothing of it where few points are."""
+    def _note(self, edge: Bbox, lines: Sequence[Path], signs: Sequence[Bbox]) -> tuple[tuple[bool, bool], Bbox]:
+        """Return the emptiest corner (right, top), which says how many have no name; nothing of it where few points are."""
         wide, high = (150.0, 24.0) if len(self.points) > style.MOST_LINES else (0.0, 0.0)
-        return Bbox.from_bounds(edge.x0, edge.y1 - high if self.side < 0 else edge.y0, wide, high)
+        boxes = {
+            (right, top): Bbox.from_bounds(
+                edge.x1 - wide if right else edge.x0, edge.y1 - high if top else edge.y0, wide, high
+            )
+            for right in (False, True)
+            for top in (self.side < 0, self.side > 0)
+        }
+
+        def crowd(corner: tuple[bool, bool]) -> int:
+            box = boxes[corner]
+            return int(box.count_overlaps(signs)) + sum(line.intersects_bbox(box, filled=False) for line in lines)
+
+        corner = min(boxes, key=crowd)
+        return corner, boxes[corner]
 
 
 def _first_and_last_first(count: int) -> list[int]:

@@ -71,8 +71,9 @@ def request_rows(axes: Axes, analysis: Analysis, level: LevelData) -> None:
         at = at + part
     rest = np.maximum(np.where(seen, first, end) - at, 0.0)
     if rest.max() > LEAST_BAR * float(end.max()):
-        used.append(("no token yet" if has_tokens(level) else "no answer yet", style.WAITING))
-        _bars(axes, (y, at, rest), style.WAITING, fade)
+        label, colour = ("no token yet", style.WAITING) if has_tokens(level) else ("waiting or at work", style.DECODING)
+        used.append((label, colour))
+        _bars(axes, (y, at, rest), colour, fade)
     if seen.any():
         used.append(("decoding", style.DECODING))
         last = rows["last"].to_numpy(dtype=np.float64) - start

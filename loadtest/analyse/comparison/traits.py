@@ -66,11 +66,12 @@ class Names:
                 f"They differ besides in {listed([trait.sentence(letters, WHERE) for trait in self.besides])}: "
                 "a difference may come from any of it."
             )
-        for trait in (*self.legend, *self.besides):
-            if trait.forbids and trait.key == SIMULATED:
-                yield "A simulated server says nothing of a real one: no verdict between them."
-            elif trait.forbids:
-                yield f"Runs that differ in {trait.key} get no verdict (--across {trait.key} compares all the same)."
+        forbidding = [trait.key for trait in (*self.legend, *self.besides) if trait.forbids]
+        if SIMULATED in forbidding:
+            yield "A simulated server says nothing of a real one: no verdict between them."
+        if keys := [key for key in forbidding if key != SIMULATED]:
+            which = keys[0] if len(keys) == 1 else f"any of {listed(keys)}"
+            yield f"Runs that differ in {which} get no verdict (--across {','.join(keys)} compares all the same)."
 
 
 def names_of(runs: Sequence[Analysis], across: frozenset[str] = frozenset()) -> Names:
@@ -96,11 +97,10 @@ def _distinct(traits: Sequence[Trait], runs: Sequence[Analysis]) -> int:
 
 
 def _spare(legend: Sequence[Trait], runs: Sequence[Analysis]) -> Trait | None:
-    """Return the last trait of a legend without which runs are told apart as well."""
+    """Return the last trait of a legend without which runs are told apart as well; never the model."""
     every = _distinct(legend, runs)
-    return next(
-        (one for one in reversed(legend) if _distinct([t for t in legend if t is not one], runs) == every), None
-    )
+    spare = (one for one in reversed(legend) if _distinct([t for t in legend if t is not one], runs) == every)
+    return next((one for one in spare if one.key != "model"), None)
 
 
 def _own_names(runs: Sequence[Analysis]) -> list[str]:

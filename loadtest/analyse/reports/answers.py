@@ -66,8 +66,8 @@ class Seen:
 
     def __str__(self) -> str:
         if self.besides:
-            return f"Also at {self.called}: {self.reason}."
-        return f"{self.called} is {self.verdict}: {self.reason}."
+            return f"At {self.called}, void already: {self.reason}."
+        return f"{capitalised(self.verdict)} at {self.called}: {self.reason}."
 
     @property
     def called(self) -> str:
@@ -90,16 +90,12 @@ class Reason:
 
     @property
     def where(self) -> str:
-        """Name the levels: "1 stream is void; 2 and 8 streams are suspect"."""
+        """Name the levels: "Void at 1 stream; suspect at 2 and 8 streams"."""
         names = grouped(dict.fromkeys((None if one.besides else one.verdict, one.called) for one in self.seen))
-        parts = [
-            f"{_shortened(names[verdict])} {'is' if len(names[verdict]) == 1 else 'are'} {verdict}"
-            for verdict in (VOID, SUSPECT)
-            if verdict in names
-        ]
+        parts = [f"{verdict} at {_shortened(names[verdict])}" for verdict in (VOID, SUSPECT) if verdict in names]
         if None in names:
-            parts.append(f"{'also' if parts else 'Also'} at {_shortened(names[None])}")
-        return "; ".join(parts)
+            parts.append(f"{'also ' if parts else ''}at {_shortened(names[None])}, void already")
+        return capitalised("; ".join(parts))
 
     @property
     def example(self) -> str:

@@ -8,6 +8,7 @@ GLOSSARY = (
         "A request that was sent and is not over; concurrency is how many there are at once, one for each user.",
     ),
     ("level", "A part of the run: so many streams, or requests a second, with one length of prompt and answer."),
+    ("in, out", "Tokens of a prompt and of an answer, as asked for: 128 in · 64 out."),
     ("closed loop", "Each user sends the next request when its last answer has ended (--concurrency)."),
     (
         "open loop",

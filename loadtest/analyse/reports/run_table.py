@@ -59,6 +59,7 @@ def facts_table(analysis: Analysis) -> Grid:
             f"{summary['name']} ({summary['state'] or 'state unknown'})",
         ),
         ("server", f"{measured_on(summary)} at {_urls(analysis)}"),
+        ("model", "" if summary.get("groups") else _model(analysis.run)),
         ("took", _took(run)),
         ("simulated", (simulated_mark(summary) or "").removeprefix("simulated: ")),
         ("reached", _reached(run)),
@@ -91,6 +92,13 @@ def measured(analysis: Analysis) -> str:
     lost = f"{sum(level.failed for level in levels) or 'none'} failed"
     took = _took(analysis.run.facts).partition(" from")[0]
     return joined("; ", f"{sent}, {lost}", instant(analysis.summary["started"]), took)
+
+
+def _model(run: RunData) -> str:
+    """Return how large the model is and how its weights are kept, as the server says; empty where it says neither."""
+    size = run.fact("server", "facts", "details", "parameter_size")
+    kept = run.fact("comparability", "quantization")
+    return joined(", ", f"{size} parameters" if size else "", None if kept == "unknown" else kept)
 
 
 def _slots(one: Analysis) -> str:

@@ -11,7 +11,7 @@ from loadtest.analyse.run.arrays import grouped
 from loadtest.metrics import VOID
 from loadtest.records import NO_FAILURES
 from loadtest.scenario import Level
-from loadtest.text import UNKNOWN, rated, seconds
+from loadtest.text import UNKNOWN, joined, rated, seconds
 
 # keys that a scenario's level has too
 ASKED_KEYS = (
@@ -175,10 +175,11 @@ def axis_of(levels: Sequence[LevelData]) -> str:
     kinds = {level.is_open for level in levels}
     if kinds == {True}:
         return "offered load (requests/s)"
-    people = any(level.as_asked.sessions for level in levels)
+    closed = [bool(level.as_asked.sessions) for level in levels if not level.is_open]
     if kinds <= {False}:
-        return users_axis(people=people)
-    return f"{'people' if people else 'streams at once'}, or requests/s"
+        return users_axis(people=any(closed))
+    users = joined(" or ", "" if all(closed) else "streams at once", "people" if any(closed) else "")
+    return f"{users}, or requests/s"
 
 
 def users_axis(*, people: bool) -> str:

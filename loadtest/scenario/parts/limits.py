@@ -33,7 +33,7 @@ class LimitKeys:
         span=True,
     )
     leave: float | None = request_key(
-        "Share of the answers in which the user hangs up, like 5%, at a random point of the expected length.",
+        "Share of the answers in which the user hangs up, like 0.05, at a random point of the expected length.",
         None,
         bounds=Range(0, 1, instead="5 % is 5% or 0.05"),
         share=True,

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import imread
+from matplotlib.path import Path as Line
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from support.drawn import labels_apart, one_request
@@ -25,6 +26,7 @@ from support.virtual_runs import Load, play
 from loadtest.analyse import charts
 from loadtest.analyse.charts import against_load, distributions, drift, machine, style, timeline, ttft
 from loadtest.analyse.charts.lettering import drawable, wrapped
+from loadtest.analyse.charts.point_names import PointNames
 from loadtest.analyse.reports import pages
 from loadtest.analyse.run.levels import LevelData, Series, series_of
 from loadtest.analyse.summary import Analysis, analyse
@@ -320,7 +322,8 @@ def test_each_point_of_the_tradeoff_has_its_load_beside_it_or_is_counted_as_left
         assert len(named) + left == len(each.points)
         assert unnamed is None or left == unnamed
         said = [text.get_text() for text in axes.texts if not text.get_text().isdigit()]
-        assert bool(left) == any(f"{left} of {len(each.points)} points are not named" in text for text in said)
+        has = "has" if left == 1 else "have"
+        assert bool(left) == any(f"{left} of {len(each.points)} points {has} no name" in text for text in said)
         assert {text.get_text() for text in named} <= {str(number) for number in users}
         boxes = [Text.get_window_extent(text) for text in axes.texts]  # without the line to its point
         signs = [
@@ -329,6 +332,32 @@ def test_each_point_of_the_tradeoff_has_its_load_beside_it_or_is_counted_as_left
         for box, other in itertools.combinations(boxes, 2):
             assert not box.overlaps(other), (box, other)
         assert not [sign for sign in signs for text in named if sign.overlaps(Text.get_window_extent(text))]
+
+
+def test_how_many_points_have_no_name_is_said_in_a_corner_that_no_line_crosses() -> None:
+    figure, (axes,) = style.page(1)
+    at = [(i / 60, i / 60) for i in range(61)]
+    axes.plot(*zip(*at, strict=True))
+    names = PointNames(axes, side=1)
+    names.add(at, ["a long name"] * len(at), style.BLUE)
+    figure.draw_without_rendering()
+    assert names.write()
+    (note,) = (text for text in axes.texts if "for want of room" in text.get_text())
+    line = axes.transData.transform_path(Line(at))
+    assert not line.intersects_bbox(Text.get_window_extent(note), filled=False)
+
+
+def test_requests_without_tokens_are_drawn_in_a_colour_of_their_own(tmp_path: Path, axes: Axes) -> None:
+    """The bars of embeddings were grey, and those of their warm-up a paler grey."""
+    levels, truth = grid(Made(), (4,), each=3)
+    records = [dataclasses.replace(unanswered(one, Outcome.OK), dialect="openai-embeddings") for one in truth.records]
+    analysis = analyse(write(tmp_path / "run", records, levels))
+    timeline.request_rows(axes, analysis, analysis.levels[0])
+    legend = axes.get_legend()
+    assert legend is not None
+    assert legend.get_texts()[0].get_text() == "waiting or at work"
+    assert {to_rgb(bar.get_facecolor()) for bar in axes.patches} == {to_rgb(style.DECODING)}
+    assert distributions.e2e_title(analysis).startswith("4 streams: ")
 
 
 def test_fourteen_series_are_told_apart() -> None:

@@ -106,6 +106,15 @@ def test_slots_server_version_and_gpu_are_found_and_several_differences_are_said
     assert traits.names_of(analyses).names == ("NVIDIA A100", "NVIDIA H100")
 
 
+def test_the_model_is_named_also_where_something_else_would_tell_the_runs_apart(folder: Folder) -> None:
+    big = folder("big", model="llama:70b", slots=2), folder("more", model="llama:70b", slots=4, seed=1)
+    assert [entry.name for entry in many(*big, folder("small", model="llama:1b", slots=6, seed=2)).entries] == [
+        "llama:70b · 2 slots",
+        "llama:70b · 4 slots",
+        "llama:1b · 6 slots",
+    ]
+
+
 def test_a_quantization_that_ollama_does_not_know_is_no_name(folder: Folder) -> None:
     runs = (folder("mine", quantization="unknown"), folder("two", quantization="Q4_0", seed=1))
     assert traits.names_of([analyse(path) for path in runs]).names == ("mine", "two")
@@ -119,6 +128,10 @@ def test_settings_name_runs_and_other_work_gets_no_verdict(folder: Folder) -> No
     other = many(*runs)
     assert {row.verdict for row in other.pairs[0].rows} == {NOT_COMPARABLE}
     assert any("--across prompt compares all the same" in said for said in other.named.sentences(other.letters))
+    both = [folder(name, asked={"prompt": name, "data": name}, seed=i) for i, name in enumerate("xy")]
+    assert list(many(*both).named.sentences("AB"))[-1] == (
+        "Runs that differ in any of data and prompt get no verdict (--across data,prompt compares all the same)."
+    )
     assert any("the runs differ in prompt (made up → data)" in said for said in many_report.unjudged(other))
     assert verdict(many(*runs, across=frozenset(["prompt"])), "A → B", "output_tokens_per_s") == WORSE
 

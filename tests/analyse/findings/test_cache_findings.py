@@ -12,7 +12,7 @@ from support.virtual_runs import Load, SessionLoad, play, play_sessions
 from loadtest.analyse.charts import draw_all
 from loadtest.analyse.findings.cache_findings import cache_findings
 from loadtest.analyse.findings.run_findings import all_findings
-from loadtest.analyse.run.levels import axis_of
+from loadtest.analyse.run.levels import LevelData, axis_of
 from loadtest.analyse.server.prompt_cache import cache
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.simulate.model.prefix_cache import HostCache
@@ -163,3 +163,5 @@ def test_charts_of_turns_are_drawn_where_there_are_turns(few_slots: Analysis, tm
     assert axis_of(few_slots.levels) == "concurrency (people)"
     alone = analyse(play(TIMING, [Load(users=1), Load(users=2)], slots=2).write(tmp_path / "run"))
     assert not {"turns.png", "reread.png"} & {path.name for path in draw_all(alone, tmp_path / "others")}
+    rate = LevelData(rate=1.0, concurrency=None)
+    assert axis_of([*alone.levels, *few_slots.levels, rate]) == "streams at once or people, or requests/s"

@@ -144,7 +144,7 @@ def test_a_void_rate_is_not_passed_over() -> None:
 def test_a_level_of_one_of_several_models_is_named_after_it_once(label: str, said: str) -> None:
     seen = answers.Seen(LevelData(model="m", beside=[], label=label, verdict="suspect"), "suspect", "", label)
     assert seen.called == said
-    assert answers.Reason("", (seen,)).where == f"{said} is suspect"  # was "M is suspect": a model's name is as it is
+    assert answers.Reason("", (seen,)).where == f"Suspect at {said}"
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
@@ -185,26 +185,26 @@ def test_each_advice_is_given_once_with_all_that_asks_for_it(tmp_path: Path) -> 
     (reason,) = todo.reasons
     assert reason.wrong == "A clock jumped."
     assert len(reason.seen) == 3
-    assert reason.where.endswith("are void")
-    assert reason.example.startswith("1, 2 and 4 streams are void. At 1 stream: a clock ")
+    assert reason.where.startswith("Void at ")
+    assert reason.example.startswith("Void at 1, 2 and 4 streams. At 1 stream: a clock ")
 
 
 def test_a_load_that_a_search_measured_again_is_told_from_the_first(tmp_path: Path) -> None:
-    """Was "4 people is void; 4 people is suspect"."""
+    """Was "4 people is void; 4 people is suspect", of which one cannot tell that it is two levels."""
     make(tmp_path / "run", Made(), users=(2, 4, 4), clock_steps=2)
     (todo,) = answers.to_do(analyse(tmp_path / "run").summary["levels"])
-    assert todo.reasons[0].where == "2 streams, 4 streams (level 2) and 4 streams (level 3) are void"
+    assert todo.reasons[0].where == "Void at 2 streams, 4 streams (level 2) and 4 streams (level 3)"
 
 
 def test_two_reasons_of_one_level_are_not_two_levels() -> None:
     level = LevelData(label="2 streams", verdict="suspect")
     seen = [answers.Seen(level, "suspect", why, "2 streams") for why in ("answers are short", "prompts are long")]
     assert answers.Reason("Lengths.", tuple(seen)).example == (
-        "2 streams is suspect: answers are short; prompts are long."
+        "Suspect at 2 streams: answers are short; prompts are long."
     )
     other = answers.Seen(LevelData(label="4 streams", verdict="suspect"), "suspect", "answers are short", "4 streams")
     assert answers.Reason("Lengths.", (*seen, other)).example == (
-        "2 and 4 streams are suspect. At 2 streams: answers are short; prompts are long."
+        "Suspect at 2 and 4 streams. At 2 streams: answers are short; prompts are long."
     )
 
 
@@ -212,8 +212,11 @@ def test_a_level_is_never_void_and_suspect_at_once() -> None:
     void, fine = LevelData(label="2 streams", verdict="void"), LevelData(label="4 streams", verdict="suspect")
     seen = [answers.Seen(level, "suspect", "answers are short", level["label"]) for level in (void, fine)]
     reason = answers.Reason("Lengths.", tuple(seen))
-    assert reason.where == "4 streams is suspect; also at 2 streams"
+    assert reason.where == "Suspect at 4 streams; also at 2 streams, void already"
     assert reason.example == f"{reason.where}. At 2 streams: answers are short."
+    alone = answers.Reason("Lengths.", tuple(seen[:1]))  # was "Also at 2 streams", with nothing before it
+    assert alone.where == "At 2 streams, void already"
+    assert alone.example == "At 2 streams, void already: answers are short."
 
 
 def test_no_more_levels_are_called_void_than_are() -> None:
@@ -223,7 +226,7 @@ def test_no_more_levels_are_called_void_than_are() -> None:
         for label, verdict in (("2 streams", "void"), ("4 streams", "void"), ("1 stream", "suspect"))
     )
     assert answers.Reason("Late.", seen).example == (
-        "2 and 4 streams are void; 1 stream is suspect. At 2 streams: tokens were read late."
+        "Void at 2 and 4 streams; suspect at 1 stream. At 2 streams: tokens were read late."
     )
 
 

@@ -160,7 +160,7 @@ def test_the_console_shows_levels_findings_and_doubts(tmp_path: Path) -> None:
     assert "64 / 0" in text
     assert "Do not quote the figures of void levels. Both levels are void." in text
     assert "Past 4 streams requests queue" not in text  # that level is void
-    assert "are void. At 1 stream: a clock of the client jumped 1 time during the run" in text
+    assert "Void at 1 and 8 streams. At 1 stream: a clock of the client jumped 1 time during the run" in text
     assert "Most output tokens/s: not known (every level is void)" in text
     assert text.index("Verdict: void") < text.index("What to do: Let the machine's clock settle") < text.index("64 / 0")
 
