@@ -115,3 +115,12 @@ def test_what_was_ignored_stays_ignored(start: Start, out: Path, driver: str) ->
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 130, said
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: signal.Signals(number).name)
+def test_a_signal_while_modules_are_imported_is_one_sentence(tmp_path: Path, number: int) -> None:
+    (tmp_path / "click.py").write_text(f"import os, signal\nos.kill(os.getpid(), {int(number)})\nsignal.pause()\n")
+    path = os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", "")))
+    command = [sys.executable, "-m", "loadtest", "--help"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "loadtest: interrupted.\n")

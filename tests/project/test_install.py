@@ -108,7 +108,11 @@ def test_the_sdist_makes_the_wheel_and_both_have_the_name_that_is_free(built: tu
     with tarfile.open(sdist) as archive:
         held = {name.partition("/")[2] for name in archive.getnames()}
     assert package < held
-    assert {"README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml", "tests/conftest.py"} < held
+    named = set(re.findall(r"\]\(([\w/.]+)|^(scripts/\w+)", (ROOT / "README.md").read_text(), re.MULTILINE))
+    assert {link or script for link, script in named if (ROOT / (link or script)).is_file()} | {
+        "scripts/setup",
+        "tests/conftest.py",
+    } < held
 
 
 def _package_files() -> Iterator[Path]:
