@@ -8,9 +8,7 @@ from typing import Any
 import numpy as np
 
 from loadtest import metrics
-from loadtest.analyse.run import event_times
-from loadtest.analyse.run.arrays import BoolArray
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run import BoolArray, RunData, event_times
 from loadtest.metrics import S_PER_US
 from loadtest.text import percent
 

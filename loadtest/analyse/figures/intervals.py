@@ -18,7 +18,7 @@ from typing import Self
 
 import numpy as np
 
-from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
+from loadtest.analyse.run import BoolArray, FloatArray, IntArray
 from loadtest.analyse.run.event_times import blocks
 
 Interval = tuple[float, float]  # its lower and its upper end

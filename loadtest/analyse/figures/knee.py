@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loadtest.analyse.figures.stationarity import part_looked_at
-from loadtest.analyse.run.levels import LevelData
+from loadtest.analyse.run import LevelData
 from loadtest.records import NO_FAILURES
 from loadtest.text import counted, listed, number, some_of
 

@@ -16,8 +16,7 @@ import numpy as np
 from loadtest.analyse.figures import stats
 from loadtest.analyse.figures.rates import Flow
 from loadtest.analyse.figures.stats import ENDLESS_S, NEVER_S
-from loadtest.analyse.run.arrays import BoolArray, FloatArray
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run import BoolArray, FloatArray, RunData
 from loadtest.metrics import S_PER_US
 from loadtest.slo import STATISTIC_SHARES, Judged, Objective, judge_by_figures
 

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from loadtest.analyse.figures.intervals import FEWEST_ROUNDS, Sample, Spread
-from loadtest.analyse.run.arrays import BoolArray, FloatArray
+from loadtest.analyse.run import BoolArray, FloatArray, RunData
 from loadtest.analyse.run.event_times import blocks
-from loadtest.analyse.run.frames import RunData
 from loadtest.metrics import S_PER_US
 from loadtest.text import percent
 

@@ -11,9 +11,7 @@ import pandas as pd
 
 from loadtest.analyse.figures.intervals import FEWEST_OF_A_QUEUE
 from loadtest.analyse.figures.rates import Flow
-from loadtest.analyse.run.arrays import FloatArray
-from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.run.levels import LevelData
+from loadtest.analyse.run import FloatArray, LevelData, RunData
 from loadtest.analyse.run.overlaps import Depth, busiest_pace
 from loadtest.text import number, seconds
 

@@ -16,7 +16,7 @@ from loadtest.analyse.figures.intervals import (
     percentile_interval,
     quantile_of_sorted,
 )
-from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
+from loadtest.analyse.run import BoolArray, FloatArray, IntArray
 from loadtest.analyse.run.event_times import Delays, EventGaps, as_seconds
 
 Described = dict[str, float | int | list[float] | None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from loadtest.analyse.run.files.reading import INSTANT_FIELDS, Columns
 from loadtest.analyse.run.files.samples import Machine, Zero, read_machine
 from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.run.overlaps import peak_at_once
-from loadtest.records import NOT_SENT, FileHeader, Outcome, read_lines
+from loadtest.records import NOT_SENT, Outcome, read_lines
 from loadtest.run_folder import RunFolder
 from loadtest.text import counted
 
@@ -198,8 +198,8 @@ def load(path: Path) -> RunData:
     headers, lines, sources = found.headers, found.lines, found.sources
     trouble += found.trouble
     columns = lines.columns
-    shift = _shifts(headers)
-    offset = np.array([shift(header) for header in headers], dtype=np.float64)[sources]
+    anchor = Zero.of(headers or [reading.sampled_header(path)])
+    offset = np.array([anchor.shift(header) for header in headers], dtype=np.float64)[sources]
     for name in INSTANT_FIELDS:
         columns[name] = columns[name] + offset
     order = np.argsort(np.where(np.isnan(columns["t_send"]), columns["t_sched"], columns["t_send"]), kind="stable")
@@ -219,7 +219,8 @@ def load(path: Path) -> RunData:
             "cut short, or left out when the folder was copied."
         )
     lost += gone
-    zero, samples = _zero(headers, shift, start), _samples(folder, shift, start, trouble)
+    zero = anchor.later(round(start))
+    samples = _samples(folder, zero, trouble)
     machine, said = read_machine(path, zero)
     trouble += [sentence for sentence in said if sentence not in trouble]
     return RunData(
@@ -238,24 +239,6 @@ def load(path: Path) -> RunData:
         trouble=trouble,
         lost=lost,
     )
-
-
-def _shifts(headers: list[FileHeader]) -> Callable[[FileHeader], float]:
-    """Return a function that gives what to add to a file's instants for all files to share one axis.
-
-    On one host the monotonic clock places them, for all processes share it; on several hosts only the wall clock can.
-    """
-    one_host = len({header.host for header in headers}) <= 1
-    base = min((h.monotonic_ns if one_host else h.wall_ns for h in headers), default=0)
-    return lambda header: float((header.monotonic_ns if one_host else header.wall_ns) - base)
-
-
-def _zero(headers: list[FileHeader], shift: Callable[[FileHeader], float], start: float) -> Zero:
-    if not headers:
-        return Zero()
-    after = round(start - shift(headers[0]))  # from the first file's anchor to the axis's zero
-    hosts = {header.host for header in headers}
-    return Zero(headers[0].wall_ns + after, headers[0].monotonic_ns + after, hosts.pop() if len(hosts) == 1 else None)
 
 
 def _request_frame(columns: Columns, chunks: Ragged, start: float, levels: list[LevelData]) -> pd.DataFrame:
@@ -360,7 +343,7 @@ def _all_levels(facts: dict[str, Any], columns: Columns) -> list[LevelData]:
     return levels
 
 
-def _samples(folder: RunFolder, shift: Callable[[FileHeader], float], start: float, trouble: list[str]) -> pd.DataFrame:
+def _samples(folder: RunFolder, zero: Zero, trouble: list[str]) -> pd.DataFrame:
     names = ("t", "level", "in_flight", "decoding", "waiting", "loop_gap_us", "cpu")
     frames = []
     for file, path in enumerate(sorted(folder.path.glob("samples-driver*.jsonl"))):
@@ -375,7 +358,7 @@ def _samples(folder: RunFolder, shift: Callable[[FileHeader], float], start: flo
             trouble.append(lines_left_out(wrong, path.name))
         if rows:
             frame = pd.DataFrame(np.array(rows, dtype=np.float64), columns=list(names)).assign(file=file)
-            frame["t"] = (frame["t"] + shift(header) - start) * metrics.S_PER_NS
+            frame["t"] = (frame["t"] + zero.shift(header)) * metrics.S_PER_NS
             # a sample further away was stamped by the clock of another boot
             frames.append(frame[frame["t"].abs() < MOST_SAMPLE_NS * metrics.S_PER_NS])
     return pd.concat(frames) if frames else pd.DataFrame({name: np.zeros(0) for name in (*names, "file")})

@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from loadtest.analyse.run.arrays import BoolArray, FloatArray, grouped
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run import BoolArray, FloatArray, RunData, grouped
 from loadtest.analyse.run.groups import Group
 from loadtest.analyse.run.overlaps import Depth, time_of_all
 from loadtest.text import counted, listed, percent, seconds

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from loadtest.analyse.run.arrays import BoolArray, FloatArray, finite
+from loadtest.analyse.run import BoolArray, FloatArray, RunData, finite
 from loadtest.analyse.run.files.samples import Machine
-from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.overlaps import Depth
 from loadtest.analyse.server.model_memory.memory_comparison import same_machine
 from loadtest.text import counted, listed, percent, seconds

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from loadtest.analyse.run.arrays import FloatArray, finite, grouped
+from loadtest.analyse.run import FloatArray, RunData, finite, grouped
 from loadtest.analyse.run.files.samples import known_values
-from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.queue import at_work
 from loadtest.text import number, seconds, size
 

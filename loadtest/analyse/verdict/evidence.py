@@ -8,9 +8,7 @@ import numpy as np
 import pandas as pd
 
 from loadtest import metrics
-from loadtest.analyse.run.arrays import FloatArray, finite
-from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.run.levels import LevelData
+from loadtest.analyse.run import FloatArray, LevelData, RunData, finite
 
 
 @dataclass(frozen=True, slots=True)

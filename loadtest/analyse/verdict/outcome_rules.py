@@ -14,8 +14,7 @@ import numpy as np
 import pandas as pd
 
 from loadtest import dialects, metrics
-from loadtest.analyse.run import groups
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run import RunData, groups
 from loadtest.analyse.verdict.evidence import Evidence
 from loadtest.metrics import S_PER_NS, SUSPECT, VOID, Doubt
 from loadtest.records import Outcome

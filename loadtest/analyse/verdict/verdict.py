@@ -11,10 +11,8 @@ import pandas as pd
 from loadtest import metrics
 from loadtest.analyse.figures import client_capacity
 from loadtest.analyse.figures.stationarity import growth
-from loadtest.analyse.run.arrays import BoolArray, FloatArray
+from loadtest.analyse.run import BoolArray, FloatArray, LevelData, RunData
 from loadtest.analyse.run.files.samples import grown
-from loadtest.analyse.run.frames import RunData
-from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.server.alternating_models import work_spans
 from loadtest.analyse.server.model_memory import by_slots as memory
 from loadtest.analyse.verdict import outcome_rules

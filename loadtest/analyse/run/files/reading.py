@@ -146,7 +146,7 @@ def _read_folder(folder: Path, facts: Mapping[str, Any]) -> RequestsRead:
     if again or strangers:
         lines, sources = lines.take(kept), sources[kept]
         trouble += repeated_ids(again, strangers)
-    usual = next((header for _, header, _ in headed if header), None) or _sampled_header(folder)
+    usual = next((header for _, header, _ in headed if header), None) or sampled_header(folder)
     return RequestsRead([header or usual for _, header, _ in headed], lines, sources, trouble, lost + strangers)
 
 
@@ -178,7 +178,7 @@ def _file_header(path: Path) -> tuple[FileHeader | None, int] | None:
     return header, len(line) if whole else 0
 
 
-def _sampled_header(folder: Path) -> FileHeader:
+def sampled_header(folder: Path) -> FileHeader:
     """Return the header of the driver's samples file, which shares its clock anchor with the records; else one at zero."""
     for path in sorted(folder.glob("samples-driver*.jsonl")):
         if header := samples_header(read_lines(path)[0]):

@@ -59,6 +59,15 @@ class Zero:
     monotonic_ns: int = 0
     host: str | None = None  # None: several hosts sent requests, so only the wall clock is shared
 
+    @classmethod
+    def of(cls, headers: Sequence[FileHeader]) -> Self:
+        """Return the anchor of the first of these requests files, at least one."""
+        one_host = len({header.host for header in headers}) == 1
+        return cls(headers[0].wall_ns, headers[0].monotonic_ns, headers[0].host if one_host else None)
+
+    def later(self, by_ns: int) -> Self:
+        return replace(self, wall_ns=self.wall_ns + by_ns, monotonic_ns=self.monotonic_ns + by_ns)
+
     def shift(self, header: FileHeader) -> int:
         """Return what to add to a file's instants for the run's axis, ns: by the monotonic clock on one host, else the wall's."""
         wall, monotonic = header.wall_ns - self.wall_ns, header.monotonic_ns - self.monotonic_ns

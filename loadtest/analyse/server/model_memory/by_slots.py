@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run import RunData
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.errors import PredictionError, ScenarioError
 from loadtest.memory.estimate import Facts, KVCache, MemoryPlan, cache_of, facts_of_server

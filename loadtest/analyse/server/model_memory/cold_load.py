@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 
 from loadtest.analyse.figures import stats
-from loadtest.analyse.run.arrays import FloatArray
+from loadtest.analyse.run import FloatArray, RunData
 from loadtest.analyse.run.files.samples import known_values
-from loadtest.analyse.run.frames import RunData
 from loadtest.text import seconds, size
 from loadtest.urls import loopback
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from loadtest.analyse.run import RunData
 from loadtest.analyse.run.files.samples import known_values
-from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.model_memory.by_slots import plan_of_run
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.errors import PredictionError

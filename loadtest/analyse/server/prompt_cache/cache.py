@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from loadtest.analyse.run.arrays import BoolArray, FloatArray, finite
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run import BoolArray, FloatArray, RunData, finite
 from loadtest.analyse.run.overlaps import open_within
 from loadtest.analyse.server.prompt_cache import inferred_cache
 from loadtest.analyse.server.queue.slots import Slots

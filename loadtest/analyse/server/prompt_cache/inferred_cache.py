@@ -16,8 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from loadtest.analyse.figures.intervals import robust_deviation
-from loadtest.analyse.run.arrays import BoolArray, FloatArray
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run import BoolArray, FloatArray, RunData
 from loadtest.analyse.run.overlaps import open_within
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing.steps import Steps, step_table

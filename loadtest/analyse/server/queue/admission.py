@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray, evenly
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run import BoolArray, FloatArray, IntArray, RunData, evenly
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.server.timing.token_gaps import TokenGaps, read_gaps

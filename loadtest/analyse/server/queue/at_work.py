@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loadtest.analyse.run.arrays import BoolArray, FloatArray, evenly, finite
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run import BoolArray, FloatArray, RunData, evenly, finite
 from loadtest.analyse.run.overlaps import Depth, open_within
 
 TIE_S = 0.001  # scatter of arrivals of one batch: an end and a start this close are one slot changing hands

@@ -20,8 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loadtest.analyse.run.arrays import BoolArray, FloatArray, evenly
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run import BoolArray, FloatArray, RunData, evenly
 from loadtest.analyse.run.overlaps import Depth, freed_in_order, last_before, open_within
 from loadtest.analyse.server.queue.at_work import RequestInstants
 from loadtest.text import percent

@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 
 from loadtest.analyse.figures.rates import delivered
-from loadtest.analyse.run.arrays import BoolArray, FloatArray
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run import BoolArray, FloatArray, RunData
 from loadtest.analyse.run.overlaps import Depth
 from loadtest.analyse.server.queue.at_work import RequestInstants
 from loadtest.analyse.server.queue.slots import Slots

@@ -18,10 +18,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from loadtest.analyse.run import excerpts
-from loadtest.analyse.run.arrays import BoolArray, FloatArray, finite
+from loadtest.analyse.run import BoolArray, FloatArray, RunData, excerpts, finite
 from loadtest.analyse.run.excerpts import TimedEvents
-from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.overlaps import Depth, count_within, last_before, latest_end, peak_at_once
 from loadtest.analyse.server.queue.at_work import RequestInstants, held_back
 from loadtest.analyse.server.queue.kept_out import (

@@ -18,8 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from loadtest.analyse.run.arrays import BoolArray, FloatArray
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run import BoolArray, FloatArray, RunData
 from loadtest.analyse.run.overlaps import freed_in_order, open_within, peak_at_once
 from loadtest.analyse.server.queue.at_work import headers_mark_start
 from loadtest.analyse.server.queue.slots import Slots

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from loadtest.analyse.figures.intervals import t_quantile
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run import RunData
 from loadtest.analyse.server.timing.token_gaps import TokenGaps
 
 FEWEST_OF_A_LEVEL = 100  # steps of one number of streams, from which on their mean counts: few are a choice of moments

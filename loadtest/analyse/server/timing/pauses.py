@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loadtest.analyse.run.arrays import BoolArray, FloatArray
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run import BoolArray, FloatArray, RunData
 from loadtest.analyse.server.timing.prefill_law import Prefill
 from loadtest.metrics import S_PER_US
 

@@ -21,8 +21,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run import BoolArray, FloatArray, IntArray, RunData
 from loadtest.analyse.run.overlaps import open_within
 from loadtest.analyse.server.timing.prefill_law import (
     FEWEST_PROMPTS,

@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 
 from loadtest.analyse.figures.intervals import robust_deviation, t_quantile
-from loadtest.analyse.run.arrays import FloatArray, evenly
+from loadtest.analyse.run import FloatArray, evenly
 
 Tokens = TypeVar("Tokens", float, FloatArray)
 

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from loadtest.analyse.figures.intervals import robust_deviation, t_quantile
-from loadtest.analyse.run.arrays import FloatArray, IntArray, finite
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run import FloatArray, IntArray, RunData, finite
 from loadtest.analyse.server.queue import at_work
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing.pace import PaceChange, level_paces, pace_change, pace_error, pace_scatter

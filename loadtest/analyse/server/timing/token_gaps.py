@@ -17,10 +17,8 @@ from functools import partial
 
 import numpy as np
 
-from loadtest.analyse.run import excerpts
-from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray, evenly
+from loadtest.analyse.run import BoolArray, FloatArray, IntArray, RunData, evenly, excerpts
 from loadtest.analyse.run.event_times import blocks
-from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.overlaps import freed_in_order
 from loadtest.analyse.server.queue.at_work import FEWEST_TOKENS, caught_up, distance, tokens_of
 from loadtest.analyse.server.queue.slots import Slots
