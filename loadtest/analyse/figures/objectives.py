@@ -16,7 +16,7 @@ import numpy as np
 from loadtest.analyse.figures import stats
 from loadtest.analyse.figures.rates import Flow
 from loadtest.analyse.figures.stats import ENDLESS_S, NEVER_S
-from loadtest.analyse.run import BoolArray, FloatArray, RunData
+from loadtest.analyse.run import BoolArray, FloatArray, RunData, grouped
 from loadtest.metrics import S_PER_US
 from loadtest.slo import STATISTIC_SHARES, Judged, Objective, judge_by_figures
 
@@ -175,12 +175,8 @@ def goodput(
 
 def widest(objectives: Iterable[Objective]) -> tuple[Objective, ...]:
     """Return for each figure the objective whose limit is the easiest for a single request."""
-    found: dict[str, Objective] = {}
-    for objective in objectives:
-        other = found.get(objective.figure)
-        if objective.a_request and (other is None or other.met(objective.limit) is False):
-            found[objective.figure] = objective
-    return tuple(found.values())
+    found = grouped((each.figure, each) for each in objectives if each.a_request)
+    return tuple((max if alike[0].at_most else min)(alike, key=lambda each: each.limit) for alike in found.values())
 
 
 def _values(run: RunData, objective: Objective) -> FloatArray:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from loadtest import dialects, metrics
-from loadtest.analyse.run import RunData, groups
+from loadtest.analyse.run import RunData, grouped, groups
 from loadtest.analyse.verdict.evidence import Evidence
 from loadtest.metrics import S_PER_NS, SUSPECT, VOID, Doubt
 from loadtest.records import Outcome
@@ -45,20 +45,15 @@ class SharedSentence:
 
 def commonest(sentences: Iterable[Any]) -> list[SharedSentence]:
     """Return the kinds of sentences, the commonest first, without full stops and shortened where they are long."""
-    counts: Counter[str] = Counter()
-    words: dict[str, set[str]] = {}
-    for sentence in sentences:
-        if isinstance(sentence, str) and sentence.strip():
-            kind = re.sub(r"\d+", "0", sentence)
-            counts[kind] += 1
-            words.setdefault(kind, set()).add(sentence)
+    said = (each for each in sentences if isinstance(each, str) and each.strip())
+    kinds = grouped((re.sub(r"\d+", "0", each), each) for each in said)
     return [
         SharedSentence(
-            textwrap.shorten(min(words[kind]), LONGEST_QUOTE, placeholder=" …").rstrip("."),
-            count,
-            len(words[kind]) == 1,
+            textwrap.shorten(min(alike), LONGEST_QUOTE, placeholder=" …").rstrip("."),
+            len(alike),
+            len(set(alike)) == 1,
         )
-        for kind, count in counts.most_common()
+        for alike in sorted(kinds.values(), key=len, reverse=True)
     ]
 
 
