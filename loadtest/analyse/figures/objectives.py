@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,19 +25,17 @@ BY_CHANCE = 0.025  # that so many requests lie beyond a limit which is met: with
 OF_WHOLE_ANSWERS = ("e2e_s", "e2e_sched_s", "e2e_tokens_per_s")
 
 
-def held_against_requests(run: RunData, level: dict[str, Any], objectives: Sequence[Objective]) -> list[Judged]:
+def held_against_requests(run: RunData, level: dict[str, Any], objectives: Sequence[Objective]) -> Iterator[Judged]:
     """Judge objectives by a level of summary.json and by the requests of its run."""
     index = int(level["index"])
     good, left = run.good(index), run.left(index)
     seen = np.isfinite(run.column("first_token"))
     answered = good & seen
     sent = run.sent(index)
-    found = []
     for each in objectives:
         # Of a user who left in mid-answer the first token and the gaps are known; its answer never ended.
         known = answered if each.figure in OF_WHOLE_ANSWERS else answered | (left & seen)
-        found.append(_all_sent(_judged_objective(run, level, each, sent, known, left & ~known), level))
-    return found
+        yield _all_sent(_judged_objective(run, level, each, sent, known, left & ~known), level)
 
 
 def _judged_objective(

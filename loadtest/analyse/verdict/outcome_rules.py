@@ -85,21 +85,20 @@ def end_sentence(run: RunData) -> str | None:
     return STATE_SENTENCES.get(said)
 
 
-def answer_notes(run: RunData) -> list[str]:
-    """Return sentences on what was odd in answers without spoiling figures, and on requests that were sent twice."""
+def answer_notes(run: RunData) -> Iterator[str]:
+    """Yield sentences on what was odd in answers without spoiling figures, and on requests that were sent twice."""
     counted = run.requests[~run.requests["warmup"].astype(bool)]
     found = commonest(note for said in counted["notes"] for note in dict.fromkeys(said))[:MOST_NOTES]
-    lines = [f"{said.count} of {len(counted)} requests: {said}." for said in found]
+    yield from (f"{said.count} of {len(counted)} requests: {said}." for said in found)
     for (asked, name), mine in counted.groupby(["model", "said_model"]):
-        lines.append(
+        yield (
             f"{len(mine)} of {len(counted)} requests were answered by the model {shown(str(name))}, by its answers' word; "
             f"{shown(str(asked))} was asked for."
         )
     if len(after := counted["resent_after_s"].dropna()):
         twice = f"{len(after)} of {len(counted)} requests {'was' if len(after) == 1 else 'were'} sent twice"
         died = "a kept connection died without a byte of answer. TTFT counts from the first send"
-        lines.append(f"{twice}: {died}, up to {seconds(max(float(after.max()), 0.0))} before the second.")
-    return lines
+        yield f"{twice}: {died}, up to {seconds(max(float(after.max()), 0.0))} before the second."
 
 
 def _ended_by_itself(e: Evidence) -> pd.DataFrame:
