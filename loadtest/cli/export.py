@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -119,16 +119,7 @@ def _pieces(table: pd.DataFrame, kind: str) -> Iterator[bytes]:
         return
     yield b"["
     for start in range(0, len(table), ROWS_AT_ONCE):
-        rows = _rows(table.iloc[start : start + ROWS_AT_ONCE])
+        part = table.iloc[start : start + ROWS_AT_ONCE].astype(object)
+        rows = part.where(part.notna(), None).to_dict("records")
         yield (b",\n" if start else b"\n") + scrub(b",\n".join(orjson.dumps(row) for row in rows))
     yield b"\n]\n"
-
-
-def _rows(table: pd.DataFrame) -> Iterator[dict[str, object]]:
-    """Yield each row as plain values; unknown ones are None."""
-    plain: list[Sequence[object]] = [
-        [None if missing else value for value, missing in zip(table[name].tolist(), table[name].isna(), strict=True)]
-        for name in table
-    ]
-    for values in zip(*plain, strict=True):
-        yield dict(zip(table.columns, values, strict=True))

@@ -224,14 +224,11 @@ def _parse_header(reader: _HeaderReader) -> GgufHeader:
         key = reader.text()
         if (value := reader.value(reader.number("I"))) is not None:
             metadata[key] = value
-    tensors, end = [], 0
-    for _ in range(tensor_count):
-        tensor, offset = _tensor(reader)
-        tensors.append(tensor)
-        end = max(end, offset + tensor.bytes)
+    placed = [_tensor(reader) for _ in range(tensor_count)]
     alignment = _count(metadata, "general.alignment", 32)
     data = -(-reader.file.tell() // alignment) * alignment
-    return GgufHeader(metadata, tuple(tensors), max(0, data + end - reader.size if tensors else 0))
+    missing = max((data + offset + tensor.bytes - reader.size for tensor, offset in placed), default=0)
+    return GgufHeader(metadata, tuple(tensor for tensor, _ in placed), max(missing, 0))
 
 
 def _count(metadata: Mapping[str, Any], key: str, usual: int) -> int:
@@ -240,6 +237,7 @@ def _count(metadata: Mapping[str, Any], key: str, usual: int) -> int:
 
 
 def _tensor(reader: _HeaderReader) -> tuple[StoredTensor, int]:
+    """Return a tensor, and where its data begin behind the header."""
     name, depth = reader.text(), reader.number("I")
     reader.refuse(depth > 8, f"says that tensor {name[:40]!r} has {depth} dimensions: it is damaged")
     dimensions = tuple(reader.number("Q") for _ in range(depth))

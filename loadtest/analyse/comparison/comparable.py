@@ -280,7 +280,7 @@ def cached_share(run: RunData, level: LevelData) -> float | None:
     return 0.0 if np.isfinite(said).any() and not np.nansum(said) else None
 
 
-def cache_notes(base: Sequence[RunData], new: Sequence[RunData], pairs: Iterable[Levels]) -> list[str]:
+def cache_notes(base: Sequence[RunData], new: Sequence[RunData], pairs: Iterable[Levels]) -> Iterator[str]:
     """Say where the prefix cache had another share of the prompts on either side, or may have had, and why that is not known.
 
     A TTFT without reading them is other work.
@@ -295,13 +295,11 @@ def cache_notes(base: Sequence[RunData], new: Sequence[RunData], pairs: Iterable
             unknown = [level for level, share in zip(levels, shares, strict=True) if share is None]
             why = "" if None not in (ours, theirs) else unknown[0].get("cached_share_reason") or NOT_COUNTED
             apart.append((why, f"{said} at {levels[0]['label']}"))
-    notes = []
     for why, places in grouped(apart).items():
         told = list(places[:MOST_EXPLAINED])
         told += [f"and in {counted(more, 'more level')}"] if (more := len(places) - MOST_EXPLAINED) > 0 else []
         how, because = ("May differ", f"; {why}") if why else ("Differs", "")
-        notes.append(f"{how}: prompt tokens that the prefix cache had ({'; '.join(told)}{because}).")
-    return notes
+        yield f"{how}: prompt tokens that the prefix cache had ({'; '.join(told)}{because})."
 
 
 def _calibrated_anew(runs: Sequence[RunData], level: LevelData, values: tuple[float, float]) -> bool:

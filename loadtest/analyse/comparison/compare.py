@@ -221,7 +221,7 @@ def compare(
     limits = Limits(1 - FAMILY_ERROR / max(tests, 1), tolerance, run_noise)
     rows: list[Change] = []
     for level in levels:
-        rows += [_judged_figure(row, limits) for row in level.figures]
+        rows += [judge_change(row, limits) for row in level.figures]
         rows += [_failures_judged(level, limits)] if level.some_failed else []
     for name, side in (("BASE", bases), ("NEW", news)):
         notes += [f"{name}: {said}" for one in side for said in one.run.trouble]
@@ -320,20 +320,15 @@ def _figures_of_both(
         yield row if reason or row.error_known else replace(row, reason=TOO_FEW)
 
 
-def _judged_figure(row: Change, limits: Limits) -> Change:
-    if not row.error_known:
-        return replace(row, verdict=NOT_COMPARABLE if row.metric.headline else None)
-    return judge_change(row, limits if row.metric.headline else replace(limits, confidence=0.95))
-
-
 def judge_change(row: Change, limits: Limits) -> Change:
     """Return the row with its ratio, interval and, of a headline figure, verdict.
 
     One run a side is judged only where the change is past the tolerance and the noise between runs as well.
     """
-    found = ratio(*row.sides, limits.confidence, noise=limits.run_noise)
+    confidence = limits.confidence if row.metric.headline else 0.95
+    found = ratio(*row.sides, confidence, noise=limits.run_noise) if row.error_known else None
     if found is None:
-        return replace(row, verdict=NOT_COMPARABLE if row.metric.headline else None, reason=TOO_FEW)
+        return replace(row, verdict=NOT_COMPARABLE if row.metric.headline else None, reason=row.reason or TOO_FEW)
     change, (low, high) = found
     interval = low * math.exp(-row.scatter), high * math.exp(row.scatter)
     row = replace(row, ratio=change, interval=interval)

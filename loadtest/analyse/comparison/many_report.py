@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from loadtest.analyse.comparison.compare import BETTER, FAMILY_ERROR, NOT_COMPARABLE, SAME, TOO_FEW, WORSE, Change
@@ -181,21 +181,21 @@ def unjudged(many: Many) -> list[str]:
     said = [
         f"{letter} is void at {listed(levels)} and not compared there: {why}." for (letter, why), levels in void.items()
     ]
-    reasons: dict[tuple[str, str], list[str]] = {}
-    for pair in many.pairs:
-        if pair.trouble:
-            reasons.setdefault((pair.trouble, ""), []).append(pair.name)
-        for row in pair.rows:
-            reason, judged = row.reason, row.chance is not None
-            if reason and not judged and reason != TOO_FEW and not reason.startswith("void in"):
-                at = "" if reason.startswith("the runs differ in") else own[row.level.as_asked.label]
-                names = reasons.setdefault((reason, at), [])
-                names += [pair.name] if pair.name not in names else []
-    for (reason, at), pairs in reasons.items():
-        said.append(f"No verdict on {', '.join(pairs)}{f' at {at}' if at else ''}: {reason}.")
+    reasons = grouped(dict.fromkeys((why, pair.name) for pair in many.pairs for why in _why_unjudged(pair, own)))
+    said += [f"No verdict on {', '.join(pairs)}{at}: {reason}." for (reason, at), pairs in reasons.items()]
     for entry in many.entries:
         said += [f"{entry.letter}: {trouble}" for trouble in entry.analysis.run.trouble]
     return said
+
+
+def _why_unjudged(pair: Pair, own: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield why figures of a pair got no verdict, each with its level as in " at 8 streams" where it is not so at every level."""
+    if pair.trouble:
+        yield pair.trouble, ""
+    for row in pair.rows:
+        if row.reason and row.chance is None and row.reason != TOO_FEW and not row.reason.startswith("void in"):
+            everywhere = row.reason.startswith("the runs differ in")
+            yield row.reason, "" if everywhere else f" at {own[row.level.as_asked.label]}"
 
 
 def method(many: Many) -> str:

@@ -356,7 +356,7 @@ def row_of(run: RunData, request: int) -> int:
 def rows_by_length(run: RunData, levels: Iterable[int], by: str) -> IntArray:
     """Return the rows of the measured requests of these levels that ended well, the slowest first."""
     values = run.column(BY[by])
-    rows = np.flatnonzero(np.any([run.good(level) for level in levels], axis=0) & np.isfinite(values))
+    rows = np.flatnonzero(run.good(*levels) & np.isfinite(values))
     return rows[np.argsort(-values[rows], kind="stable")]
 
 

@@ -9,7 +9,7 @@ was are a step of the streams that decoded, at most as long as such a step takes
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -213,36 +213,33 @@ class Splitter:
             found += [WorkWindow(each.row, left, right, rate) for left, right in clipped if right - left >= LEAST_S]
         return found
 
-    def _without_prompts(self, row: int, low: float, free: float) -> list[TimePart]:
-        """Return what passed from `low` on while no prompt was read: the step in flight, and a wait that cannot be split."""
+    def _without_prompts(self, row: int, low: float, free: float) -> Iterator[TimePart]:
+        """Yield what passed from `low` on while no prompt was read: the step in flight, and a wait that cannot be split."""
         if free < LEAST_S:
-            return []
-        found: list[TimePart] = []
+            return
         decoding = self._in_slots(int(self.gaps.decoding_at(np.array([low + 1e-9]))[0]))
         step = step_time(self.steps, decoding) if decoding else 0.0
         step = min(free, step if math.isfinite(step) else 0.0)
         if step >= LEAST_S:
-            found.append(TimePart(time_parts.STEP, step, streams=decoding))
+            yield TimePart(time_parts.STEP, step, streams=decoding)
         waited = self.run.column("queue_wait_s")[row]
         unsplit = math.isfinite(waited) and not math.isfinite(self.run.column("slot_wait_s")[row])
         if unsplit and free - step >= LEAST_S:
-            found.append(TimePart(time_parts.WAIT, free - step))
-        return found
+            yield TimePart(time_parts.WAIT, free - step)
 
-    def _own(self, row: int, spent: float, lost: LostCache | None) -> list[TimePart]:
-        """Return the reading of its own prompt: what the cache had lost, and the rest."""
+    def _own(self, row: int, spent: float, lost: LostCache | None) -> Iterator[TimePart]:
+        """Yield the reading of its own prompt: what the cache had lost, and the rest."""
         if spent <= 0:
-            return []
+            return
         tokens = self.timeline.tokens[row]
         inferred = not bool(self.timeline.told[row])
-        parts: list[TimePart] = []
         if lost is not None and tokens > 0:
             again = spent * min(lost.tokens / float(tokens), 1.0)
-            parts.append(TimePart(time_parts.REREAD, again, lost.since, inferred, tokens=lost.tokens))
+            yield TimePart(time_parts.REREAD, again, lost.since, inferred, tokens=lost.tokens)
             spent -= again
         own = int(tokens) - (lost.tokens if lost is not None else 0) if math.isfinite(tokens) else None
         beside = self._in_slots(max(self._beside(row), 0), besides=1)
-        return [*parts, TimePart(time_parts.OWN, spent, (), inferred, tokens=own, streams=beside)]
+        yield TimePart(time_parts.OWN, spent, (), inferred, tokens=own, streams=beside)
 
     def _beside(self, row: int) -> int:
         """Return how many others decoded when a request got its first token, which was made before it came."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from loadtest.analyse.figures import stats
 from loadtest.analyse.figures.rates import Flow
 from loadtest.analyse.figures.stats import ENDLESS_S, NEVER_S
-from loadtest.analyse.run import BoolArray, FloatArray, RunData
+from loadtest.analyse.run import BoolArray, FloatArray, RunData, grouped
 from loadtest.metrics import S_PER_US
 from loadtest.slo import STATISTIC_SHARES, Judged, Objective, judge_by_figures
 
@@ -25,19 +25,17 @@ BY_CHANCE = 0.025  # that so many requests lie beyond a limit which is met: with
 OF_WHOLE_ANSWERS = ("e2e_s", "e2e_sched_s", "e2e_tokens_per_s")
 
 
-def held_against_requests(run: RunData, level: dict[str, Any], objectives: Sequence[Objective]) -> list[Judged]:
+def held_against_requests(run: RunData, level: dict[str, Any], objectives: Sequence[Objective]) -> Iterator[Judged]:
     """Judge objectives by a level of summary.json and by the requests of its run."""
     index = int(level["index"])
     good, left = run.good(index), run.left(index)
     seen = np.isfinite(run.column("first_token"))
     answered = good & seen
     sent = run.sent(index)
-    found = []
     for each in objectives:
         # Of a user who left in mid-answer the first token and the gaps are known; its answer never ended.
         known = answered if each.figure in OF_WHOLE_ANSWERS else answered | (left & seen)
-        found.append(_all_sent(_judged_objective(run, level, each, sent, known, left & ~known), level))
-    return found
+        yield _all_sent(_judged_objective(run, level, each, sent, known, left & ~known), level)
 
 
 def _judged_objective(
@@ -175,12 +173,8 @@ def goodput(
 
 def widest(objectives: Iterable[Objective]) -> tuple[Objective, ...]:
     """Return for each figure the objective whose limit is the easiest for a single request."""
-    found: dict[str, Objective] = {}
-    for objective in objectives:
-        other = found.get(objective.figure)
-        if objective.a_request and (other is None or other.met(objective.limit) is False):
-            found[objective.figure] = objective
-    return tuple(found.values())
+    found = grouped((each.figure, each) for each in objectives if each.a_request)
+    return tuple((max if alike[0].at_most else min)(alike, key=lambda each: each.limit) for alike in found.values())
 
 
 def _values(run: RunData, objective: Objective) -> FloatArray:

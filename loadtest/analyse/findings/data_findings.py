@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +64,11 @@ def _speeds(good: pd.DataFrame, span: float) -> tuple[list[str], str]:
     return speeds, f"{capitalised('; '.join(unknown))}." if unknown else ""
 
 
-def length_findings(run: RunData, levels: Sequence[dict[str, Any]]) -> list[str]:
+def length_findings(run: RunData, levels: Sequence[dict[str, Any]]) -> Iterator[str]:
     """Say which lengths came of the distributions that were asked for."""
-    found = []
     for key, what, column in SIDES:
         for asked in dict.fromkeys(level[key] for level in levels if level.get(key)):
-            asked_for = np.any([run.good(level["index"]) for level in levels if level.get(key) == asked], axis=0)
+            asked_for = run.good(*(level["index"] for level in levels if level.get(key) == asked))
             if key == "input_lengths":  # later turns hold what was said before
                 asked_for &= ~np.asarray(run.requests["turn"] > 0, dtype=np.bool_)
             got = run.requests[column][asked_for].dropna()
@@ -84,14 +83,12 @@ def length_findings(run: RunData, levels: Sequence[dict[str, Any]]) -> list[str]
                 sources = frozenset("tiktoken" if one == "asked" else one for one in sources - {"chunks"}) or SERVER
             some = "not all" if "server" in sources else "none"
             counted_by = COUNTED_BY.get(sources, f"tokens, {some} as the server counts")
-            found.append(f"{what}: {asked} asked; median {middle}, {top} {counted_by}{more}.")
-    return found
+            yield f"{what}: {asked} asked; median {middle}, {top} {counted_by}{more}."
 
 
 def counting_finding(run: RunData, levels: Sequence[dict[str, Any]]) -> str | None:
     """Say that tokens are pieces of text where answers say none: the server counts none, was not asked, or a gateway drops them."""
-    good = np.any([run.good(level["index"]) for level in levels], axis=0) if levels else []
-    sources = run.requests["token_source"][good]
+    sources = run.requests["token_source"][run.good(*(level["index"] for level in levels))]
     pieces = int(sources.eq("chunks").sum())
     if not pieces:
         return None

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from loadtest.analyse.findings.finding import Finding
-from loadtest.analyse.run import FloatArray, RunData, finite
+from loadtest.analyse.run import FloatArray, RunData, finite, grouped
 from loadtest.analyse.run.files.samples import SERVERS, Machine, Models, SamplingGap, grown
 from loadtest.analyse.server.model_memory import cold_load
 from loadtest.analyse.verdict.verdict import reloaded
@@ -49,15 +49,13 @@ class LoadPeriod:
 
 def load_periods(run: RunData) -> list[LoadPeriod]:
     """Return the run's spans by concurrency, or a level each where a level has none, the least first."""
-    parts: dict[tuple[float, str], list[tuple[float, float]]] = {}
-    for level in run.levels:
-        rows = run.requests[run.requests["level"] == level["index"]]
-        if not rows["send"].notna().any():
-            continue
-        count = level.get("concurrency") or level.get("rate")
-        name = level.load if count else str(level.get("label") or "this load")
-        key = (float(count or 0), name)
-        parts.setdefault(key, []).append((float(rows["send"].min()), float(rows["end"].max())))
+    sent = run.requests.groupby("level").agg({"send": "min", "end": "max"}).dropna(subset=["send"])
+    loads = [(level, float(level.get("concurrency") or level.get("rate") or 0)) for level in run.levels]
+    parts = grouped(
+        ((load, level.load if load else str(level.get("label") or "this load")), tuple(sent.loc[level["index"]]))
+        for level, load in loads
+        if level["index"] in sent.index
+    )
     return [LoadPeriod(name, tuple(found)) for (_, name), found in sorted(parts.items())]
 
 

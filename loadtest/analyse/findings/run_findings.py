@@ -20,7 +20,7 @@ from loadtest.analyse.findings import (
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.findings.slot_findings import behind_the_url, slots_finding
 from loadtest.analyse.findings.waiting_findings import batching, cut_off, leaving_findings, queueing, void_above
-from loadtest.analyse.run import LevelData, Series, believed, groups, has_tokens
+from loadtest.analyse.run import LevelData, Series, believed, grouped, groups, has_tokens
 from loadtest.analyse.server import alternating_models, prompt_length
 from loadtest.analyse.server.model_memory import by_slots as memory
 from loadtest.analyse.server.model_memory import cold_load, memory_comparison
@@ -83,38 +83,35 @@ def _found_max(found: dict[str, Any]) -> Finding | None:
     return Finding(found["sentence"], (found.get("binds") or {}).get("evidence") or "")
 
 
-def _shared_servers(analysis: Analysis) -> list[str]:
+def _shared_servers(analysis: Analysis) -> Iterator[str]:
     """Say which models and servers a run's requests went to where there are several, and which of them shared one."""
-    found = []
     if analysis.groups:
         named = [f"{group.name} ({counted(len(group.run.requests), 'request')})" for group, _ in analysis.groups]
-        found += [f"Figures are given apart for {listed(named)}.", *_in_step(analysis)]
-    for url in dict.fromkeys(group.url for group, _ in analysis.groups if group.beside):
-        names = [group.name for group, _ in analysis.groups if group.beside and group.url == url]
-        found.append(
+        yield f"Figures are given apart for {listed(named)}."
+        yield from _in_step(analysis)
+    for url, names in grouped((group.url, group.name) for group, _ in analysis.groups if group.beside).items():
+        yield (
             f"{listed(names)} were in use at the same time at {url}: the waits, step times and speeds of each include what "
             "the others cost it."
         )
-    found += [one.sentence for one in analysis.alternating]
+    yield from (one.sentence for one in analysis.alternating)
     if analysis.alternating:
-        found.append(alternating_models.what_helps(analysis.run))
-    return found + [f"No request was recorded for {name}." for name in groups.unused(analysis.run)]
+        yield alternating_models.what_helps(analysis.run)
+    yield from (f"No request was recorded for {name}." for name in groups.unused(analysis.run))
 
 
-def _in_step(analysis: Analysis) -> list[str]:
+def _in_step(analysis: Analysis) -> Iterator[str]:
     """Say what TTFT holds where streams of one run go to one model by several URLs, which may be ways to one server."""
-    facts = [(group.model, group.url, group.run.facts.get("server") or {}) for group, _ in analysis.groups]
-    alike = {(model, server.get("kind"), server.get("version")): set[str]() for model, _, server in facts}
-    for model, url, server in facts:
-        alike[model, server.get("kind"), server.get("version")].add(url)
+    alike = grouped(
+        ((group.model, group.run.fact("server", "kind"), group.run.fact("server", "version")), group.url)
+        for group, _ in analysis.groups
+    )
     paced = analysis.run.scenario.get("think_time")
     closed = any(level.get("rate") is None for level in analysis.run.facts.get("levels") or [])
-    if paced or not closed or max(map(len, alike.values())) < 2:
-        return []
+    if paced or not closed or max(len(set(urls)) for urls in alike.values()) < 2:
+        return
     why = "then the same ones come second each time, and their TTFT holds the others' prefill"
-    return [
-        f"If these URLs lead to one server, streams may run in step: {why}. Compare ways to one server at a --rate."
-    ]
+    yield f"If these URLs lead to one server, streams may run in step: {why}. Compare ways to one server at a --rate."
 
 
 def _server_findings(analysis: Analysis) -> list[Finding]:

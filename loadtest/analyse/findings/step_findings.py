@@ -130,12 +130,7 @@ def _seen_at(steps: Steps) -> str:
 
 def _ranges(values: list[int]) -> str:
     """Return "1-4 and 8 streams"; of many with gaps between them "14 numbers from 1 to 32 streams"."""
-    runs: list[list[int]] = []
-    for value in values:
-        if runs and value == runs[-1][-1] + 1:
-            runs[-1].append(value)
-        else:
-            runs.append([value])
+    runs = [run for run in np.split(values, np.flatnonzero(np.diff(values) > 1) + 1) if len(run)]
     if len(runs) > MOST_RANGES:
         return f"{len(values)} numbers from {values[0]} to {values[-1]} streams"
     text = listed([run[0] if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs])

@@ -141,7 +141,6 @@ def verdict_in_words(summary: dict[str, Any]) -> str:
 
 def to_do(levels: Sequence[LevelData]) -> list[ToDo]:
     """Return what there is to do, each advice once, for void levels first."""
-    found: dict[str, dict[str, list[Seen]]] = {}
     labels = [level["label"] for level in levels]
     _, own = shared_parts(labels)
     # A search measures some loads again: of levels with one name the number tells which.
@@ -151,11 +150,10 @@ def to_do(levels: Sequence[LevelData]) -> list[ToDo]:
         for level, name in zip(levels, names, strict=True)
         for each, reason in zip(level["causes"], level["reasons"], strict=True)
     ]
-    for cause, one in sorted(seen, key=lambda entry: entry[1].verdict != VOID):
-        remedy = REMEDIES[cause]
-        found.setdefault(remedy.advice, {}).setdefault(remedy.wrong, []).append(one)
+    seen.sort(key=lambda entry: entry[1].verdict != VOID)
+    found = grouped((REMEDIES[cause].advice, (REMEDIES[cause].wrong, one)) for cause, one in seen)
     return [
-        ToDo(advice, tuple(Reason(wrong, tuple(every)) for wrong, every in reasons.items()))
+        ToDo(advice, tuple(Reason(wrong, tuple(every)) for wrong, every in grouped(reasons).items()))
         for advice, reasons in found.items()
     ]
 

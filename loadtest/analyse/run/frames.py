@@ -137,13 +137,13 @@ class RunData:
         """Return when the server made the events at `place` in `chunks.flat`, of requests `row`; by arrival where it does not say."""
         return self.column("send")[row] + self.chunks.flat[place] * metrics.S_PER_US - self.delivery.at(row, place)
 
-    def of_level(self, level: int) -> BoolArray:
-        """Mark every request of a level, warm-ups and failures included."""
-        return self.one_of("level", level)
+    def of_level(self, *levels: int) -> BoolArray:
+        """Mark every request of a level, or of any of several, warm-ups and failures included."""
+        return self.one_of("level", *levels)
 
-    def measured(self, level: int) -> BoolArray:
+    def measured(self, *levels: int) -> BoolArray:
         """Mark the measured requests of a level: those that were not warm-ups."""
-        return self.of_level(level) & ~self.flag("warmup")
+        return self.of_level(*levels) & ~self.flag("warmup")
 
     def sent(self, level: int) -> BoolArray:
         """Mark the measured requests of a level without those that loadtest cancelled; a failed one counts."""
@@ -153,9 +153,9 @@ class RunData:
         """Mark the measured requests of a level whose user hung up."""
         return self.measured(level) & self.flag("left")
 
-    def good(self, level: int) -> BoolArray:
+    def good(self, *levels: int) -> BoolArray:
         """Mark the requests that figures come from: measured ones that ended well."""
-        return self.measured(level) & self.flag("ok")
+        return self.measured(*levels) & self.flag("ok")
 
     def shed(self, level: int) -> int:
         """Return how many requests of a level were not sent because of --max-in-flight."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.analyse.run.arrays import BoolArray
+from loadtest.analyse.run.arrays import BoolArray, grouped
 from loadtest.analyse.run.frames import RunData, join_levels
 from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.run.overlaps import open_within, peak_at_once
@@ -126,11 +126,9 @@ def undistinguished_servers(run: RunData) -> str | None:
     if _targets(run):
         return None
     main = run.facts.get("target") or {}
-    model, url = main.get("model"), main.get("url")
-    urls: dict[str, list[str]] = {model: [url]} if model and url else {}
-    for other in _older_targets(run):
-        urls.setdefault(other.model, []).append(other.url)
-    many = next((list(dict.fromkeys(found)) for found in urls.values() if len(set(found)) > 1), None)
+    named = [(main.get("model"), main.get("url")), *(other.key for other in _older_targets(run))]
+    urls = grouped(dict.fromkeys((model, url) for model, url in named if model and url))
+    many = next((found for found in urls.values() if len(found) > 1), None)
     return f"requests went to {' and '.join(many)}, and this folder does not tell which to which" if many else None
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from loadtest import dialects, metrics
-from loadtest.analyse.run import RunData, groups
+from loadtest.analyse.run import RunData, grouped, groups
 from loadtest.analyse.verdict.evidence import Evidence
 from loadtest.metrics import S_PER_NS, SUSPECT, VOID, Doubt
 from loadtest.records import Outcome
@@ -45,20 +45,15 @@ class SharedSentence:
 
 def commonest(sentences: Iterable[Any]) -> list[SharedSentence]:
     """Return the kinds of sentences, the commonest first, without full stops and shortened where they are long."""
-    counts: Counter[str] = Counter()
-    words: dict[str, set[str]] = {}
-    for sentence in sentences:
-        if isinstance(sentence, str) and sentence.strip():
-            kind = re.sub(r"\d+", "0", sentence)
-            counts[kind] += 1
-            words.setdefault(kind, set()).add(sentence)
+    said = (each for each in sentences if isinstance(each, str) and each.strip())
+    kinds = grouped((re.sub(r"\d+", "0", each), each) for each in said)
     return [
         SharedSentence(
-            textwrap.shorten(min(words[kind]), LONGEST_QUOTE, placeholder=" …").rstrip("."),
-            count,
-            len(words[kind]) == 1,
+            textwrap.shorten(min(alike), LONGEST_QUOTE, placeholder=" …").rstrip("."),
+            len(alike),
+            len(set(alike)) == 1,
         )
-        for kind, count in counts.most_common()
+        for alike in sorted(kinds.values(), key=len, reverse=True)
     ]
 
 
@@ -90,21 +85,20 @@ def end_sentence(run: RunData) -> str | None:
     return STATE_SENTENCES.get(said)
 
 
-def answer_notes(run: RunData) -> list[str]:
-    """Return sentences on what was odd in answers without spoiling figures, and on requests that were sent twice."""
+def answer_notes(run: RunData) -> Iterator[str]:
+    """Yield sentences on what was odd in answers without spoiling figures, and on requests that were sent twice."""
     counted = run.requests[~run.requests["warmup"].astype(bool)]
     found = commonest(note for said in counted["notes"] for note in dict.fromkeys(said))[:MOST_NOTES]
-    lines = [f"{said.count} of {len(counted)} requests: {said}." for said in found]
+    yield from (f"{said.count} of {len(counted)} requests: {said}." for said in found)
     for (asked, name), mine in counted.groupby(["model", "said_model"]):
-        lines.append(
+        yield (
             f"{len(mine)} of {len(counted)} requests were answered by the model {shown(str(name))}, by its answers' word; "
             f"{shown(str(asked))} was asked for."
         )
     if len(after := counted["resent_after_s"].dropna()):
         twice = f"{len(after)} of {len(counted)} requests {'was' if len(after) == 1 else 'were'} sent twice"
         died = "a kept connection died without a byte of answer. TTFT counts from the first send"
-        lines.append(f"{twice}: {died}, up to {seconds(max(float(after.max()), 0.0))} before the second.")
-    return lines
+        yield f"{twice}: {died}, up to {seconds(max(float(after.max()), 0.0))} before the second."
 
 
 def _ended_by_itself(e: Evidence) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -164,21 +164,17 @@ def _print_parameters(asked: SimpleNamespace, found: MemoryEstimate, console: Co
         raise ScenarioError("--table and --training go by dtype, not by quantization: give --dtype, or leave out both.")
     title = f"{name} · {parameters:,} parameters"
     dtype = weights.dtype(asked.dtype or "float32")
-    notes = [report.NOT_COUNTED]
-    rows: Sequence[Sequence[str]]
     if asked.training:
-        rows = report.training_rows(parameters, dtype, asked.training)
-        heads: Sequence[str] = SIZE_HEADS
+        grid = Grid(SIZE_HEADS, tuple(report.training_rows(parameters, dtype, asked.training)), prose=True)
+        notes = [report.NOT_COUNTED]
     else:
-        rows, heads = report.rules(parameters), ("dtype", "bytes", "weights", *weights.OPTIMIZERS)
-        notes.insert(
-            0, "GiB. Training: weights, gradients of 4 bytes and the optimizer's states. Keep room for buffers."
-        )
+        grid = Grid(("dtype", "bytes", "weights", *weights.OPTIMIZERS), tuple(report.rules(parameters)))
+        units = "GiB. Training: weights, gradients of 4 bytes and the optimizer's states. Keep room for buffers."
+        notes = [units, report.NOT_COUNTED]
     if asked.as_json:
-        body = {"model": name, "parameters": parameters, "rows": [dict(zip(heads, row, strict=True)) for row in rows]}
-        print_json(body)
+        rows = [dict(zip(grid.heads, row, strict=True)) for row in grid.rows]
+        print_json({"model": name, "parameters": parameters, "rows": rows})
         return
-    grid = Grid(tuple(heads), tuple(map(tuple, rows)), prose=bool(asked.training))
     console.print(grid.console(title, styles={"total": "bold"}))
     print_lines(console, notes, style="dim")
 

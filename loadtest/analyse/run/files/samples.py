@@ -347,14 +347,9 @@ def _by_gpu(line: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def _server_values(line: dict[str, Any]) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for key, value in line.get("values", {}).items():
-        concept = SERVER_METRICS.get(metric_name(key))
-        if concept == "kv_use":  # the fullest of several engines
-            found[concept] = max(found.get(concept, 0.0), value)
-        elif concept:
-            found[concept] = found.get(concept, 0.0) + value
-    return found
+    found = grouped((SERVER_METRICS.get(metric_name(key)), value) for key, value in line.get("values", {}).items())
+    # of several engines the cache of the fullest, and the sum of all else
+    return {name: float((max if name == "kv_use" else sum)(values)) for name, values in found.items() if name}
 
 
 def _named_metrics(files: Sequence[SamplesFile]) -> Iterator[tuple[str, pd.DataFrame]]:

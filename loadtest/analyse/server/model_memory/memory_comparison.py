@@ -154,23 +154,20 @@ def _part_rows(found: MemoryComparison) -> Iterator[tuple[str, str, str]]:
             yield part, size, where
 
 
-def comparison_rows(found: MemoryComparison) -> list[tuple[str, str, str, str, str]]:
-    """Return table rows of part, estimate, measurement, difference and source; an unknown cell is empty."""
-    lines = [(part, size, "", "", where) for part, size, where in _part_rows(found)]
+def comparison_rows(found: MemoryComparison) -> Iterator[tuple[str, str, str, str, str]]:
+    """Yield table rows of part, estimate, measurement, difference and source; an unknown cell is empty."""
+    yield from ((part, size, "", "", where) for part, size, where in _part_rows(found))
     what_server_counts = "all but the driver" if found.plan.gpu else "weights and KV cache"
     for reading in found.readings:
         difference = reading.size - reading.estimate
         sign = "+" if difference > 0 else "−" if difference < 0 else ""
-        lines.append(
-            (
-                what_server_counts if reading.by == "ollama" else "all",
-                binary_size(reading.estimate),
-                binary_size(reading.size),
-                f"{sign}{binary_size(abs(difference))} ({signed(reading.share)})",
-                reading.what + (", simulated" if reading.simulated else ""),
-            )
+        yield (
+            what_server_counts if reading.by == "ollama" else "all",
+            binary_size(reading.estimate),
+            binary_size(reading.size),
+            f"{sign}{binary_size(abs(difference))} ({signed(reading.share)})",
+            reading.what + (", simulated" if reading.simulated else ""),
         )
-    return lines
 
 
 def difference_sentences(found: MemoryComparison | None) -> list[str]:

@@ -234,8 +234,5 @@ def passed_share(run: RunData, index: int) -> float:
 def _batches(run: RunData, index: int, begin: float, end: float) -> int:
     """Return the most tokens that one stream of the level got between two instants."""
     beside = run.of_level(index) & (run.column("first_token") < end) & (run.column("end") > begin)
-    most, send = 0, run.column("send")
-    for row in np.flatnonzero(beside):
-        at = send[row] + run.chunks.row(int(row)) * S_PER_US
-        most = max(most, int(np.searchsorted(at, end) - np.searchsorted(at, begin)))
-    return most
+    tokens = (run.column("send")[row] + run.chunks.row(int(row)) * S_PER_US for row in np.flatnonzero(beside))
+    return max((int(np.searchsorted(at, end) - np.searchsorted(at, begin)) for at in tokens), default=0)

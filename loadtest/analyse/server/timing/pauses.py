@@ -6,6 +6,7 @@ may have been read in it take far less time than it lasts.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,18 +33,16 @@ class Pause:
     answers: int  # that had begun before it, and went on after it
 
 
-def find_pauses(run: RunData, prefill: Prefill | None) -> list[Pause]:
-    """Return the pauses of a run, in order; without a speed of prefill those with no prompt in them."""
-    found: list[Pause] = []
+def find_pauses(run: RunData, prefill: Prefill | None) -> Iterator[Pause]:
+    """Yield the pauses of a run, in order; without a speed of prefill those with no prompt in them."""
     for level in run.levels:
         rows = run.of_level(level["index"])
         longest = max((int(gaps.max(initial=0)) for gaps in run.itl.ticks(rows)), default=0) * S_PER_US
         if longest >= LEAST_S:
-            found += _of_level(run.only(rows), level["index"], prefill)
-    return found
+            yield from _of_level(run.only(rows), level["index"], prefill)
 
 
-def _of_level(run: RunData, level: int, prefill: Prefill | None) -> list[Pause]:
+def _of_level(run: RunData, level: int, prefill: Prefill | None) -> Iterator[Pause]:
     owner = run.chunks.owner
     at = run.column("send")[owner] + run.chunks.flat * S_PER_US
     same = np.diff(owner) == 0
@@ -51,13 +50,11 @@ def _of_level(run: RunData, level: int, prefill: Prefill | None) -> list[Pause]:
     every = np.sort(at)
     gaps = np.diff(every)
     usual = _usual(gaps)
-    found = []
     for place in np.flatnonzero(gaps >= max(LEAST_S, UNUSUAL * usual)):
         begin, end = float(every[place]), float(every[place + 1])
         answers = int(((begun <= begin) & (went_on >= end)).sum())
         if answers and _unexplained(run, begin, end, usual, prefill) and _client_was_awake(run, begin, end):
-            found.append(Pause(level, begin, end - begin, answers))
-    return found
+            yield Pause(level, begin, end - begin, answers)
 
 
 def _usual(gaps: FloatArray) -> float:

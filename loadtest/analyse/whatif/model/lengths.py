@@ -27,8 +27,12 @@ SPREAD_SHARE = 0.1  # by which lengths are varied to either side where all obser
 SPREAD_LENGTHS = 21  # different lengths then
 
 
-def with_asked_lengths(model: ServerModel, run: RunData, levels: Sequence[int]) -> ServerModel:
-    """Return the model with lengths drawn from the distribution that these levels asked for; as it is where that is unknown."""
+def with_likely_lengths(model: ServerModel, run: RunData, levels: Sequence[int]) -> ServerModel:
+    """Return the model with the lengths that another run of these levels would draw from.
+
+    They come from the distribution that was asked for; where that is unknown, they are those of these levels' requests.
+    """
+    model = with_lengths_of(model, run, levels)
     if model.sessions is not None:
         return model
     texts = {
@@ -37,7 +41,7 @@ def with_asked_lengths(model: ServerModel, run: RunData, levels: Sequence[int]) 
     said, made = next(iter(texts)) if len(texts) == 1 else (None, None)
     if not (said or made) or "empirical" in f"{said}{made}":
         return model
-    rows = np.any([run.good(level) for level in levels], axis=0)
+    rows = run.good(*levels)
     columns = (run.uncached_tokens, *map(run.column, ("output_tokens", "asked_input", "asked")))
     lengths = np.stack([column[rows] for column in columns])
     prompt, output, asked, wanted = lengths[:, np.isfinite(lengths[:2]).all(axis=0)]
@@ -88,17 +92,12 @@ def with_lengths_of(model: ServerModel, run: RunData, levels: Sequence[int]) -> 
     """Return the model with the lengths of these levels' requests alone; other levels may have other lengths."""
     if model.sessions is not None:
         model = dataclasses.replace(model, sessions=only_levels(model.sessions, run, levels))
-    rows = np.any([run.good(level) for level in levels], axis=0)
+    rows = run.good(*levels)
     lengths = np.stack([run.uncached_tokens[rows], run.column("output_tokens")[rows]])
     known = lengths[:, np.isfinite(lengths).all(axis=0) & (lengths > 0).all(axis=0)].astype(np.int64)
     if not known.shape[1]:
         return model
     return dataclasses.replace(model, prompts=tuple(known[0].tolist()), outputs=tuple(known[1].tolist()))
-
-
-def with_likely_lengths(model: ServerModel, run: RunData, levels: Sequence[int]) -> ServerModel:
-    """Return the model with the lengths that another run of these levels would draw from."""
-    return with_asked_lengths(with_lengths_of(model, run, levels), run, levels)
 
 
 def with_spread_lengths(model: ServerModel) -> ServerModel:

@@ -13,6 +13,7 @@ from loadtest import metrics
 from loadtest.analyse.figures import rates
 from loadtest.analyse.figures.stats import PERCENTILES
 from loadtest.analyse.run import BoolArray, FloatArray, finite
+from loadtest.analyse.run.overlaps import peak_at_once
 from loadtest.metrics import NS_PER_S
 from loadtest.simulate.model.stream import Emission, EngineRequest, Stream
 from loadtest.simulate.model.virtual import PlayedTurn, cold_prompt
@@ -103,9 +104,7 @@ def figures_of_play(played: Played, users: int | None, *, sessions: bool) -> tup
     cached, prompt = (np.array([getattr(stream, name) for stream in streams]) for name in ("cached", "prompt_tokens"))
     if sessions:
         figures["cached_share"] = {"mean": float(cached[measured].sum() / prompt[measured].sum())}
-    change = np.concatenate((np.ones(len(first)), -np.ones(len(last))))
-    decoding = np.cumsum(change[np.argsort(np.concatenate((first, last - 1e-6)), kind="stable")])
-    return figures, int(decoding.max())
+    return figures, peak_at_once(first, last - 1e-6)
 
 
 def queue_grows(streams: list[Stream]) -> bool:

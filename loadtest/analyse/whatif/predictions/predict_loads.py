@@ -163,7 +163,7 @@ def _document_of(
             "facts": facts,
             "simulated": run.simulated,
             "lengths": {
-                column: length_of(run, np.any([run.good(level["index"]) for level in used], axis=0), column)
+                column: length_of(run, run.good(*(level["index"] for level in used)), column)
                 for column in ("prompt_tokens", "output_tokens")
             },
         },
