@@ -7,7 +7,7 @@ import gc
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,23 +19,22 @@ from asyncio_throttle.throttler import Throttler
 from loadtest.asyncio_driver.driver import Driver
 from loadtest.asyncio_driver.worker import Part, driver_of, loop_factory
 from loadtest.asyncio_driver.workers import Child, Workers, spawned, workers_told
-from loadtest.errors import RunFolderError, ScenarioError, StorageError, TargetError
+from loadtest.errors import ScenarioError, StorageError, TargetError
 from loadtest.measure.descriptors import room_for
-from loadtest.measure.interruption import NothingRecorded, Stoppable, Stopping
+from loadtest.measure.interruption import Stoppable, Stopping, nothing_recorded_without
 from loadtest.measure.progress import LevelSpan, Progress
 from loadtest.reach import located
 from loadtest.records import Clock
 from loadtest.run_folder import RunFolder, default_folder, utc_now
-from loadtest.scenario import EMBEDDINGS, Level, Scenario
-from loadtest.targets.prepare import ReadyTarget, prepare_targets
-from loadtest.targets.run_facts import at_end, initial_facts, level_facts
+from loadtest.scenario import Level, Scenario
+from loadtest.targets.prepare import prepare_targets
+from loadtest.targets.run_facts import at_end, initial_facts, level_facts, sent_before
 from loadtest.targets.server.control import control_client
 from loadtest.targets.target import Target, ask_to_unload, loaded_facts
 from loadtest.text import counted, seconds, shown
 from loadtest.workloads.workload import Workload, check_files
 
 UNLOAD_S = 60.0  # for a model to be gone; Ollama itself waits up to 5 s for the GPU's memory
-OTHER_TEXTS = ("data", "prompt", "prompt_file", "warm_cache")  # requests that say nothing new whatever the seed
 UNLOAD_POLL_S = 0.05  # between two questions at the least
 
 # Given the run folder, as far as it got, and the levels run so far: the level to run next, None at the end.
@@ -77,26 +76,26 @@ def measure(
     scenario = located(scenario)  # before children start: what it puts into the environment is for them, too
     path = out or default_folder(scenario.name)
     RunFolder.check_free(path)
-    seeded = (
-        scenario.seed is not None
-        and scenario.endpoint != EMBEDDINGS
-        and not any(map(scenario.to_dict().get, OTHER_TEXTS))
-    )
+    seeded = scenario.seed is not None
     scenario = _checked(scenario, say, searching=choose is not None)
     with (
-        _nothing_recorded_without(path),
+        nothing_recorded_without(path),
         control_client(scenario) as control,
         spawned(scenario.workers) as children,
     ):
         scenario, ready = prepare_targets(control, scenario, say)
         targets = [one.target for one in ready]
-        folder, facts = _begun(path, scenario, ready, beforehand)
-        if seeded and (earlier := _sent_before(folder, facts)):
+        keep_in = beforehand(targets[0], ready[0].workload) if beforehand is not None else lambda _: {}
+        facts = initial_facts(scenario, ready, driver="asyncio", loop=loop_factory().__module__.partition(".")[0])
+        if seeded and (earlier := sent_before(path, facts)):
             facts["sent_before"] = earlier.name
             say(
                 f"{earlier} sent prompts of this seed to this model before: what a prefix cache still holds of them is not read "
                 "again, and TTFT is then that of a warm cache. Without a seed the prompts are new."
             )
+        folder = RunFolder.create(path)
+        facts |= keep_in(path)
+        folder.write_run({**facts, "state": "running"})
         urls = list(dict.fromkeys(target.server.url for target in targets))
         with (
             _closed_in_the_end(folder, facts, control, targets),
@@ -116,46 +115,6 @@ def measure(
             runner.run(doing)
     gc.collect()  # what 1000 streams leave in circles is 30 MB, and who analyses next needs them
     return Finished(path, facts["state"], facts.get("failure"))
-
-
-def _begun(
-    path: Path, scenario: Scenario, ready: Sequence[ReadyTarget], beforehand: Beforehand | None
-) -> tuple[RunFolder, dict[str, Any]]:
-    """Find out what is to be known beforehand, make the folder; return it, and what run.json says from the start."""
-    keep_in = beforehand(ready[0].target, ready[0].workload) if beforehand is not None else lambda _: {}
-    loop = loop_factory().__module__.partition(".")[0]
-    facts = initial_facts(scenario, ready, driver="asyncio", loop=loop)
-    folder = RunFolder.create(path)
-    facts |= keep_in(path)
-    folder.write_run({**facts, "state": "running"})
-    return folder, facts
-
-
-def _sent_before(folder: RunFolder, facts: dict[str, Any]) -> Path | None:
-    """Return a run beside this one whose requests were made of the same seed for the same server and model."""
-    mine = _prompts_of(facts)
-    for path in sorted(folder.path.parent.glob("*/run.json")):
-        other = RunFolder(path.parent)
-        with suppress(RunFolderError, AttributeError, LookupError, TypeError):  # whatever else lies there
-            if path.parent != folder.path and _prompts_of(other.read_run()) == mine and any(other.records()):
-                return other.path
-    return None
-
-
-def _prompts_of(facts: dict[str, Any]) -> tuple[object, ...]:
-    texts, target = facts["scenario"], facts["target"]
-    return *map(texts.get, ("seed", *OTHER_TEXTS)), *map(target.get, ("url", "model"))
-
-
-@contextmanager
-def _nothing_recorded_without(path: Path) -> Iterator[None]:
-    """Have an interrupt say that nothing was recorded where it came before the folder was made."""
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        if path.exists():
-            raise
-        raise NothingRecorded(*error.args) from None
 
 
 @contextmanager
@@ -188,10 +147,10 @@ def _closed_in_the_end(
 
 def _checked(scenario: Scenario, say: Callable[[str], None], *, searching: bool) -> Scenario:
     """Return the scenario with a seed; raise ScenarioError where its files or this machine cannot run it."""
-    for note in check_files(scenario):
-        say(note)
     if not searching and (idle := _idle(scenario)):
         say(idle)
+    for note in check_files(scenario):
+        say(note)
     most = scenario.max_in_flight if scenario.open_loop else max(scenario.concurrency, default=None)
     room_for(None if most is None else -(-most // scenario.workers))
     return scenario if scenario.seed is not None else scenario.replace(seed=secrets.randbelow(2**31))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 if TYPE_CHECKING:
@@ -25,6 +28,17 @@ def heeded_signals() -> list[signal.Signals]:
 
 class NothingRecorded(KeyboardInterrupt):
     """A run was interrupted before its folder was made: no request had counted yet."""
+
+
+@contextmanager
+def nothing_recorded_without(path: Path) -> Iterator[None]:
+    """Have an interrupt say that nothing was recorded where it came before the folder was made."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if path.exists():
+            raise
+        raise NothingRecorded(*error.args) from None
 
 
 class Stoppable(Protocol):

@@ -194,12 +194,12 @@ class Request:
         if self.session is None or self.left or self.plainly_failed:
             return None
         if isinstance(self.session, Conversation) and not self.session.hears:
-            return Answered.of("", None, None)
+            return Answered("", None, None)
         try:
             text, ending = self.content.events.answer, self.content.ending
         except Exception:  # noqa: BLE001 - the record will say so
             return None
-        return Answered.of(text, ending.prompt_tokens, ending.output_tokens)
+        return Answered(text, ending.prompt_tokens, ending.output_tokens)
 
     def finish(self) -> Record:
         """Return the request's one Record, whatever went wrong."""

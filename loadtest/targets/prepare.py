@@ -31,7 +31,7 @@ from loadtest.wire import Origin, SyncWire, now
 from loadtest.workloads.drawn_lengths import LARGER_CONTEXT
 from loadtest.workloads.job import Job
 from loadtest.workloads.tokens import Counter, TokenFit, load_counter, uncut
-from loadtest.workloads.workload import FIT_SHORT, Workload
+from loadtest.workloads.workload import FIT_SHORT, Workload, as_files_say
 
 TRIED_ON = (400, 404, 405, 415, 422, 500, 501)  # statuses after which another request may be answered
 ONE_MORE = "One more such request, for the longest prompt may have been cut, or had no answer."
@@ -92,11 +92,11 @@ def _prepared(
         targets = [target for _, target in fitted]
     if scenario.unload:
         scenario = scenario.replace(warmup=0)  # a warm-up would be one more load
-    whole = Workload(scenario, counters[0])
+    scenario = as_files_say(scenario)
     for target in targets:
-        check_lengths(whole.scenario, target.model, reloads=target.server.kind == "ollama")
+        check_lengths(scenario, target.model, reloads=target.server.kind == "ollama")
     return tuple(
-        _fitted(client, target, Workload(whole.scenario, counter), weight, say)
+        _fitted(client, target, Workload(scenario, counter), weight, say)
         for target, counter, (_, weight) in zip(targets, counters, found, strict=True)
     )
 

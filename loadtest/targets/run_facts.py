@@ -5,15 +5,19 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from loadtest import reach
+from loadtest.errors import RunFolderError
 from loadtest.measure import capacity_file
-from loadtest.run_folder import utc_now
-from loadtest.scenario import Level, Scenario
+from loadtest.run_folder import RunFolder, utc_now
+from loadtest.scenario import EMBEDDINGS, Level, Scenario
 from loadtest.targets.prepare import ReadyTarget
 from loadtest.text import shown
+
+OTHER_TEXTS = ("data", "prompt", "prompt_file", "warm_cache")  # requests that say nothing new whatever the seed
 
 
 def initial_facts(scenario: Scenario, ready: Sequence[ReadyTarget], *, driver: str, loop: str) -> dict[str, Any]:
@@ -72,6 +76,25 @@ def target_entry(scenario: Scenario, ready: ReadyTarget) -> dict[str, Any]:
         },
         "comparability": _comparability(scenario, ready, context),
     }
+
+
+def sent_before(path: Path, facts: dict[str, Any]) -> Path | None:
+    """Return a run beside `path` whose requests were made of the same seed for the same server and model; None without one."""
+    texts = facts["scenario"]
+    if texts["endpoint"] == EMBEDDINGS or any(map(texts.get, OTHER_TEXTS)):
+        return None
+    mine = _prompts_of(facts)
+    for other in sorted(file.parent for file in path.parent.glob("*/run.json")):
+        folder = RunFolder(other)
+        with suppress(RunFolderError, AttributeError, LookupError, TypeError):  # whatever else lies there
+            if _prompts_of(folder.read_run()) == mine and any(folder.records()):
+                return other
+    return None
+
+
+def _prompts_of(facts: dict[str, Any]) -> tuple[object, ...]:
+    texts, target = facts["scenario"], facts["target"]
+    return *map(texts.get, ("seed", *OTHER_TEXTS)), *map(target.get, ("url", "model"))
 
 
 def at_end(targets: Sequence[dict[str, Any]], loaded: Sequence[dict[str, Any] | None]) -> dict[str, Any]:

@@ -84,7 +84,7 @@ class Conversation:
         """Whether the turn to come depends on the answer before it; otherwise that need not be decoded first."""
         return self._spoken is not None and self._spoken.recorded is None
 
-    def next(self, answer: str | None) -> Job | None:
+    def next(self, answer: Answered | None) -> Job | None:
         self.hear(answer)
         turn = self.peek()
         return None if turn is None else self.say(turn)
@@ -126,18 +126,19 @@ class Conversation:
             sure_tokens=turn.sure_tokens,
         )
 
-    def hear(self, answer: str | None) -> None:
+    def hear(self, answer: Answered | None) -> None:
         """Put the answer to the turn before into the history, and take what the server counted."""
         spoken = self._spoken
         if spoken is None:
             return
         recorded = spoken.recorded
-        if recorded is None or not calls_a_tool(recorded):
-            text = str(answer or "") if recorded is None else text_of([recorded])
-            recorded = answer_message(text, self._setting.endpoint)
+        if recorded is None:
+            recorded = answer_message("" if answer is None else answer.text, self._setting.endpoint)
+        elif not calls_a_tool(recorded):
+            recorded = answer_message(text_of([recorded]), self._setting.endpoint)
         self._history.add(recorded)
         output = spoken.output_tokens or 0
-        if isinstance(answer, Answered):
+        if answer is not None:
             output = output if answer.output_tokens is None else answer.output_tokens
             if answer.prompt_tokens is not None:
                 self._held = answer.prompt_tokens

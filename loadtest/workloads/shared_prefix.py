@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from loadtest.scenario import Level, Scenario
 from loadtest.workloads.job import Job
-from loadtest.workloads.source import Session, seed_from
+from loadtest.workloads.source import Answered, Session, seed_from
 from loadtest.workloads.synthetic import cached_document, made_up_document
 from loadtest.workloads.tokens import Counter, TokenFit
 
@@ -64,7 +64,7 @@ class PrefixedSession:
     def __init__(self, session: Session, text: str, tokens: int) -> None:
         self._session, self._text, self._tokens = session, text, tokens
 
-    def next(self, answer: str | None) -> Job | None:
+    def next(self, answer: Answered | None) -> Job | None:
         job = self._session.next(answer)
         return None if job is None else prefixed(job, self._text, self._tokens)
 

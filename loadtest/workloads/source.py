@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol, Self
 
 from loadtest.scenario import Level, Scenario
@@ -42,28 +43,20 @@ def behind_nonce(text: str, scenario: Scenario, seed: int) -> str:
     return text if scenario.warm_cache else f"{nonce_of(seed)} {text}"
 
 
-class Answered(str):
+@dataclass(frozen=True, slots=True)
+class Answered:
     """An answer's text with the server's counts, None where it sent none."""
 
-    __slots__ = ("output_tokens", "prompt_tokens")
-
+    text: str
     prompt_tokens: int | None
     output_tokens: int | None
-
-    @classmethod
-    def of(cls, text: str, prompt_tokens: int | None, output_tokens: int | None) -> Self:
-        answer = cls(text)
-        answer.prompt_tokens, answer.output_tokens = prompt_tokens, output_tokens
-        return answer
 
 
 class Session(Protocol):
     """One user's conversation, or a single request."""
 
-    def next(self, answer: str | None) -> Job | None:
+    def next(self, answer: Answered | None) -> Job | None:
         """Return the next turn, given the answer to the one before (None at the first turn); None where it is over.
-
-        The answer is an `Answered`.
 
         A job whose `session` is None is a request by itself: its session is not asked for another.
         """
@@ -91,7 +84,7 @@ class SingleRequest:
     def __init__(self, job: Job) -> None:
         self._job: Job | None = job
 
-    def next(self, answer: str | None) -> Job | None:  # noqa: ARG002 - the answer changes nothing
+    def next(self, answer: Answered | None) -> Job | None:  # noqa: ARG002 - the answer changes nothing
         job, self._job = self._job, None
         return job
 

@@ -153,7 +153,6 @@ def check_files(scenario: Scenario) -> list[str]:
     if scenario.data_once and scenario.requests is not None:
         raise ScenarioError("data_once says how many requests a level has; leave out requests.")
     check_lengths_files(scenario, Counter("estimate: before anything is sent"))
-    trace = trace_of(scenario)
+    found, trace, file = as_files_say(scenario), trace_of(scenario), data_file(scenario)
     notes = [] if trace is None else list(trace.notes(scenario))
-    file = data_file(scenario)
-    return notes if file is None else [*notes, *data_notes(file, as_files_say(scenario))]
+    return notes if file is None else [*notes, *data_notes(file, found)]

@@ -25,7 +25,7 @@ from loadtest.run_folder import RunFolder
 from loadtest.scenario import Level, Scenario
 from loadtest.workloads import workload
 from loadtest.workloads.job import Job
-from loadtest.workloads.source import Session
+from loadtest.workloads.source import Answered, Session
 from loadtest.workloads.tokens import Counter, TokenFit
 
 PATH = "/toy/answers"
@@ -116,12 +116,12 @@ class TwoTurns:
         self._level, self._i, self._warmup = level, i, warmup
         self._said: list[dict[str, str]] = []
 
-    def next(self, answer: str | None) -> Job | None:
+    def next(self, answer: Answered | None) -> Job | None:
         turn = len(self._said) // 2
         if turn == 2 or (answer is None) != (turn == 0):
             return None
         if answer is not None:
-            self._said[-1] = {"role": "assistant", "content": answer}
+            self._said[-1] = {"role": "assistant", "content": answer.text}
         text = f"session {self._i}, turn {turn}"
         self._said += [{"role": "user", "content": text}, {}]
         messages = tuple(self._said[:-1])

@@ -8,6 +8,7 @@ import itertools
 import json
 import random
 import signal
+import socket
 import subprocess
 import sys
 from datetime import datetime
@@ -19,6 +20,7 @@ from support.simulated import STEP_MS, Answer, ask, chat, raw, recorded, request
 
 from loadtest.errors import ScenarioError
 from loadtest.measure.interruption import SIGNALS
+from loadtest.simulate.api.http1 import ClientConnection
 from loadtest.simulate.api.request_bodies import RefusedError, read_ollama_request
 from loadtest.simulate.api.text import ANSWER, pieces
 from loadtest.simulate.profiles import PROFILES, load_profile
@@ -96,6 +98,33 @@ def test_a_request_split_anywhere_and_expecting_100_continue_is_read(profile: st
     received = run(profile, work)
     assert received.startswith(b"HTTP/1.1 100 Continue\r\n\r\n")
     assert len(take_apart(received.partition(b"\r\n\r\n")[2]).lines) == 3
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_what_a_slow_client_has_no_room_for_follows_as_it_reads_unless_it_leaves(*, leaves: bool) -> None:
+    data = random.Random(1).randbytes(1 << 20)
+
+    async def work() -> bytes:
+        loop, gone = asyncio.get_running_loop(), asyncio.Event()
+        with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(listener.getsockname())
+            client.setblocking(False)
+            ours, _ = listener.accept()
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            connection = ClientConnection(ours, lambda *_: None, lambda _: gone.set())
+            connection.write(data)
+            connection.write(b"end")
+            connection.finish(close=True)
+            assert not connection.closed
+            received = await loop.sock_recv(client, 1)
+            while not leaves and (more := await loop.sock_recv(client, 1 << 16)):
+                received += more
+            client.close()  # what it has not read makes this a reset
+            await gone.wait()
+            return received
+
+    assert asyncio.run(work()) == (data[:1] if leaves else data + b"end")
 
 
 def test_bad_http_gets_400_and_a_known_path_with_another_method_405(profile: str) -> None:

@@ -37,7 +37,7 @@ def played(work: Workload, i: int, answer: str = "well", *, prompt: int | None =
     job = session.next(None)
     while job is not None:
         yield job
-        job = session.next(Answered.of(answer, prompt, 10))
+        job = session.next(Answered(answer, prompt, 10))
 
 
 def said(job: Job) -> list[tuple[str, str]]:
@@ -105,7 +105,7 @@ def test_a_conversation_ends_before_the_turn_that_would_pass_the_context() -> No
     assert len(jobs) == 4
     session = (work := workload(context=130)).session(work.scenario.levels()[0], 0)
     assert session.next(None) is not None
-    assert session.next(Answered.of("well", 95, 10)) is None
+    assert session.next(Answered("well", 95, 10)) is None
     assert session.passed == "the conversation ends here, for its next turn would pass the context of 130 tokens"  # type: ignore[attr-defined]
 
 

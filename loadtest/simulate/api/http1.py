@@ -158,31 +158,27 @@ class ClientConnection:
             return
         if self._unsent:
             self._unsent += data
-            return
-        try:
-            sent = self._sock.send(data)
-        except BlockingIOError:
-            sent = 0
-        except OSError:
-            self.abort()
-            return
-        if sent < len(data):
-            self._unsent += data[sent:]
+        elif rest := data[self._send(data) :]:
+            self._unsent += rest
             self._loop.add_writer(self._sock.fileno(), self._writable)
 
-    def _writable(self) -> None:
+    def _send(self, data: bytes | bytearray) -> int:
+        """Return how many bytes the kernel takes now: all, as far as is known, where the client is gone."""
         try:
-            sent = self._sock.send(self._unsent)
+            return self._sock.send(data)
         except BlockingIOError:
-            return
+            return 0
         except OSError:
             self.abort()
+            return len(data)
+
+    def _writable(self) -> None:
+        del self._unsent[: self._send(self._unsent)]
+        if self._unsent or self.closed:
             return
-        del self._unsent[:sent]
-        if not self._unsent:
-            self._loop.remove_writer(self._sock.fileno())
-            if self._closing:
-                self._shut()
+        self._loop.remove_writer(self._sock.fileno())
+        if self._closing:
+            self._shut()
 
     def finish(self, *, close: bool) -> None:
         """End the answer; go on with the next request, or close once all is sent."""
