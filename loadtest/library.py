@@ -13,10 +13,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from loadtest.errors import ScenarioError
 from loadtest.measure.interruption import Stoppable, Stopping
 from loadtest.measure.progress import Progress
 from loadtest.metrics import SUSPECT, VALID, VOID
-from loadtest.scenario import Scenario
+from loadtest.scenario import Scenario, short_repr
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,6 +112,10 @@ def run(
     Everything that is wrong with the request is found before anything is measured, and raises LoadTestError. What happens
     later is said by the run: `state`, `verdict` and `reasons`. Ctrl-C ends the run and keeps every finished request.
     """
+    if not isinstance(scenario, Scenario):
+        raise ScenarioError(
+            f"run takes a Scenario, not {short_repr(scenario)}; make one with Scenario(url=…, …), or of a file with Scenario.load(FILE)."
+        )
     folder = None if out is None else Path(out)
     here = threading.current_thread() is threading.main_thread()
     if here and not _loop_runs():
