@@ -150,9 +150,25 @@ def _measured(
     from loadtest.analyse.summary import analyse
     from loadtest.asyncio_driver.run import measure
 
-    watch = on_progress or (lambda _: None)
-    finished = measure(scenario, out, on_progress=watch, say=logger.info, stopping=stopping)
+    watch = _Watch(on_progress)
+    finished = measure(scenario, out, on_progress=watch.show, say=logger.info, stopping=stopping)
     return Run(finished.folder, analyse(finished.folder), finished.failure)
+
+
+class _Watch:
+    """Calls what the user wants called until it raises: the driver's own samples hang on the same tick."""
+
+    def __init__(self, on_progress: Callable[[Progress], object] | None) -> None:
+        self._call = on_progress
+
+    def show(self, progress: Progress) -> None:
+        if self._call is None:
+            return
+        try:
+            self._call(progress)
+        except Exception:
+            self._call = None
+            logger.exception("on_progress raised; it is not called again, and the run goes on")
 
 
 class _Outside:

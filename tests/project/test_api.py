@@ -156,6 +156,20 @@ def test_a_mistake_raises_before_anything_is_measured(simulated_url: str, tmp_pa
         run(short(simulated_url), tmp_path / "held")
 
 
+def test_a_callback_that_raises_is_said_once_and_costs_no_sample(
+    simulated_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing was said, and the client's own lag was sampled no more."""
+
+    def divided(at: Progress) -> float:
+        return 1 / 0
+
+    measured = run(short(simulated_url, requests=80, concurrency=[1]), tmp_path / "run", on_progress=divided)
+    assert measured.state == "done"
+    told = [(one.levelname, one.message) for one in caplog.records if one.name == "loadtest" and one.exc_info]
+    assert told == [("ERROR", "on_progress raised; it is not called again, and the run goes on")]
+
+
 def test_a_scenario_takes_what_a_notebook_has(tmp_path: Path) -> None:
     """Ranges, numpy's numbers and paths were refused, and the name of a file ended in a TypeError."""
     lists: list[Any] = [range(1, 4), np.arange(1, 4), pd.Series([1, 2, 3]), list(np.arange(1, 4))]
