@@ -13,10 +13,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from loadtest.errors import ScenarioError
 from loadtest.measure.interruption import Stoppable, Stopping
 from loadtest.measure.progress import Progress
 from loadtest.metrics import SUSPECT, VALID, VOID
-from loadtest.scenario import Scenario
+from loadtest.scenario import Scenario, short_repr
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,6 +112,10 @@ def run(
     Everything that is wrong with the request is found before anything is measured, and raises LoadTestError. What happens
     later is said by the run: `state`, `verdict` and `reasons`. Ctrl-C ends the run and keeps every finished request.
     """
+    if not isinstance(scenario, Scenario):
+        raise ScenarioError(
+            f"run takes a Scenario, not {short_repr(scenario)}; make one with Scenario(url=…, …), or of a file with Scenario.load(FILE)."
+        )
     folder = None if out is None else Path(out)
     here = threading.current_thread() is threading.main_thread()
     if here and not _loop_runs():
@@ -145,9 +150,25 @@ def _measured(
     from loadtest.analyse.summary import analyse
     from loadtest.asyncio_driver.run import measure
 
-    watch = on_progress or (lambda _: None)
-    finished = measure(scenario, out, on_progress=watch, say=logger.info, stopping=stopping)
+    watch = _Watch(on_progress)
+    finished = measure(scenario, out, on_progress=watch.show, say=logger.info, stopping=stopping)
     return Run(finished.folder, analyse(finished.folder), finished.failure)
+
+
+class _Watch:
+    """Calls what the user wants called until it raises: the driver's own samples hang on the same tick."""
+
+    def __init__(self, on_progress: Callable[[Progress], object] | None) -> None:
+        self._call = on_progress
+
+    def show(self, progress: Progress) -> None:
+        if self._call is None:
+            return
+        try:
+            self._call(progress)
+        except Exception:
+            self._call = None
+            logger.exception("on_progress raised; it is not called again, and the run goes on")
 
 
 class _Outside:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,11 +144,14 @@ class Scenario(LimitKeys, SessionKeys, DataKeys, PromptKeys, LoadKeys, Connectio
             check(self)
 
     @classmethod
-    def load(cls, path: Path, /, *, say: Callable[[str], object] | None = None, **overrides: Any) -> Self:
+    def load(
+        cls, file: str | os.PathLike[str], /, *, say: Callable[[str], object] | None = None, **overrides: Any
+    ) -> Self:
         """Read a TOML file and lay `overrides` (those not None) over it; raise ScenarioError with one sentence.
 
         `say` is told, a sentence each, what the file has under a former name.
         """
+        path = Path(file)
         where = str(path)
         table = flat(renamed(read_toml(path), where, say), keys_of(cls), where, placed=True)
         table.setdefault("name", path.stem)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import os
 import re
 import types
 import typing
@@ -100,6 +101,7 @@ def read_share(text: str) -> float:
 
 def coerce(key: str, value: Any, wanted: Any, where: str) -> Any:
     """Return `value` as a field's type; a single value becomes a list of one. Raise ScenarioError."""
+    value = _plain(value)
     origin = typing.get_origin(wanted)
     if origin in (Sequence, tuple):
         items = value if isinstance(value, list | tuple) else [value]
@@ -127,6 +129,15 @@ def coerce(key: str, value: Any, wanted: Any, where: str) -> Any:
     elif isinstance(value, dict) and key in _WRITTEN:
         quotes = f"; write it like {key} = {_WRITTEN[key]}"
     raise ScenarioError(f"{where}: {key} must be {names}, not {short_repr(value)}{quotes}.")
+
+
+def _plain(value: Any) -> Any:
+    """Return what a script gives as a file would: a path as text, a range, numbers of numpy and columns of pandas as Python's own."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, range):
+        return list(value)
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def reads_as_number(text: str) -> bool:

@@ -129,6 +129,8 @@ def data_notes(file: DataFile, scenario: Scenario) -> Iterator[str]:
             f"{path}: {are.format(listed([*names[:MOST_NAMED], *more]))} not sent. What belongs to the prompt goes into its "
             "column, and what belongs to the request into an object named body (jq -c '.body += {tools}')."
         )
+    if file.template is not None:
+        yield f"{path}: {file.template} in a prompt is sent as it stands; loadtest fills nothing in."
     if file.with_body is not None:
         yield f"{path}: rows lay {file.with_body} over the request's body, as they are."
     if not scenario.has_sessions:

@@ -137,8 +137,7 @@ def as_files_say(scenario: Scenario) -> Scenario:
         return scenario
     if (most := max(scenario.concurrency, default=1)) > len(file):
         raise ScenarioError(
-            f"{counted(len(file), 'row')} of {file.path} cannot keep {most} streams busy; ask for {len(file)} streams or "
-            "fewer."
+            f"{counted(len(file), 'row')} of {file.path} cannot keep {most} streams busy; ask for {len(file)} or fewer."
         )
     return scenario.replace(requests=len(file))
 

@@ -220,6 +220,12 @@ def test_people_who_think_are_searched_for_from_four_on_and_rates_in_sixteenths(
     assert (first.rate, first.duration, first.requests) == ((2.0,), None, 64)
 
 
+def test_the_fewest_requests_may_be_few(loadtest: Call, tmp_path: Path) -> None:
+    """They were said to be too few for eight streams, which nobody had asked for."""
+    options = ("--slo", "ttft_p95=2", "--find-max", "4", "--requests", "5", "--out", tmp_path / "run")
+    assert "cannot reach http://127.0.0.1:9" in loadtest("run", "--url", "http://127.0.0.1:9", *options)[2]
+
+
 def test_a_run_searches_level_by_level_and_keeps_them_all(loadtest: Call, simulated_url: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
     options = ("--output-tokens", "6", "--requests-per-stream", "4", "--slo", "ttft_p50=60,output_tokens_per_s=0.1")

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
@@ -153,6 +154,38 @@ def test_a_mistake_raises_before_anything_is_measured(simulated_url: str, tmp_pa
     (tmp_path / "held/run.json").write_text("{}")
     with pytest.raises(LoadTestError, match="already holds a run"):
         run(short(simulated_url), tmp_path / "held")
+
+
+def test_a_callback_that_raises_is_said_once_and_costs_no_sample(
+    simulated_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing was said, and the client's own lag was sampled no more."""
+
+    def divided(at: Progress) -> float:
+        return 1 / 0
+
+    measured = run(short(simulated_url, requests=80, concurrency=[1]), tmp_path / "run", on_progress=divided)
+    assert measured.state == "done"
+    told = [(one.levelname, one.message) for one in caplog.records if one.name == "loadtest" and one.exc_info]
+    assert told == [("ERROR", "on_progress raised; it is not called again, and the run goes on")]
+
+
+def test_a_scenario_takes_what_a_notebook_has(tmp_path: Path) -> None:
+    """Ranges, numpy's numbers and paths were refused, and the name of a file ended in a TypeError."""
+    lists: list[Any] = [range(1, 4), np.arange(1, 4), pd.Series([1, 2, 3]), list(np.arange(1, 4))]
+    for numbers in lists:
+        assert Scenario(concurrency=numbers, output_tokens=numbers).concurrency == (1, 2, 3)
+    keys: dict[str, Any] = {"requests": np.int64(8), "temperature": np.float32(0), "data": tmp_path / "a.jsonl"}
+    given = Scenario(**keys)
+    assert (given.requests, given.temperature, given.data) == (8, 0.0, str(tmp_path / "a.jsonl"))
+    halves: Any = np.arange(0.5, 2)
+    with pytest.raises(LoadTestError, match=r"concurrency must be a whole number, not 0\.5"):
+        Scenario(concurrency=halves)
+    file = tmp_path / "mine.toml"
+    file.write_text("concurrency = 3")
+    assert Scenario.load(str(file)) == Scenario.load(file) == Scenario(concurrency=[3], name="mine")
+    with pytest.raises(LoadTestError, match=r"run takes a Scenario, not 'mine\.toml'; make one with"):
+        run("mine.toml", tmp_path / "run")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["closed", "faults", "killed", "locust", "open", "workers"])

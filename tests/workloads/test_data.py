@@ -326,7 +326,7 @@ def test_every_row_once(tmp_path: Path) -> None:
     assert [level.requests for level in scenario.levels()] == [3, 3]
     assert scenario.output_tokens == ()
     assert [Workload(scenario, ESTIMATE).job(scenario.levels()[1], i).output_tokens for i in range(3)] == [1, 2, 3]
-    with pytest.raises(ScenarioError, match=r"3 rows of .* cannot keep 4 streams busy"):
+    with pytest.raises(ScenarioError, match=r"3 rows of .* cannot keep 4 streams busy; ask for 3 or fewer"):
         as_files_say(Scenario(data=str(path), data_once=True, concurrency=[4]))
     with pytest.raises(ScenarioError, match="leave out requests"):
         check_files(Scenario(data=str(path), data_once=True, requests=9))

@@ -7,6 +7,8 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 from support.data_files import notes_of, refusal, rows_of, write
 
@@ -99,6 +101,23 @@ def test_notes_of_a_data_set_beside_a_message_are_not_sent(tmp_path: Path) -> No
     own = {**ONE, "name": "Eve", "cache_control": {"type": "ephemeral"}}
     (row,) = rows_of(write(tmp_path, "b.jsonl", [{"messages": [own]}]))
     assert row.messages == (own,)
+
+
+@pytest.mark.parametrize("column", ["prompt", "messages", "chat"])
+@pytest.mark.parametrize("kept_as", [list, np.array])
+def test_a_conversation_that_pandas_wrote_into_a_cell_is_one(tmp_path: Path, kept_as: Any, column: str) -> None:
+    """It stands there as Python or numpy writes it, and was sent as a text."""
+    said = {"role": "user", "content": "It's {'role': 'user'} {'a'} \"b\"\nof two\t\\lines", "name": None}
+    path = tmp_path / "a.csv"
+    pd.DataFrame({column: [kept_as([said, ANSWER, TWO])] * 2}).to_csv(path)
+    assert [row.messages for row in rows_of(path, column)] == [(said, ANSWER, TWO)] * 2
+
+
+@pytest.mark.parametrize(
+    "text", ["['\\d', 'a' b]", "{{topic}}", "[{'a': 1}]", "[{'role': 'user', 'content': 'one", "['é'] * 9", "{'a'}"]
+)
+def test_a_text_that_only_begins_like_pythons_is_a_prompt(tmp_path: Path, text: str) -> None:
+    assert [row.text for row in rows_of(write(tmp_path, "a.jsonl", [{"prompt": text}]))] == [text]
 
 
 @pytest.mark.parametrize(
@@ -218,6 +237,17 @@ def test_nothing_is_said_of_what_is_read_or_empty(tmp_path: Path, row: dict[str,
 
 
 @pytest.mark.parametrize(
+    "row",
+    ["Tell {{ topic }} and {{name}}", {"prompt": "{{ topic }}"}, {"messages": [{**ONE, "content": "a {{ topic }}"}]}],
+)
+def test_names_that_nothing_fills_in_are_said_once(tmp_path: Path, row: Any) -> None:
+    said = "{{ topic }} in a prompt is sent as it stands; loadtest fills nothing in."
+    assert [note.endswith(said) for note in notes_of(write(tmp_path, "a.jsonl", [row, row]))].count(True) == 1
+    path = write(tmp_path, "b.jsonl", ["{topic} of \\frac{{1}}{2}: {{}} {{a: 1}}"])
+    assert not any("fills" in note for note in notes_of(path))
+
+
+@pytest.mark.parametrize(
     ("row", "words"),
     [
         (
@@ -299,7 +329,7 @@ def har(body: Any) -> str:
         ("part.jsonl", [{"messages": [{"role": "user", "content": [{"type": "text", "text": ""}]}]}], "has an empty prompt (under"),
         ("object.jsonl", [{"prompt": "a", "system": {"content": "S"}}], "has an object for a system prompt (column system), not"),
         ("list.jsonl", [{"custom_id": "a", "body": {"input": ["a", "b"]}}], "has a list of texts under body.input; give each"),
-        ("text.jsonl", [{"messages": "[{'role': 'user'}]"}], "has a text that begins like JSON under messages and is none"),
+        ("text.jsonl", [{"messages": "[{'role': user}]"}], "has a text that begins like JSON under messages and is none"),
         ("deep.jsonl", [{"request": {"body": {"messages": [ONE]}}}], "the prompt is deeper, name it with --data-column request."),
         ("empty.har", '{"log": {"version": "1.2"}}', "it has 'log'; write a row for each prompt."),
         ("a.har", har({"messages": [ONE]}), "jq -c '.log.entries[].request.postData.text | strings | fromjson' FILE > rows.jsonl."),

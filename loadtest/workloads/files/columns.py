@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import json
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -50,6 +52,9 @@ ANSWERS = ("answer", "output", "response", "completion", "generation", "outputTe
 PARAMS = "params"  # the request of a row of Anthropic's batches
 READ = frozenset((*KNOWN, *IDS, *LENGTH_KEYS, *SYSTEMS, TURNS, PARAMS))
 AROUND = frozenset(("method", "url", *ANSWERS))  # what a batch file or a recorded answer says beside the request
+_OF_PYTHON = re.compile(r"""[\[{]\s*[{'"]""")  # how a list or a dict begins that Python wrote
+# an element of it, and the blanks behind it where another follows: numpy writes no commas
+_ELEMENT = re.compile(r"""('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|\})(\s+(?=['"{]))?""", re.DOTALL)
 
 
 class RowError(Exception):
@@ -75,6 +80,18 @@ def loads(body: bytes) -> Any:
         except (ValueError, TypeError, RecursionError):
             known = body  # something else is wrong as well
         return orjson.loads(known)
+
+
+def loads_python(text: str) -> Any:
+    """Read a list or a dict as Python and numpy write it, which pandas puts into the cells of a CSV file; None for any other text."""
+    if not _OF_PYTHON.match(text):
+        return None
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of escapes that Python does not know
+            value = ast.literal_eval(_ELEMENT.sub(lambda found: found[1] + "," * (found[2] is not None), text))
+        return orjson.loads(orjson.dumps(value))
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return None
 
 
 def plain_name(name: Any) -> str:
@@ -147,16 +164,19 @@ def stands_in(value: Mapping[str, Any], name: str) -> Any:
 
 
 def _in_text(given: str, *, known: bool, name: str) -> Any:
-    """Return the JSON of a text, where it is `known` to be some or holds what somebody says; else the text, which is a prompt."""
+    """Return the JSON of a text, where it is `known` to be some or holds what somebody says; else the text, which is a prompt.
+
+    What Python wrote is read as JSON is.
+    """
     try:
         read = loads(given.encode())
     except orjson.JSONDecodeError as error:
-        if not known:
-            return given
-        raise RowError(
-            f"has a text that begins like JSON under {name} and is none: {error.msg} (character {error.colno} of the "
-            f"text){remedy(given.encode(), error.msg, error.doc[error.pos :])}"
-        ) from None
+        read = loads_python(given.strip())
+        if read is None and known:
+            raise RowError(
+                f"has a text that begins like JSON under {name} and is none: {error.msg} (character {error.colno} of the "
+                f"text){remedy(given.encode(), error.msg, error.doc[error.pos :])}"
+            ) from None
     said = read.get("messages") if isinstance(read, dict) else read
     return read if known or is_conversation(said) or are_texts(said) else given
 
@@ -198,8 +218,8 @@ def _text_column(value: Mapping[Any, Any], column: str | None) -> str | None:
 
 
 def is_plain(text: Any) -> bool:
-    """Whether this is a prompt that can be sent, and no JSON that may hold a conversation."""
-    return isinstance(text, str) and text.lstrip()[:1] not in "[{" and "\0" not in text
+    """Whether this is a prompt that can be sent, with nothing in it to be read or said."""
+    return isinstance(text, str) and text.lstrip()[:1] not in "[{" and "\0" not in text and "{{" not in text
 
 
 def unsent_columns(value: dict[Any, Any], column: str | None) -> tuple[list[str], list[str]]:

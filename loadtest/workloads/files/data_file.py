@@ -36,6 +36,7 @@ PAUSE_S = 0.001  # the length of such a pause
 PLAIN_ROW = Row("")  # stands for any row of which nothing but a text is sent
 MOST_HEAD_LINES = 20  # of a CSV file's head, whose names may hold line ends
 TEXT_SUFFIX = ".txt"
+TEMPLATE = re.compile(r"\{\{\s*[^\W\d]\w*\s*\}\}")  # a name that another tool would fill in: {{topic}}
 LINES = ". (A file with a prompt a line has a name in .txt; one text for every request is given with --prompt-file.)"
 JSON_SUFFIXES, CSV_SUFFIXES = (".jsonl", ".ndjson", ".json"), (".csv", ".tsv")
 
@@ -63,6 +64,7 @@ class DataFile:
     array: bool = False  # its rows are the elements of one JSON array
     in_turn: bool = False  # a column that the user named holds lists of texts
     strange: dict[str, None] = field(default_factory=dict)  # roles that are sent, and that chat APIs do not know
+    template: str | None = None  # the first such name in a prompt
     unsent: dict[str, None] = field(default_factory=dict)  # columns that hold something and are not sent
     read_to: int = 0  # how far its text was read, bytes
 
@@ -166,6 +168,8 @@ class DataFile:
         self.unheard.update(dict.fromkeys(row.unheard))
         self.in_turn = self.in_turn or (row.questions and row.goes_on and self.column not in (None, TURNS))
         self.strange.update(dict.fromkeys(one["role"] for one in row.messages or () if one["role"] not in SENT_ROLES))
+        if self.template is None and (found := TEMPLATE.search(row.text)):
+            self.template = found[0]
         if row.body and self.with_body is None:
             self.with_body = ", ".join(map(str, row.body))
         if self.systems is None and row.messages and row.messages[0].get("role") == "system":
