@@ -9,10 +9,12 @@ LoadTestError
 └── PredictionError   a run does not show enough to predict from                      exit code 2
 """
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 INTERRUPTED, MISTAKE, NOT_TO_BE_BELIEVED = 130, 2, 3  # exit codes
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a disk, or what one user may have of it
 
 
 class LoadTestError(Exception):
@@ -45,7 +47,9 @@ class PredictionError(LoadTestError):
 
 def exit_code_of(error: Exception) -> int:
     """Return the exit code of what an exception ends: 2 where the user can mend it, else 3, for it is loadtest's or a disk's fault."""
-    mendable = isinstance(error, LoadTestError | OSError) and not isinstance(error, StorageError | WorkerError)
+    if isinstance(error, OSError):
+        return NOT_TO_BE_BELIEVED if error.errno in FULL else MISTAKE
+    mendable = isinstance(error, LoadTestError) and not isinstance(error, StorageError | WorkerError)
     return MISTAKE if mendable else NOT_TO_BE_BELIEVED
 
 

@@ -106,7 +106,7 @@ def short_predictions(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def short_reports(short_predictions: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Spare reports the painting too, for tests that look at no picture: a chart is laid out, and its file is one pixel."""
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda _, path, **__: Path(path).write_bytes(PIXEL))
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda _, file, **__: file.write(PIXEL))
 
 
 @pytest.fixture(scope="session")

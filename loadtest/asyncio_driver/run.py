@@ -19,7 +19,7 @@ from asyncio_throttle.throttler import Throttler
 from loadtest.asyncio_driver.driver import Driver
 from loadtest.asyncio_driver.worker import Part, driver_of, loop_factory
 from loadtest.asyncio_driver.workers import Child, Workers, spawned, workers_told
-from loadtest.errors import ScenarioError, StorageError, TargetError
+from loadtest.errors import LoadTestError, ScenarioError, StorageError, TargetError
 from loadtest.measure.descriptors import room_for
 from loadtest.measure.interruption import Stoppable, Stopping, nothing_recorded_without
 from loadtest.measure.progress import LevelSpan, Progress
@@ -129,6 +129,9 @@ def _closed_in_the_end(
         facts |= {"state": "failed", "failure": f"{error}."}
     except (KeyboardInterrupt, asyncio.CancelledError):  # the second signal
         facts["state"] = "interrupted"
+    except LoadTestError as error:
+        facts |= {"state": "failed", "failure": str(error)}
+        raise
     except Exception as error:
         facts |= {"state": "failed", "failure": f"loadtest itself failed ({type(error).__name__}: {error})."}
         raise

@@ -162,6 +162,7 @@ def _exit_code_of(args: list[str]) -> int:
         gone = isinstance(error, FileNotFoundError)  # without a name, what is not found is the working directory
         where = error.filename or ("into the working directory" if gone else "the output")
         print_mistake(f"cannot write {where}: {error.strerror}.")
+        return exit_code_of(error)
     except MemoryError:
         print_mistake("out of memory; what was on disk is kept.")
         return 3

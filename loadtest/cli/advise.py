@@ -177,8 +177,8 @@ def _write_advice(folder: Path, analysis: Analysis, found: Advice) -> list[Path]
     picture = chart.draw_slots(folder / "advice.png", analysis, found, words.title(found))
     written = [folder / "advice.md", folder / "advice.json", picture]
     body = orjson.dumps(words.to_dict(found, analysis), option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY)
-    written[0].write_text(words.markdown(found, analysis, picture.name), encoding="utf-8")
-    written[1].write_bytes(body + b"\n")
+    write_whole(written[0], words.markdown(found, analysis, picture.name).encode())
+    write_whole(written[1], body + b"\n")
     kept = promise(analysis.run, found, analysis.slots, analysis.steps, analysis.levels, asked_facts(analysis.run))
     if kept is not None:
         # prediction.json of this run is what was predicted of it before: it is not written over

@@ -184,7 +184,7 @@ def _arrival_kinds(_context: click.Context, _option: click.Parameter, text: str)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="File to keep the result in.  [default: LOADTEST_CALIBRATION, else calibration.json in the user's state folder]",
+    help="File to keep the result in.  [default: LOADTEST_CALIBRATION (a file or its folder), else calibration.json in the user's state folder]",
 )
 @json_option
 def calibrate(

@@ -200,7 +200,7 @@ def beside_run(
     def start(folder: Path, urls: Sequence[str]) -> Iterator[int]:
         asked = process.parse_sources(monitor, servers=urls) if monitor else []
         with process.child_monitor(
-            folder, asked, every=monitor_every, servers=urls, keys=keys, metrics=listener
+            folder, asked, every=monitor_every, servers=urls, keys=keys, metrics=listener, say=_print_above_line
         ) as pid:
             time.sleep(monitor_idle)
             yield pid

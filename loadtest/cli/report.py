@@ -17,7 +17,7 @@ from loadtest.analyse.figures.cost import NO_PRICES, Prices
 from loadtest.cli.options import together
 from loadtest.cli.output.printing import at_work, json_option, out_folder, out_option, print_json, print_wrapped
 from loadtest.credentials import scrubber
-from loadtest.errors import LoadTestError, ScenarioError
+from loadtest.errors import LoadTestError, ScenarioError, exit_code_of
 from loadtest.measure.search import SearchResult
 from loadtest.metrics import VOID
 from loadtest.run_folder import write_whole
@@ -201,7 +201,7 @@ def report(
     \b
     Exit codes: 0 done · 1 an objective is missed or not judged
                 2 a folder could not be reported
-                3 a level is void, or records are missing
+                3 a level is void, records are missing, or the disk filled up
     """
     from loadtest.analyse.report import places
 
@@ -209,6 +209,7 @@ def report(
     prices = Prices.asked(price_per_hour, price_per_kwh)
     objectives = () if slo is None else parse_objectives(slo)
     written: list[Report] = []
+    refused: list[int] = []  # exit codes
     for run, place in zip(runs, places(runs, out), strict=True):
         try:
             folder = out_folder(run, place if out else None)
@@ -217,14 +218,16 @@ def report(
             )
         except LoadTestError as error:
             print(f"loadtest: {error}", file=sys.stderr)
+            refused.append(exit_code_of(error))
         except BrokenPipeError:
             raise
         except OSError as error:
             print(f"loadtest: cannot write {error.filename or place}: {error.strerror}.", file=sys.stderr)
+            refused.append(exit_code_of(error))
     if published and written:
         _published(written, written[0].files[0].parent, text=not as_json)
     gates.write(written, objectives)
-    code = 2 if len(written) < len(runs) else exit_code(written, objectives)
+    code = min(refused) if refused else exit_code(written, objectives)
     if as_json:
         print_json({"runs": [report_dict(one, objectives) for one in written], "exit_code": code})
     return code
@@ -239,7 +242,6 @@ def _published(reports: Sequence[Report], folder: Path, *, text: bool) -> None:
     for one in analyses:
         refuse_groups(one.run, [group for group, _ in one.groups], "the comparison with published figures")
     markdown = set_beside(*analyses).markdown()
-    path = folder / "published.md"
-    path.write_text(markdown, encoding="utf-8")
+    path = write_whole(folder / "published.md", markdown.encode())
     if text:
         print(f"\n{markdown}\nwrote {path}")

@@ -36,9 +36,9 @@ class KeptCapacity:
 
 
 def file_path() -> Path:
-    """Return where the file lies: LOADTEST_CALIBRATION, else loadtest/ in the user's folder for state; ScenarioError without one."""
+    """Return where the file lies: LOADTEST_CALIBRATION (a file or its folder), else loadtest/ in the user's folder for state; ScenarioError without one."""
     if named := os.environ.get("LOADTEST_CALIBRATION"):
-        return Path(named)
+        return Path(named) / FILE if Path(named).is_dir() else Path(named)
     state = os.environ.get("XDG_STATE_HOME")
     return (Path(state) if state else home() / ".local/state") / "loadtest" / FILE
 

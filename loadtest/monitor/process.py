@@ -211,10 +211,11 @@ def child_monitor(
     servers: Sequence[str] = (),
     keys: ConnectionKeys = PLAIN,
     metrics: socket.socket | None = None,
+    say: Callable[[str], object] = lambda _: None,
 ) -> Iterator[int]:
     """Sample into `folder` from a child process, while inside and no longer than this process lives; give its pid.
 
-    `metrics` is the socket at which the child serves the run's figures; it is closed in this process.
+    `say` is told at the end where a signal had killed the child before. `metrics` is the socket at which the child serves the run's figures; it is closed in this process.
     """
     command = [sys.executable, "-m", "loadtest", "monitor", "--out", str(folder), "--with-run"]
     command += ["--every", str(every)] * bool(asked)
@@ -236,6 +237,8 @@ def child_monitor(
         _readable(child.stdout.fileno(), START_S)  # so that its start-up is over before the run's clock starts
         yield child.pid
     finally:
+        if (code := child.poll()) is not None and code < 0:
+            say(f"it was killed ({signal.Signals(-code).name}) before the run ended; nothing was sampled from then on.")
         child.stdin.close()
         child.stdout.close()
         try:

@@ -268,6 +268,7 @@ def test_a_run_whose_workers_have_all_died_says_so(tmp_path: Path) -> None:
     assert "Traceback" not in err
     facts = RunFolder.open(out).read_run()
     assert facts["state"] == "failed"
+    assert facts["failure"] == "every worker has died; what they had recorded is kept."
     assert all("died" in worker for worker in facts["workers"])
     assert len(list(RunFolder.open(out).records())) > 8
 

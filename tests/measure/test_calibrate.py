@@ -56,6 +56,13 @@ def test_a_capacity_applies_to_its_driver_on_its_machine(kept: Path, monkeypatch
     assert capacity_file.applying("asyncio") is None
 
 
+def test_a_folder_that_the_environment_names_holds_the_file(kept: Path) -> None:
+    kept.mkdir(parents=True)
+    capacity_file.store(capacity_file.file_path(), FOUND, driver="asyncio", arrivals="steps", stamps="kernel")
+    assert capacity_file.applying("asyncio") is not None
+    assert [path.name for path in kept.iterdir()] == ["calibration.json"]
+
+
 def test_capacities_of_other_software_are_dropped(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     capacity_file.check_writable(kept)
     capacity_file.store(kept, FOUND, driver="asyncio", arrivals="steps", stamps="kernel")

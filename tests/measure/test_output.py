@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -81,3 +82,14 @@ def test_a_closed_reader_ends_no_report(tmp_path: Path, run: Callable[..., Path]
     assert code in (0, 3), err
     assert "Traceback" not in err
     assert (twin / "report.html").exists()
+
+
+def test_a_disk_that_fills_up_while_a_report_is_written_leaves_whole_files(
+    tmp_path: Path, run: Callable[..., Path]
+) -> None:
+    out = tmp_path / "out"
+    code, err = shell(f"ulimit -f 66; $LOADTEST report {run()} --out {out}", tmp_path)  # KiB; a chart has more
+    assert code == 3, err
+    assert re.search(rf"^loadtest: cannot write {out}/[a-z-]+\.png: File too large\.$", err, re.MULTILINE), err
+    assert {path.suffix for path in out.iterdir()} <= {".json", ".png"}
+    assert all(path.read_bytes().endswith(b"IEND\xaeB`\x82") for path in out.glob("*.png"))

@@ -246,6 +246,14 @@ def test_a_monitor_that_cannot_start_is_no_reason_to_stop_the_run(tmp_path: Path
     assert not psutil.pid_exists(pid)
 
 
+def test_a_monitor_that_is_killed_is_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    with child_monitor(tmp_path, [SourceSpec("host")], every=0.05, say=said.append) as pid:
+        os.kill(pid, signal.SIGKILL)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert said == ["it was killed (SIGKILL) before the run ended; nothing was sampled from then on."]
+
+
 def test_a_run_is_sampled_and_reported(
     loadtest: Callable[..., tuple[int, str, str]], simulated_url: str, tmp_path: Path
 ) -> None:

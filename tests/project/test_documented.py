@@ -67,7 +67,7 @@ if sys.argv[1] in {READERS}:
     from matplotlib.figure import Figure
     from loadtest.analyse.whatif.model import predict
     predict.TOKENS_SIMULATED = {SIMULATED}
-    Figure.savefig = lambda _, path, **__: Path(path).write_bytes({PIXEL!r})
+    Figure.savefig = lambda _, file, **__: file.write({PIXEL!r})
 main()
 """
 MICROSOCKS = shutil.which("microsocks")  # where it is not installed, the commands that go through it do not run
@@ -231,9 +231,7 @@ def session(
     locust_port: None,
 ) -> Iterator[Session]:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        Figure, "savefig", lambda _, path, **__: Path(path).write_bytes(PIXEL)
-    )  # charts have tests of their own
+    monkeypatch.setattr(Figure, "savefig", lambda _, file, **__: file.write(PIXEL))  # charts have tests of their own
     monkeypatch.setattr(predict, "TOKENS_SIMULATED", SIMULATED)
     for name, value in {**SHORT, "OLLAMA_HOST": servers["ollama"]}.items():
         monkeypatch.setenv(name, value)

@@ -31,6 +31,7 @@ from loadtest.analyse.charts.lettering import (
 from loadtest.analyse.findings.measured_on import measured_on, simulated_badge, simulated_mark
 from loadtest.analyse.run import LevelData, evenly, finite
 from loadtest.analyse.summary import Analysis
+from loadtest.run_folder import opened_whole
 from loadtest.text import counted, joined, percent, seconds
 
 # Okabe and Ito's palette, told apart by every common kind of colour vision.
@@ -155,7 +156,8 @@ def save(
     for write_last in at_last:
         write_last()
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=DPI, metadata={"Software": None, "Title": drawable(title)})
+    with opened_whole(path) as file:
+        figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None, "Title": drawable(title)})
     return path
 
 
