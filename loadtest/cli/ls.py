@@ -51,7 +51,7 @@ UNREAD: Headline = {  # figures and verdict are None where there is no summary.j
     "state": None,
     "levels": 0,
     "concurrency": (),  # None in an open loop
-    "rate_per_s": None,  # None in a closed loop
+    "rate_per_s": None,  # None in a closed loop; of a ramp both ends
     "verdict": None,
     "void_levels": None,
     "max_output_tokens_per_s": None,  # of a level that is not void
@@ -148,7 +148,8 @@ def _of_run(path: Path, facts: dict[str, Any]) -> Headline:
 
 
 def _headline(path: Path, facts: dict[str, Any], levels: Sequence[dict[str, Any]]) -> Headline:
-    rates = [level["rate"] for level in levels if level.get("rate") is not None]
+    # Of a ramp both ends: its first rate alone would name another run.
+    rates = [level[end] for level in levels for end in ("rate", "rate_to") if level.get(end) is not None]
     users = [level["concurrency"] for level in levels if level.get("concurrency") is not None]
     if max(map(abs, (*rates, *users)), default=0) > MOST_LOAD:
         raise ValueError
@@ -175,7 +176,8 @@ def _loads(one: Headline) -> str:
     if not loads:
         return "trace" if unit else UNKNOWN
     text = ", ".join(f"{load:g}" for load in loads) + unit
-    return text if len(text) <= LOADS_SHOWN else f"{min(loads):g} to {max(loads):g}{unit}"
+    ramp = len(loads) > one["levels"]
+    return text if len(text) <= LOADS_SHOWN and not ramp else f"{min(loads):g} to {max(loads):g}{unit}"
 
 
 def _when(one: Headline, *, day_alone: bool) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import orjson
 import pytest
-from support.made_runs import Made, make
+from support.made_runs import Made, make, write
 
 pytestmark = pytest.mark.usefixtures("short_reports")
 
@@ -42,6 +42,19 @@ def test_the_headline_of_each_run_the_newest_first(loadtest: Call) -> None:
     assert line_of(out, "old").split()[:5] == ["old", "2026-01-01", "made", "1,", "2"]
     assert f"{most:.0f}" in line_of(out, "old")
     assert "1 to 32" in line_of(out, "new")
+
+
+@pytest.mark.parametrize(
+    ("ends", "said"), [((0.5, 3.0), "0.5 to 3/s"), ((10.0, 1.0), "1 to 10/s"), ((2.0, None), "2/s")]
+)
+def test_a_ramp_is_shown_by_both_of_its_ends(
+    loadtest: Call, monkeypatch: pytest.MonkeyPatch, ends: tuple[float, float | None], said: str
+) -> None:
+    """Was "0.5/s" of a run that ended at 3 requests/s."""
+    monkeypatch.setenv("COLUMNS", "120")
+    level = {"index": 0, "concurrency": None, "rate": ends[0], "rate_to": ends[1], "requests": 30}
+    write(Path("runs/a"), [], [level])
+    assert said in loadtest("ls")[1]
 
 
 @pytest.mark.parametrize("width", [30, 50, 80, 120])

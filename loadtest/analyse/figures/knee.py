@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loadtest.analyse.figures.stationarity import part_looked_at
+from loadtest.analyse.figures.stationarity import found_in_flight
 from loadtest.analyse.run import LevelData
 from loadtest.records import NO_FAILURES
 from loadtest.text import counted, listed, number, some_of
@@ -322,7 +322,4 @@ def _rate_kept(level: LevelData) -> str:
 
 def _steady(level: LevelData) -> str:
     law = level["little"]
-    return (
-        f"{law['in_flight_first']:.1f} requests in flight in the first third of {part_looked_at(law.get('filled_s'))}, "
-        f"{law['in_flight_last']:.1f} in the last"
-    )
+    return found_in_flight(law["in_flight_first"], law["in_flight_last"], law.get("filled_s"))

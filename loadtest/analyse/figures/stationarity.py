@@ -72,14 +72,17 @@ class Growth:
 
     @property
     def sentence(self) -> str:
-        return (
-            f"requests were still piling up, by {self.per_s:.2g} a second: {self.before:.1f} in flight in the first "
-            f"third of {part_looked_at(self.filled_s)}, {self.after:.1f} in the last"
-        )
+        found = found_in_flight(self.before, self.after, self.filled_s)
+        return f"requests were still piling up, by {self.per_s:.2g} a second: {found}"
 
 
-def part_looked_at(filled_s: float | None) -> str:
-    return "the level" if filled_s is None else f"the level after the {seconds(filled_s)} in which it filled up"
+def found_in_flight(before: float, after: float, filled_s: float | None) -> str:
+    """Say what requests found on their way as they were sent; they count themselves, and so it is no mean over time."""
+    since = "" if filled_s is None else f" sent after the {seconds(filled_s)} in which the level filled up"
+    return (
+        f"the first third of the requests{since} found {max(before - 1, 0):.1f} others in flight on average, "
+        f"the last third {max(after - 1, 0):.1f}"
+    )
 
 
 def little(run: RunData, level: int, flow: Flow | None) -> dict[str, Any] | None:

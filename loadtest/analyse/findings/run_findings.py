@@ -5,7 +5,7 @@ No finding quotes a figure of a void level: such a level is named as void.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from loadtest.analyse.figures import client_capacity, rates
@@ -26,7 +26,7 @@ from loadtest.analyse.server.model_memory import by_slots as memory
 from loadtest.analyse.server.model_memory import cold_load, memory_comparison
 from loadtest.analyse.summary import Analysis, believed_knee
 from loadtest.analyse.verdict import outcome_rules
-from loadtest.text import counted, listed, number, seconds
+from loadtest.text import counted, listed, number, seconds, some_of
 
 MOST_TOLD = 3  # series of levels; of more, the first and the last
 
@@ -204,14 +204,29 @@ def range_of_ttft(series: Series) -> Finding | None:
     if not ends:
         return None
     told = ends[:1] if len(ends) == 1 else [ends[0], ends[-1]]
-    ttfts = [f"{level.wait_in_words('ttft_s', 'p50')} at {level.load}" for level in told]
+    ttfts = _at_loads(told, [level.wait_in_words("ttft_s", "p50") for level in told])
     speeds = [level.figure("stream_tokens_per_s", "p50") for level in told]
-    said = f"The median TTFT is {listed(ttfts)}"
+    said = f"The median TTFT is {ttfts}"
     if all(speeds):
         words = list(dict.fromkeys(number(speed) for speed in speeds))
         both = " at both" if len(words) < len(speeds) else ""
         said += f"; the median decode speed is {listed(words)} tokens/s a stream{both}"
     return Finding(f"{said}.")
+
+
+def _at_loads(told: Sequence[LevelData], figures: Sequence[str]) -> str:
+    """Return "1.2 s at 1 stream and 3 s at 8 streams"; a search may have measured one load alone, and that more than once."""
+    where = [f"{level.load}{_without_failed(level)}" for level in told]
+    if len(told) > 1 and told[0].load == told[1].load:
+        return f"{figures[0]} at {where[0]}, and {figures[1]} when that was measured again{_without_failed(told[1])}"
+    return listed([f"{figure} at {one}" for figure, one in zip(figures, where, strict=True)])
+
+
+def _without_failed(level: LevelData) -> str:
+    """Name the requests that a figure leaves out, where they are many: those that waited longest may be among them."""
+    return (
+        f" ({some_of(level.failed, level['requests'], 'request')} failed and are left out)" if level.many_failed else ""
+    )
 
 
 def range_of_e2e(series: Series) -> Finding | None:
@@ -220,9 +235,8 @@ def range_of_e2e(series: Series) -> Finding | None:
     if not ends:
         return None
     told = ends[:1] if len(ends) == 1 else [ends[0], ends[-1]]
-    e2es = [f"{seconds(level.figure('e2e_s', 'p50'))} at {level.load}" for level in told]
     rates_said = [level.get("input_tokens_per_s") for level in told]
-    said = f"The median E2E is {listed(e2es)}"
+    said = f"The median E2E is {_at_loads(told, [seconds(level.figure('e2e_s', 'p50')) for level in told])}"
     if all(rates_said):
         said += f"; the server takes {listed([number(rate) for rate in rates_said])} input tokens/s"
     return Finding(f"{said}.")

@@ -13,6 +13,7 @@ from loadtest.records import NO_FAILURES
 from loadtest.scenario import Level
 from loadtest.text import UNKNOWN, joined, rated, seconds
 
+MANY_FAILED = 0.1  # of a level's requests
 # keys that a scenario's level has too
 ASKED_KEYS = (
     *("concurrency", "rate", "rate_to", "trace", "words", "system_tokens"),
@@ -75,6 +76,11 @@ class LevelData(dict[str, Any]):
         return sum(count for name, count in outcomes.items() if name not in NO_FAILURES)
 
     @property
+    def many_failed(self) -> bool:
+        """Whether its figures leave out so many that they are not the level's: who waited longest may have failed."""
+        return bool(self.get("outcomes")) and self.failed > MANY_FAILED * self["requests"]
+
+    @property
     def mean_ttft(self) -> float | None:
         """The mean TTFT of users who stayed: of the same requests as the mean waits are."""
         described = self.get("ttft_s") or {}
@@ -83,8 +89,9 @@ class LevelData(dict[str, Any]):
 
     @property
     def mean_ttft_said(self) -> str:
-        """Name `mean_ttft`: "the mean TTFT (1.2 s)"; says where it leaves out users who hung up."""
-        stayed = " of users who stayed" if (self["ttft_s"] or {}).get("mean_stayed") else ""
+        """Name `mean_ttft`: "the mean TTFT (1.2 s)"; says where it leaves out users who hung up, or many that failed."""
+        answered = " of requests that did not fail" if self.many_failed else ""
+        stayed = " of users who stayed" if (self["ttft_s"] or {}).get("mean_stayed") else answered
         return f"the mean TTFT{stayed} ({seconds(self.mean_ttft)})"
 
     def figure(self, name: str, part: str = "mean") -> float | None:

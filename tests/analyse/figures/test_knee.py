@@ -173,7 +173,8 @@ def test_rates_are_said_up_to_which_the_server_keeps_up() -> None:
         "2.9 more were in flight."
     )
     assert knee.kept_up([four, eight]) == (
-        "The server kept up at 8 requests/s: 3.1 requests in flight in the first third of the level, 3.4 in the last."
+        "The server kept up at 8 requests/s: the first third of the requests found 2.1 others in flight on average, "
+        "the last third 2.4."
     )
     assert (knee.kept_up([twelve]) or "").startswith(
         "The server did not keep up at 12 requests/s: there it answered 9.1"
@@ -198,7 +199,7 @@ def test_a_queue_that_grew_by_chance_is_no_limit_of_the_server() -> None:
 def test_a_rate_that_did_not_come_or_was_waited_for_is_not_said_to_be_kept_up_with() -> None:
     eight = but(open_level(8, 6.2, 0), offered_per_s=6.3, label="8")
     assert (knee.kept_up([eight]) or "").startswith(
-        "The server kept up at 8 requests/s (6.3 a second came): 3.1 requests"
+        "The server kept up at 8 requests/s (6.3 a second came): the first third of the requests"
     )
     assert _levels_off(Series("", (eight,)))[0].note == "6.3 a second came; the highest rate measured"
     assert _levels_off(Series("", (but(eight, rate_to=9.0),)))[0].note == "its rate changes"  # was "too few requests"

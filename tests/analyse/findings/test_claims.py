@@ -228,6 +228,15 @@ def test_a_mean_of_users_who_stayed_is_said_to_be_of_them() -> None:
     )
 
 
+def test_a_mean_beside_many_failures_is_said_to_be_of_the_others() -> None:
+    """Was "51 % of the mean TTFT (549 ms)" where 9 of 30 had waited for 2 s without a token."""
+    one = level(ttft_s=1.0, queue_wait_s=0.5, slot_wait_s=0.5, batch_wait_s=0.0)
+    found = waiting_findings.queueing(
+        of(LIMIT), Series("", (LevelData(one, requests=30, outcomes={"ok": 21, "timeout": 9}),))
+    )
+    assert "50 % of the mean TTFT of requests that did not fail (1.00 s) is slot wait" in (found or "")
+
+
 def test_a_few_slot_waits_are_said_beside_batch_wait() -> None:
     """Was "although no request waits for a slot" where one had waited for most of its TTFT."""
     one = level(ttft_s=1.0, slot_wait_s=0.03, batch_wait_s=0.4)
@@ -330,3 +339,27 @@ def test_a_speed_that_stays_is_said_once() -> None:
     ]
     said = str(findings.range_of_ttft(Series("", tuple(LevelData(end, index=0, rate=None) for end in ends))))
     assert said.endswith("; the median decode speed is 100 tokens/s a stream at both.")
+
+
+@pytest.mark.parametrize(
+    ("loads", "failed", "said"),
+    [
+        # Was "911 ms at 1 request/s and 6.28 s at 1 request/s" of a search that measured one rate twice.
+        ((1.0, 1.0), (0, 0), "1.00 s at 1 request/s, and 2.00 s when that was measured again"),
+        ((1.0, 2.0), (0, 0), "1.00 s at 1 request/s and 2.00 s at 2 requests/s"),
+        # Was "2.00 s at 2 requests/s" where 12 of 40 had no token within 5 s.
+        ((1.0, 2.0), (1, 12), "and 2.00 s at 2 requests/s (12 of 40 requests failed and are left out)"),
+        ((1.0, 1.0), (0, 12), "when that was measured again (12 of 40 requests failed and are left out)"),
+    ],
+)
+def test_a_median_names_its_load_once_and_the_requests_that_it_leaves_out(
+    loads: tuple[float, ...], failed: tuple[int, ...], said: str
+) -> None:
+    levels = [
+        LevelData(level(), index=i, concurrency=None, rate=rate, ttft_s={"p50": i + 1.0}, requests=40)
+        | {"outcomes": {"ok": 40 - bad, "timeout": bad}, "verdict": "suspect"}
+        for i, (rate, bad) in enumerate(zip(loads, failed, strict=True))
+    ]
+    found = str(findings.range_of_ttft(Series("", tuple(map(LevelData, levels)))))
+    assert said in found
+    assert "at both" not in found
