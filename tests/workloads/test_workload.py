@@ -199,3 +199,11 @@ def test_fit_jobs_are_warm_ups_of_two_lengths_and_one_token() -> None:
     assert [made.counter.count(job.prompt) for job, _ in jobs] == [ours for _, ours in jobs] == [32, 128] * 4
     assert all((job.warmup, job.output_tokens, job.level) == (True, 1, -1) for job, _ in jobs)
     assert {job.prompt for job, _ in jobs}.isdisjoint(prompts(made))
+
+
+def test_runs_with_other_seeds_learn_the_same_fit_by_prompts_of_other_beginnings() -> None:
+    """Of a vocabulary that splits words, a few texts show a mean that is off: by as much in every run, or they cannot be compared."""
+    first, second = (of(seed=seed).fit_jobs() for seed in (1, 2))
+    assert not {job.prompt[:8] for job, _ in first} & {job.prompt[:8] for job, _ in second}
+    fits = {TokenFit.fit([(ours, len(job.prompt) // 2) for job, ours in jobs]) for jobs in (first, second)}
+    assert len(fits) == 1
