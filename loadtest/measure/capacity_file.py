@@ -36,7 +36,10 @@ class KeptCapacity:
 
 
 def file_path() -> Path:
-    """Return where the file lies: LOADTEST_CALIBRATION (a file or its folder), else loadtest/ in the user's folder for state; ScenarioError without one."""
+    """Return where the file lies: LOADTEST_CALIBRATION (a file or its folder), else loadtest/ in the user's folder for state.
+
+    Raises ScenarioError where the user has no such folder.
+    """
     if named := os.environ.get("LOADTEST_CALIBRATION"):
         return Path(named) / FILE if Path(named).is_dir() else Path(named)
     state = os.environ.get("XDG_STATE_HOME")

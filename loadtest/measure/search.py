@@ -166,16 +166,15 @@ class SearchResult:
             why = f": {binds}" if binds else ""
             if self.beyond > 1:  # the search was cut short
                 miss = loads.misses(self.beyond).removesuffix("it") + asked
-                return f"{loads.name(self.beyond)} {miss}{sure}; less was not tried{why}."
+                return f"{loads.name(self.beyond)} {miss}{sure}; nothing less was measured to its end{why}."
             return f"Not even {loads.least} meets {asked}{sure}{why}."
         verb = "carries" if loads.kind == "people" else "takes"
         if self.beyond is None:
             sure = (
                 "" if self.met == self.answer else f" (surely {loads.name(self.met)})" if self.met else " (none surely)"
             )
-            return (
-                f"{server} {verb} at least {loads.of_this_kind(self.answer)} within {asked}{sure}; more were not tried."
-            )
+            carried = f"{server} {verb} at least {loads.of_this_kind(self.answer)} within {asked}{sure}"
+            return f"{carried}; nothing more was measured to its end."
         past = f"past that {binds}" if binds else f"{loads.name(self.beyond)} {loads.misses(self.beyond)}"
         return f"{server} {verb} {loads.of_this_kind(self.answer)}{self._between(loads)} within {asked}; {past}."
 

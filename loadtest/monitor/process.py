@@ -215,7 +215,8 @@ def child_monitor(
 ) -> Iterator[int]:
     """Sample into `folder` from a child process, while inside and no longer than this process lives; give its pid.
 
-    `say` is told at the end where a signal had killed the child before. `metrics` is the socket at which the child serves the run's figures; it is closed in this process.
+    `say` is told at the end where a signal had killed the child before. `metrics` is the socket at which the child serves
+    the run's figures; it is closed in this process.
     """
     command = [sys.executable, "-m", "loadtest", "monitor", "--out", str(folder), "--with-run"]
     command += ["--every", str(every)] * bool(asked)

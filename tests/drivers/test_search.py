@@ -52,7 +52,10 @@ def test_the_highest_that_meets_is_found_by_doubling_and_halving(limit: int) -> 
 def test_the_bound_is_kept_and_reached() -> None:
     tried = searched(lambda *_: True, Search(least=20, most=6))
     assert [one.concurrency for one in tried] == [1, 2, 4, 6]
-    assert SearchResult.of(tried).sentence("x") == "The server takes at least 6 streams within x; more were not tried."
+    assert (
+        SearchResult.of(tried).sentence("x")
+        == "The server takes at least 6 streams within x; nothing more was measured to its end."
+    )
 
 
 @pytest.mark.parametrize(
@@ -60,7 +63,7 @@ def test_the_bound_is_kept_and_reached() -> None:
     [
         (
             False,
-            "The server takes at least 2 streams within x (none surely); more were not tried.",
+            "The server takes at least 2 streams within x (none surely); nothing more was measured to its end.",
         ),  # was "surely 0 streams"
         (True, "The server takes 2 streams (none surely) within x; 4 streams miss it."),
     ],

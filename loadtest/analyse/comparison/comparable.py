@@ -218,11 +218,11 @@ def requests_a_user(
     known = {count for count in counts if count is not None}
     if len(known) < 2 or None in counts:
         return "", ""
-    said = f"{REQUESTS_A_USER} ({counts[0]:g} → {counts[-1]:g}) at {level[0]['label']}"
+    said = f"requests a user ({counts[0]:g} → {counts[-1]:g}) at {level[0]['label']}"
     if REQUESTS_A_USER in across:
         return "", f"Differs: {said}."
     return (
-        f"the runs differ in {REQUESTS_A_USER}",
+        "the runs differ in requests a user",
         f"Differs: {said}; no verdict (--across {REQUESTS_A_USER} compares all the same).",
     )
 

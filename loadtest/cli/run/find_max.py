@@ -37,9 +37,9 @@ def check_find_max(most: int | None, objectives: Sequence[Objective], values: di
     if values.get("concurrency") is not None:
         raise ScenarioError("--find-max chooses the concurrency itself; leave out --concurrency.")
     if (
-        values.get("requests") is not None
-    ):  # the fewest of a level; for the usual streams, which it leaves out, they may be too few
-        values["requests"] = max(values["requests"], SEARCH_FEWEST)
+        requests := values.get("requests")
+    ) is not None:  # would be too few for the usual streams, which are not measured
+        values["requests"] = max(requests, SEARCH_FEWEST)
 
 
 class Finder:

@@ -141,7 +141,7 @@ def test_another_number_of_requests_a_user_is_not_judged_unless_asked_for(folder
     base, new = folder("base"), folder("new", seed=1, each=20)
     found = compare(analyse(base), analyse(new))
     assert found.verdict == NOT_COMPARABLE
-    assert any(note.startswith("Differs: requests_a_user (8 → 20)") for note in found.notes)
+    assert any(note.startswith("Differs: requests a user (8 → 20)") for note in found.notes)
     across = compare(analyse(base), analyse(new), across=frozenset({"requests_a_user"}))
     assert across.verdict == SAME
     said = run(base, new, "--across", "requests_a_user")  # was refused: "runs have no key 'requests_a_user'"
