@@ -100,11 +100,15 @@ def is_file(text: str) -> bool:
 
 
 def refuse_file_name(key: str, text: str, instead: str) -> None:
-    """Raise ScenarioError for a text that is the name of a file: the name would be sent in the place of what is in it.
+    """Raise ScenarioError for a text that names a file or standard input: that would be sent in the place of what is in it.
 
     A word alone, such as README, is what it is.
     """
     name = text.strip().removeprefix("@")
+    if name == "-":
+        raise ScenarioError(
+            f"{key} is -, which many programs take for standard input; that is the file /dev/stdin here: {instead}."
+        )
     if not name.isalnum() and is_file(name):
         raise ScenarioError(f"{key} is the name of a file, {short_repr(name)}; {instead}.")
 

@@ -99,6 +99,10 @@ WRONG = [
     (["--prompt", "in {words} words"], "say which with --words, e.g. --words 25,100."),
     (["--prompt-file", "words.txt"], "the prompt file words.txt has {words} in it; say which with words"),
     (["--prompt", "plain.txt"], "prompt is the name of a file, 'plain.txt'; give it with --prompt-file (prompt_file)."),
+    (
+        ["--prompt", "-"],
+        "prompt is -, which many programs take for standard input; that is the file /dev/stdin here: give it with",
+    ),
     (["--prompt", "@plain.txt"], "prompt is the name of a file, 'plain.txt'"),
     (["--system", "plain.txt"], "system is the name of a file, 'plain.txt'; a file's name follows an @: @plain.txt."),
     (
