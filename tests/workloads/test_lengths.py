@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from loadtest.cli.demo import simulated_server
 from loadtest.cli.options.param_types import read_lengths
 from loadtest.errors import ScenarioError
 from loadtest.run_folder import RunFolder
@@ -153,15 +154,14 @@ def test_a_distribution_has_no_place_among_lengths_up_to_the_context() -> None:
         Scenario(input_tokens=["lognormal(8, 1)"], up_to_context=True)
 
 
-def test_asked_and_achieved_are_shown(
-    loadtest: Callable[..., tuple[int, str, str]], simulated_url: str, tmp_path: Path
-) -> None:
+def test_asked_and_achieved_are_shown(loadtest: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     out = tmp_path / "run"
-    code, said, err = loadtest(
-        *("run", "--url", simulated_url, "--input-tokens", "normal(90, 20)", "--output-tokens", "4@50%+8@50%"),
-        *("--concurrency", "2", "--requests", "12", "--warmup", "0", "--seed", "7", "--out", out),
-    )
-    assert code in (0, 3), err
+    with simulated_server("--speed", "2") as url:  # fast ones are read late on a busy machine: the level is void then
+        code, said, err = loadtest(
+            *("run", "--url", url, "--input-tokens", "normal(90, 20)", "--output-tokens", "4@50%+8@50%"),
+            *("--concurrency", "2", "--requests", "12", "--warmup", "0", "--seed", "7", "--out", out),
+        )
+    assert code == 0, err
     records = list(RunFolder.open(out).records())
     assert len({record.asked_input for record in records}) > 5
     assert {record.asked for record in records} == {4, 8}
