@@ -150,25 +150,26 @@ def _measured(
     from loadtest.analyse.summary import analyse
     from loadtest.asyncio_driver.run import measure
 
-    watch = _Watch(on_progress)
-    finished = measure(scenario, out, on_progress=watch.show, say=logger.info, stopping=stopping)
+    finished = measure(
+        scenario, out, on_progress=_called_until_it_raises(on_progress), say=logger.info, stopping=stopping
+    )
     return Run(finished.folder, analyse(finished.folder), finished.failure)
 
 
-class _Watch:
-    """Calls what the user wants called until it raises: the driver's own samples hang on the same tick."""
+def _called_until_it_raises(call: Callable[[Progress], object] | None) -> Callable[[Progress], None]:
+    """Return what calls the user's function on each progress until that raises: the driver's own samples hang on the same tick."""
 
-    def __init__(self, on_progress: Callable[[Progress], object] | None) -> None:
-        self._call = on_progress
-
-    def show(self, progress: Progress) -> None:
-        if self._call is None:
+    def show(progress: Progress) -> None:
+        nonlocal call
+        if call is None:
             return
         try:
-            self._call(progress)
+            call(progress)
         except Exception:
-            self._call = None
+            call = None
             logger.exception("on_progress raised; it is not called again, and the run goes on")
+
+    return show
 
 
 class _Outside:
