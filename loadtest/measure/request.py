@@ -156,7 +156,10 @@ class Request:
 
     @property
     def plainly_failed(self) -> bool:
-        """Whether the request has visibly failed: by how it ended, by its status, or by the text of a short answer."""
+        """Whether the request has visibly failed: by how it ended, by its status, or by what a short answer says.
+
+        An answer with content and an end mark is not looked into: its user would send late.
+        """
         received = self.received
         if self.left:
             return False
@@ -164,7 +167,7 @@ class Request:
             return True
         if not self.dialect.streams and received.size > SHORT_ANSWER:
             return not received.complete
-        if received.began and received.marked is not None and received.size > SHORT_ANSWER:
+        if received.began and received.marked is not None:
             return False
         try:
             self._short = received.size, _decoded(self.dialect, received.body())
@@ -199,7 +202,7 @@ class Request:
             text, ending = self.content.events.answer, self.content.ending
         except Exception:  # noqa: BLE001 - the record will say so
             return None
-        return Answered(text, ending.prompt_tokens, ending.output_tokens)
+        return Answered(text, ending.prompt_tokens, ending.output_tokens) if ending.error is None else None
 
     def finish(self) -> Record:
         """Return the request's one Record, whatever went wrong."""

@@ -407,3 +407,22 @@ def test_text_behind_a_finish_reason_needs_an_end_of_its_own(last: bytes, outcom
     made.received.eof(T_SEND + 6_000_000)
     record = made.finish()
     assert (record.outcome, len(record.chunks)) == (outcome, 2)
+
+
+class Listener:
+    """A session that goes on with what it is told."""
+
+    number = 0
+
+    def next(self, answer: object) -> None: ...
+
+
+@pytest.mark.parametrize("text", ["a", "a" * 5000])
+def test_an_answer_that_says_an_error_behind_its_text_ends_its_session(text: str) -> None:
+    job = dataclasses.replace(recorded.job(), session=0, turn=0)
+    made = Request(job, V1, ANCHOR, T_SEND - MS, session=Listener())
+    made.received.t_send = T_SEND
+    said = b'data: {"choices":[{"delta":{"content":"%s"}}]}\n\n' % text.encode()
+    feed(made.received, framed(at((5, said), (6, b'data: {"error":{"message":"gone"}}\n\n'), (7, b"data: [DONE]\n\n"))))
+    assert made.answered() is None
+    assert made.finish().outcome is Outcome.STREAM_ERROR
