@@ -174,6 +174,9 @@ def made_together(server_us: Sequence[int] | None) -> bool:
     return server_us is not None and len(server_us) > 1 and server_us[1] - server_us[0] < 1000
 
 
+PERCENTILES = {"p5": 0.05, "p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
+
+
 def enough_for(share: float, count: int) -> bool:
     """Return whether so many values are enough for a percentile: 20 for p5 and p95, 100 for p99, one for the median."""
     return count > 0 and (share == 0.5 or count * min(share, 1 - share) >= 1 - 1e-9)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from loadtest.errors import ScenarioError
-from loadtest.metrics import VOID, needed
+from loadtest.metrics import PERCENTILES, VOID, needed
 from loadtest.records import Outcome
 from loadtest.scenario import read_share
 from loadtest.text import percent, read_amount, seconds
@@ -40,8 +40,7 @@ TOTAL_FIGURES = {  # one number for a level, so without a statistic
     "requests_per_s": ("requests_per_s", "requests/s"),
 }
 ERRORS = "errors"  # share of the requests sent that failed, also without a statistic
-STATISTIC_SHARES = {"p5": 0.05, "p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
-STATISTICS = ("mean", *STATISTIC_SHARES)
+STATISTICS = ("mean", *PERCENTILES)
 LIMIT_UNITS = {"": 1.0, "s": 1.0, "ms": 1e-3}
 FEWEST_FOR_MEAN = 5  # requests for a mean or a median
 MOST_FOR_ERRORS = 100  # requests that even the smallest share of errors asks for: as many as p99
@@ -65,7 +64,7 @@ class Objective:
     @property
     def tail(self) -> float:
         """The share of values beyond the statistic, on its shorter side: 0.05 for p95 and p5, 0.5 for a mean."""
-        share = STATISTIC_SHARES.get(self.statistic, 0.5)
+        share = PERCENTILES.get(self.statistic, 0.5)
         return min(share, 1 - share)
 
     @property
@@ -78,14 +77,14 @@ class Objective:
         """How many requests a level needs for the objective to be judged; a share of errors: to be judged well."""
         if self.figure == ERRORS:
             return min(math.ceil(1 / self.limit - 1e-9), MOST_FOR_ERRORS) if self.limit else MOST_FOR_ERRORS
-        return max(needed(STATISTIC_SHARES.get(self.statistic, 0.5)), FEWEST_FOR_MEAN)
+        return max(needed(PERCENTILES.get(self.statistic, 0.5)), FEWEST_FOR_MEAN)
 
     def met(self, value: float) -> bool:
         """Whether `value` is on the right side of the limit; an unknown value (nan) is not."""
         return value <= self.limit if self.at_most else value >= self.limit
 
     def value(self, figures: Mapping[str, Any]) -> float:
-        """Return the objective's figure from a level of summary.json or from a prediction; nan where it is unknown."""
+        """Return the objective's figure from a level of summary.json; nan where it is unknown."""
         if self.figure == ERRORS:
             failed, sent = failed_and_sent(figures)
             return failed / sent if sent else math.nan

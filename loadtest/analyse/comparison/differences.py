@@ -20,6 +20,7 @@ from loadtest.analyse.run import BoolArray, FloatArray, LevelData, RunData, fini
 from loadtest.analyse.server.timing.step_law import StepTimes, well_seen
 from loadtest.analyse.server.timing.steps import BLOCKS
 from loadtest.analyse.summary import Analysis
+from loadtest.metrics import PERCENTILES
 from loadtest.text import percent, writer_of
 
 RUN_NOISE = 0.03  # standard deviation between runs of one server, as a share, where nothing else is known
@@ -140,7 +141,7 @@ def estimate_of(run: RunData, level: LevelData, metric: Metric) -> Estimate | No
         found = _rate(run, level, metric)
     else:
         known = finite(run.column(metric.key)[run.good(level["index"])])
-        share = stats.PERCENTILES.get(metric.part)
+        share = PERCENTILES.get(metric.part)
         if not _queue_told(run, level):
             found = None
         elif share is None:

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from loadtest import metrics
 from loadtest.analyse.figures.intervals import (
     FEWEST_ROUNDS,
     Ordered,
@@ -18,10 +17,10 @@ from loadtest.analyse.figures.intervals import (
 )
 from loadtest.analyse.run import BoolArray, FloatArray, IntArray
 from loadtest.analyse.run.event_times import Delays, EventGaps, as_seconds
+from loadtest.metrics import PERCENTILES, enough_for
 
 Described = dict[str, float | int | list[float] | None]
 
-PERCENTILES = {"p5": 0.05, "p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 # stands for the duration of a request that never ended; a finite number, so that figures can be computed
 ENDLESS_S = 1e12
 NEVER_S = 1e8  # a figure above it was computed from such a request
@@ -105,7 +104,7 @@ def _described_values(
     n = len(known)
     described: Described = {"n": n, "mean": float(known.mean()) if n else None}
     for name, share in PERCENTILES.items():
-        described[name] = quantile_of_sorted(ordered, share) if metrics.enough_for(share, n) else None
+        described[name] = quantile_of_sorted(ordered, share) if enough_for(share, n) else None
     described["max"] = float(ordered[-1]) if n else None
     found: dict[str, tuple[float, float] | None] = {}
     sample = Sample.of(known, block=block, queue=queue, starts=starts) if n >= FEWEST_FOR_INTERVAL else None

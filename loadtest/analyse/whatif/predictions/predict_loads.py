@@ -19,6 +19,7 @@ from loadtest.analyse.server.queue.slots import Slots, known_slots
 from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.whatif.advice.slot_advice import Advice
 from loadtest.analyse.whatif.model import self_check
+from loadtest.analyse.whatif.model.bands import Figures
 from loadtest.analyse.whatif.model.extrapolation import allowing_for_growth
 from loadtest.analyse.whatif.model.fit import NoWayError, fit_models, levels_used
 from loadtest.analyse.whatif.model.predict import SLICED_WAY, Prediction, ServerModel
@@ -31,7 +32,7 @@ from loadtest.analyse.whatif.predictions.prediction_file import (
     Document,
     PredictedLoad,
 )
-from loadtest.analyse.whatif.predictions.textbook import FigureValues, MeasuredLevel, textbook
+from loadtest.analyse.whatif.predictions.textbook import MeasuredLevel, textbook
 from loadtest.errors import PredictionError
 from loadtest.metrics import VOID
 from loadtest.run_folder import RunFolder, utc_now
@@ -239,9 +240,13 @@ def _predicted_load(
 
 def _textbook_beside(
     used: Sequence[dict[str, Any]], servers: int, users: int | None, rate: float | None, slots: int | None
-) -> dict[str, FigureValues]:
+) -> dict[str, Figures]:
     """Return what the textbook's models, fitted to the same levels, say of a load; `servers` slots were measured."""
-    measured = [_measured(level) for level in used if level["concurrency"] and level["verdict"] != VOID]
+    measured = [
+        MeasuredLevel(level["concurrency"], self_check.as_measured(level, None).figures)
+        for level in used
+        if level["concurrency"] and level["verdict"] != VOID
+    ]
     beside = textbook(measured, slots or servers, users=users, rate=rate)
     if slots not in (None, servers):  # the others know no slots
         beside = {name: figures for name, figures in beside.items() if name == "M/M/c"}
@@ -252,12 +257,6 @@ def _prediction(model: ServerModel, load: AskedLoad, seeded: SeededRequests | No
     if load.users is not None:
         return model.closed(load.users, slots=load.slots, seeded=seeded)
     return model.open(load.rate or 0.0, slots=load.slots, seeded=seeded)
-
-
-def _measured(level: dict[str, Any]) -> MeasuredLevel:
-    seen = self_check.as_measured(level, None)
-    flat = {f"{name}.{key}": value for name, values in seen.figures.items() for key, value in values.items()}
-    return MeasuredLevel(level["concurrency"], flat)
 
 
 def length_of(run: RunData, picked: NDArray[np.bool_], column: str) -> dict[str, Any] | None:
