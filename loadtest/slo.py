@@ -264,16 +264,12 @@ def judge_by_figures(objective: Objective, level: Mapping[str, Any]) -> Judged:
     if math.isnan(value):
         why, few = _why_unknown(objective, level)
         return Judged(objective, value, None, requests=sent, unjudged=why, few=few)
-    if objective.at_most and objective.met(value) and objective.statistic in _least_known(level, objective):
+    found = level.get(objective.figure)
+    at_least = found.get("at_least") if isinstance(found, Mapping) else None
+    if objective.at_most and objective.met(value) and objective.statistic in (at_least or ()):
         why = f"is at least {objective.quantity(value)}: users hung up before their first token"
         return Judged(objective, value, None, requests=sent, unjudged=why)
     return Judged(objective, value, interval, failed if objective.figure == ERRORS else 0, sent)
-
-
-def _least_known(level: Mapping[str, Any], objective: Objective) -> Sequence[str]:
-    """Return the statistics of a figure that are only known to be at least what they say."""
-    found = level.get(objective.figure)
-    return (found.get("at_least") or ()) if isinstance(found, Mapping) else ()
 
 
 def _why_unknown(objective: Objective, level: Mapping[str, Any]) -> tuple[str, bool]:

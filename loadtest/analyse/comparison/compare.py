@@ -62,9 +62,8 @@ class Change:
     regression: bool = False  # worse, by more than the tolerance
     sides: Sides = ((), ())  # one a run; empty where a run lacks it
     scatter: float = 0.0  # by which prompts of the runs differ in length, as a logarithm
-    chance: float | None = (
-        None  # of so large a change where nothing differs; of pairs of runs it is adjusted for all (Holm)
-    )
+    # of so large a change where nothing differs; of pairs of runs it is adjusted for all (Holm)
+    chance: float | None = None
 
     @classmethod
     def of(cls, level: LevelData, metric: Metric, sides: Sides, **known: Any) -> Self:

@@ -32,7 +32,7 @@ FEWEST_COMPARED = 8  # requests a side
 LEAST_EFFECTIVE_SHARE = 0.25
 FEWEST_FOR_TAIL = 60  # for a p95: below, fewer than three requests lie past it
 FEWEST_INDEPENDENT_COMPARED = 4.0  # independent ones a side: a queue that never settles has no mean to compare
-# likewise, of the TTFT of a level at a rate (with 10, false differences near saturation)
+# independent ones a side of the TTFT of a level at a rate (with 10, false differences near saturation)
 FEWEST_INDEPENDENT_AT_A_RATE = 20
 SURE = 10_000  # degrees of freedom of an error that is known
 
@@ -116,7 +116,7 @@ class Estimate:
         return math.isfinite(self.down)
 
     def scaled(self, factor: float) -> Self:
-        """Return it as another run of the same server would have it that is so many times as large."""
+        """Return the estimate of a run whose figure is so many times as large, with the same relative error."""
         return replace(self, value=self.value * factor)
 
 
@@ -255,7 +255,7 @@ def step_estimates(times: Sequence[Sequence[StepTimes]]) -> tuple[Estimate, ...]
 
 
 def steps_at(runs: Sequence[Analysis], levels: Sequence[LevelData]) -> tuple[Estimate, ...]:
-    """Return the same of one level of each run; () where a run does not show its steps there."""
+    """Return the mean step of one level of each run, over shared numbers of streams; () where a run does not show it."""
     pieces = [_tokens_a_piece(one, one.run.good(level["index"])) for one, level in zip(runs, levels, strict=True)]
     if not all(math.isfinite(each) for each in pieces) or max(pieces) > (1 + SAME_PIECES) * min(pieces):
         return ()

@@ -75,8 +75,8 @@ class Explanation:
     ttft_s: float
     e2e_s: float
     usual_s: float  # median TTFT of the others of its level
-    usual_prompt: float  # likewise of prompt tokens
-    usual_output: float  # likewise of output tokens
+    usual_prompt: float  # median prompt tokens of the others of its level
+    usual_output: float  # median output tokens of the others of its level
     prompt_tokens: int | None
     cached_tokens: int | None
     output_tokens: int | None

@@ -32,7 +32,7 @@ BATCH_TIMES = 5  # correlation times in a batch, where that leaves at least ten 
 SKEWNESS_SEEN = 1.25
 # Effective number of independent samples that an interval needs; a tail needs more, since a short run has not seen it.
 FEWEST_INDEPENDENT_AT = {0.05: 20, 0.50: 10, 0.90: 10, 0.95: 20, 0.99: 300}
-FEWEST_INDEPENDENT = 10  # likewise, of a mean and its error
+FEWEST_INDEPENDENT = 10  # such samples that the interval of a mean needs
 FEWEST_OF_A_QUEUE = 20  # times as many as an open loop's queue keeps alike, where that is more than the samples show
 MOST_STRETCH = 10.0  # times as far from the median as a percentile is an upper end that says something
 
@@ -64,7 +64,7 @@ class ValueCounts:
         return cls(below, len(below) + np.cumsum(table), above, unit)
 
     def negative(self) -> ValueCounts:
-        """Return the same values with the other sign, in ascending order again."""
+        """Return the values with their signs changed, in ascending order again."""
         return replace(self, unit=-self.unit)
 
     def __len__(self) -> int:
@@ -98,10 +98,6 @@ class Spread:
         """Return the 95 % interval about `value`, which skewness makes longer on one side (Willink's transformation)."""
         t = t_quantile(self.freedom)
         return value - self._bent(t) * self.error, value - self._bent(-t) * self.error
-
-    def scaled(self, factor: float) -> Self:
-        """Return the error of the mean times `factor`, which is above 0."""
-        return replace(self, error=self.error * factor)
 
     def _bent(self, t: float) -> float:
         if abs(self.lean) < 1e-6:

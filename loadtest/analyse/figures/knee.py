@@ -307,7 +307,9 @@ def kept_up(levels: Iterable[LevelData]) -> str | None:
         if kept is None:
             return f"Whether the server can keep up {doubt}."
         more = f"; whether it can {doubt}" if doubt else ""
-        return f"The server kept up at {_rate_kept(kept)}: {_steady(kept)}{more}."
+        law = kept["little"]
+        steady = found_in_flight(law["in_flight_first"], law["in_flight_last"], law.get("filled_s"))
+        return f"The server kept up at {_rate_kept(kept)}: {steady}{more}."
     rate, grew = lost.get("requests_per_s"), lost["little"]["growth_per_s"]
     answered = "too few to tell" if rate is None else f"{rate:.3g} requests a second"
     return (
@@ -318,8 +320,3 @@ def kept_up(levels: Iterable[LevelData]) -> str | None:
 def _rate_kept(level: LevelData) -> str:
     fewer = came_fewer(level)
     return f"{level.load}{f' ({fewer})' if fewer else ''}"
-
-
-def _steady(level: LevelData) -> str:
-    law = level["little"]
-    return found_in_flight(law["in_flight_first"], law["in_flight_last"], law.get("filled_s"))

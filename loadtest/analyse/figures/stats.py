@@ -51,10 +51,10 @@ def describe_values(
 def describe_waits(
     values: FloatArray, left: BoolArray, waited: FloatArray, *, block: int = 1, queue: float = 1.0
 ) -> dict[str, Any]:
-    """Return the same of waits that some users did not wait out: those marked in `left`, who had `waited` so long.
+    """Describe waits of which some were not waited out: those marked in `left`, whose users had `waited` so long.
 
-    Each of them ranks as slower than all who stayed. A statistic that such a wait decides is at least what is said, and
-    `at_least` names it.
+    A user who left ranks as slower than all who stayed. `at_least` names the statistics that such a wait decides: the true
+    figure is what is returned, or more.
     """
     if not left.any():
         return describe_values(values, block=block, queue=queue)
@@ -76,7 +76,7 @@ def describe_waits(
 
 
 def describe_pooled(pooled: EventGaps | Delays, rows: BoolArray, *, block: int = 1, queue: float = 1.0) -> Described:
-    """Return the same of all values of the requests marked in `rows`, pooled; percentiles are exact for any number."""
+    """Describe all values of the requests marked in `rows`, pooled; percentiles are exact for any number of values."""
     counts = pooled.counts[rows]
     counts = counts[counts > 0]
     total = int(counts.sum())

@@ -19,5 +19,5 @@ class Finding(str):
         return found
 
     def about(self, who: str) -> Self:
-        """Return it as said of one of several: "llama3.2:1b: The server handles …"."""
+        """Return the finding with the name of whom it is about: "llama3.2:1b: The server handles …"."""
         return type(self)(f"{who}: {self}", self.evidence) if who else self

@@ -22,8 +22,7 @@ from loadtest.analyse.findings.slot_findings import behind_the_url, slots_findin
 from loadtest.analyse.findings.waiting_findings import batching, cut_off, leaving_findings, queueing, void_above
 from loadtest.analyse.run import LevelData, Series, believed, grouped, groups, has_tokens
 from loadtest.analyse.server import alternating_models, prompt_length
-from loadtest.analyse.server.model_memory import by_slots as memory
-from loadtest.analyse.server.model_memory import cold_load, memory_comparison
+from loadtest.analyse.server.model_memory import by_slots, cold_load, memory_comparison
 from loadtest.analyse.summary import Analysis, believed_knee
 from loadtest.analyse.verdict import outcome_rules
 from loadtest.text import counted, listed, number, seconds, some_of
@@ -38,16 +37,15 @@ def all_findings(analysis: Analysis) -> list[Finding]:
         outcome_rules.end_sentence(run),
         cut_off(run, levels),
         _found_max(run.facts.get("find_max") or {}),
-        *memory.context_sentences(run),
+        by_slots.context_sentence(run),
         *data_findings.batch_findings(run, levels),
         *_shared_servers(analysis),
         *(_each_servers_findings(analysis) if analysis.groups else _server_findings(analysis)),
-        None
-        if analysis.groups
-        else step_findings.pause_finding(analysis),  # of several, one may have worked for another
+        # Of several models, one may have worked while another paused.
+        None if analysis.groups else step_findings.pause_finding(analysis),
         _prediction(analysis.summary),
         client_capacity.capacity_sentence(levels),
-        *memory_comparison.difference_sentences(analysis.memory),
+        memory_comparison.difference_sentence(analysis.memory),
         *energy_findings.energy_findings(analysis.summary),
         *data_findings.length_findings(run, analysis.believed),
         data_findings.counting_finding(run, levels),
@@ -123,20 +121,20 @@ def _server_findings(analysis: Analysis) -> list[Finding]:
         *cold_loads(analysis),
         None if levels else "No request was recorded.",
         slots_finding(analysis) if levels and has_tokens(*levels) else None,
-        *behind_the_url(analysis),
+        behind_the_url(analysis),
         *cache_findings.cache_findings(analysis),
         *step_findings.steps_findings(analysis),
         *longer_prompts(analysis),
         *(each.about(one.label if len(every) > 1 else "") for one in told for each in _of_series(analysis, one)),
         *leaving_findings(levels),
-        *rates.drained(believed(levels)),
+        rates.drained(analysis.believed),
     ]
     return [each if isinstance(each, Finding) else Finding(each) for each in found if each]
 
 
 def _of_series(analysis: Analysis, series: Series) -> Iterator[Finding]:
     # Where the pace changed, no step time tells a stall from a step.
-    changed = step_findings.pace_findings(analysis.steps, analysis.believed)
+    changed = step_findings.pace_finding(analysis.steps, analysis.believed)
     found = (
         queueing(analysis, series),
         batching(analysis, series),

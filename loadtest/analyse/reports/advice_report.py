@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -82,7 +81,7 @@ def void_sentence(advice: Advice) -> str | None:
 
 
 def _set(advice: Advice, slots: int) -> str:
-    """Say to set so many slots, or to try them where the model may err: past the streams measured, or by as much as it gains."""
+    """Say to set so many slots; or to try them, where they lie past the streams measured or gain no more than the model may err."""
     if advice.extrapolated(slots, advice.load) or slots != advice.best or not advice.surely_better:
         return f"Try {advice.knob} {slots} (now {advice.now}), then measure"
     return f"Set {advice.knob} to {slots} (now {advice.now})"
@@ -239,8 +238,8 @@ def _slots_row(advice: Advice, slots: int, load: int) -> dict[str, str]:
 
 def heading(advice: Advice, analysis: Analysis) -> str:
     summary = analysis.summary
-    title = joined(" · ", summary["name"], summary.get("group"), measured_on(summary), advice.label)
-    return f"{marked(title, summary)}: at {counted(advice.load, 'stream')}"
+    what = joined(" · ", summary["name"], summary.get("group"), measured_on(summary), advice.label)
+    return f"{marked(what, summary)}: at {counted(advice.load, 'stream')}"
 
 
 def console_table(advice: Advice) -> Grid:
@@ -341,26 +340,24 @@ def to_dict(advice: Advice, analysis: Analysis) -> dict[str, Any]:
         "memory_reason": memory if isinstance(memory, str) else None,
         "gpu_memory_bytes": advice.gpu_bytes,
         "promised": [each.to_dict() for each in advice.promised.values()],
-        "predictions": list(_predictions(advice)),
+        "predictions": [
+            {
+                "measured_load": load in advice.measured,
+                "measured": advice.is_measured(slots, load),
+                "extrapolated": advice.extrapolated(slots, load),
+                "slo_met": None if advice.untold(slots, load) else advice.met(slots, load),
+                "memory_bytes": memory.at(slots) if isinstance(memory, MemoryBySlots) else None,
+                "fits": advice.fits(slots),
+                **cell.to_dict(),
+            }
+            for (slots, load), cell in sorted(advice.cells.items())
+        ],
         "levers": [
             {"name": each.name, "means": each.means, "gain": each.gain, **each.prediction.to_dict()}
             for each in advice.levers
         ],
         "levers_ranked_by": advice.ranked_by.name,
     }
-
-
-def _predictions(advice: Advice) -> Iterator[dict[str, Any]]:
-    for (slots, load), cell in sorted(advice.cells.items()):
-        yield {
-            "measured_load": load in advice.measured,
-            "measured": advice.is_measured(slots, load),
-            "extrapolated": advice.extrapolated(slots, load),
-            "slo_met": None if advice.untold(slots, load) else advice.met(slots, load),
-            "memory_bytes": advice.memory.at(slots) if isinstance(advice.memory, MemoryBySlots) else None,
-            "fits": advice.fits(slots),
-            **cell.to_dict(),
-        }
 
 
 _ttft = partial(predicted_text, key="ttft_s.p95")

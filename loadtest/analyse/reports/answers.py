@@ -14,8 +14,18 @@ from loadtest.analyse.figures.stationarity import too_few_for_queue
 from loadtest.analyse.findings.measured_on import ALL, SOME, simulated_badge
 from loadtest.analyse.findings.slot_findings import believed_slots, only_void, slots_told, what_happens
 from loadtest.analyse.findings.waiting_findings import void_above
-from loadtest.analyse.run import LevelData, Series, believed, grouped, has_tokens, series_of, shared_parts
-from loadtest.analyse.summary import Analysis, believed_knee, series_with, with_most
+from loadtest.analyse.run import (
+    LevelData,
+    Series,
+    believed,
+    grouped,
+    has_tokens,
+    series_of,
+    series_with,
+    shared_parts,
+    with_most,
+)
+from loadtest.analyse.summary import Analysis, believed_knee
 from loadtest.analyse.verdict.remedies import REMEDIES
 from loadtest.metrics import PERCENTILES, SUSPECT, VALID, VOID, needed
 from loadtest.text import capitalised, joined, listed, number, out_of, seconds

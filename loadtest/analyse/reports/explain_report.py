@@ -199,7 +199,7 @@ def _band(one: Without) -> str:
 
 
 def others(found: Explanation) -> str | None:
-    """Say likewise of the other causes that were tried; None where there are none."""
+    """Say what each other cause would have saved that was left out alone; None where there is no other."""
     rest = [each for each in found.worth if each is not found.told]
     if not rest:
         return None

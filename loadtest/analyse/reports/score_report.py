@@ -143,9 +143,10 @@ def _other_load(document: Document, analysis: Analysis, level: LevelData) -> str
 
 
 def _drawn_for_plan(known: dict[str, Any], asked: float | None, *, answers: bool) -> dict[str, Any]:
-    """Return the lengths that a plan's very requests were predicted with: those drawn for it, and not those of the predicting run.
+    """Return the lengths with which a plan's very requests were predicted: those drawn for it, not those of the predicting run.
 
-    Prompts are predicted with a chat template's tokens more than asked for, answers as long as asked for, where they were so before.
+    A prompt is predicted to have the chat template's tokens more than asked for. An answer is predicted to be as long as asked
+    for, where answers of the predicting run were.
     """
     before = known.get("asked")
     if asked is None or before is None:

@@ -14,22 +14,9 @@ from loadtest.scenario import Level
 from loadtest.text import UNKNOWN, joined, rated, seconds
 
 MANY_FAILED = 0.1  # of a level's requests
-# keys that a scenario's level has too
-ASKED_KEYS = (
-    *("concurrency", "rate", "rate_to", "trace", "words", "system_tokens"),
-    *("input_tokens", "output_tokens", "input_lengths", "output_lengths"),
-)
-# what the levels of a series share, beside their kind of load
-SERIES_KEYS = (
-    "model",
-    "url",
-    "words",
-    "input_tokens",
-    "output_tokens",
-    "input_lengths",
-    "output_lengths",
-    "system_tokens",
-)
+LENGTH_KEYS = ("words", "input_tokens", "output_tokens", "input_lengths", "output_lengths", "system_tokens")
+ASKED_KEYS = ("concurrency", "rate", "rate_to", "trace", *LENGTH_KEYS)  # that a scenario's level has too
+SERIES_KEYS = ("model", "url", *LENGTH_KEYS)  # what the levels of a series share, beside their kind of load
 
 
 class LevelData(dict[str, Any]):
@@ -205,3 +192,14 @@ def shared_parts(labels: Sequence[str]) -> tuple[str, dict[str, str]]:
 def name_among(level: LevelData, levels: Sequence[LevelData]) -> str:
     """Return the label of one of these levels without what all of them share, which charts say under their title."""
     return shared_parts([one["label"] for one in levels])[1][level["label"]]
+
+
+def with_most(levels: Iterable[LevelData], rate: str) -> LevelData | None:
+    """Return the level that is not void and has the most of a rate; None where none has it."""
+    known = [level for level in believed(levels) if level[rate] is not None]
+    return max(known, key=lambda level: float(level[rate]), default=None)
+
+
+def series_with(levels: Iterable[LevelData], level: LevelData) -> Series:
+    """Return the series of these levels that one of them is in."""
+    return next(series for series in series_of(levels) if any(one is level for one in series.levels))

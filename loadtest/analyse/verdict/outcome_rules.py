@@ -87,16 +87,16 @@ def end_sentence(run: RunData) -> str | None:
 
 def answer_notes(run: RunData) -> Iterator[str]:
     """Yield sentences on what was odd in answers without spoiling figures, and on requests that were sent twice."""
-    counted = run.requests[~run.requests["warmup"].astype(bool)]
-    found = commonest(note for said in counted["notes"] for note in dict.fromkeys(said))[:MOST_NOTES]
-    yield from (f"{said.count} of {len(counted)} requests: {said}." for said in found)
-    for (asked, name), mine in counted.groupby(["model", "said_model"]):
+    measured = run.requests[~run.requests["warmup"].astype(bool)]
+    found = commonest(note for said in measured["notes"] for note in dict.fromkeys(said))[:MOST_NOTES]
+    yield from (f"{said.count} of {len(measured)} requests: {said}." for said in found)
+    for (asked, name), mine in measured.groupby(["model", "said_model"]):
         yield (
-            f"{len(mine)} of {len(counted)} requests were answered by the model {shown(str(name))}, by its answers' word; "
+            f"{len(mine)} of {len(measured)} requests were answered by the model {shown(str(name))}, by its answers' word; "
             f"{shown(str(asked))} was asked for."
         )
-    if len(after := counted["resent_after_s"].dropna()):
-        twice = f"{len(after)} of {len(counted)} requests {'was' if len(after) == 1 else 'were'} sent twice"
+    if len(after := measured["resent_after_s"].dropna()):
+        twice = f"{len(after)} of {len(measured)} requests {'was' if len(after) == 1 else 'were'} sent twice"
         died = "a kept connection died without a byte of answer. TTFT counts from the first send"
         yield f"{twice}: {died}, up to {seconds(max(float(after.max()), 0.0))} before the second."
 
@@ -222,8 +222,8 @@ def _without_text(e: Evidence) -> Iterator[Doubt]:
     silent = ended[
         ended["ok"].astype(bool) & (ended["chunks"] == 0) & ended["dialect"].map(dialects.has_text).astype(bool)
     ]
-    counted = silent["output_tokens"] >= 2
-    unread, empty = silent[counted], silent[~counted]
+    has_tokens = silent["output_tokens"] >= 2
+    unread, empty = silent[has_tokens], silent[~has_tokens]
     if len(unread) > metrics.UNREAD_SHARE * len(ended):
         yield Doubt(
             VOID,

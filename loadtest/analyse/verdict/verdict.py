@@ -14,7 +14,7 @@ from loadtest.analyse.figures.stationarity import growth
 from loadtest.analyse.run import BoolArray, FloatArray, LevelData, RunData
 from loadtest.analyse.run.files.samples import grown
 from loadtest.analyse.server.alternating_models import work_spans
-from loadtest.analyse.server.model_memory import by_slots as memory
+from loadtest.analyse.server.model_memory import by_slots, cold_load
 from loadtest.analyse.verdict import outcome_rules
 from loadtest.analyse.verdict.evidence import Evidence
 from loadtest.metrics import S_PER_US, SUSPECT, VALID, VOID, Doubt
@@ -136,8 +136,8 @@ def _unserved(run: RunData, slow: pd.DataFrame) -> FloatArray:
 
 
 def _reload(e: Evidence) -> Iterator[Doubt]:
-    if e.run.scenario.get("unload"):
-        return  # a cold-load run measures its loads
+    if cold_load.is_cold(e.run):
+        return  # its loads are what is measured
     slow = reloaded(e.run, e.run.good(e.level["index"]))
     if "loaded_in_turn" in slow:
         slow = slow[~slow["loaded_in_turn"]]  # loads in turn with another model of the run are what was measured
@@ -164,7 +164,7 @@ def _coalesced(e: Evidence) -> Iterator[Doubt]:
         len(e.requests),
         pieces=int(e.requests["chunks"].sum()),
         reads=int(e.requests["reads"].sum()),
-        held_back=sum(seconds > 0 for seconds in held),
+        held_back=sum(each > 0 for each in held),
         held_back_s=sum(held),
     )
 
@@ -261,7 +261,7 @@ def _unasked_lengths(e: Evidence) -> Iterator[Doubt]:
 
 
 def _cut_prompt(e: Evidence) -> Iterator[Doubt]:
-    context = memory.granted_context(e.run)
+    context = by_slots.granted_context(e.run)
     if not context or int(e.run.scenario.get("inputs_per_request") or 1) > 1:  # the count is that of several prompts
         return
     cut = int((e.requests["prompt_tokens"] >= context - 1).sum())  # some servers keep one token free

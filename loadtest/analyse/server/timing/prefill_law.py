@@ -124,9 +124,10 @@ class _Prompts:
     def _worth_having(
         self, loss: Callable[[float], float], tries: FloatArray, between: Callable[[float, float], FloatArray]
     ) -> float:
-        """Return the value of a further part with the least loss: of `tries`, then of those `between` the best one's neighbours.
+        """Return the value of a further part of the law that has the least loss; 0 where the part is not worth having.
 
-        0 where prompts are few or alike, or it does not improve the fit by LEAST_GAIN.
+        The values tried are `tries`, then those `between` the neighbours of the best one. A part is not worth having where
+        prompts are few or alike, or where it improves the fit by less than LEAST_GAIN.
         """
         if not tells_fixed(self.tokens):
             return 0.0

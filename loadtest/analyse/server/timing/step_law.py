@@ -121,6 +121,13 @@ def points_of(solid: list[StepTimes]) -> tuple[FloatArray, FloatArray, FloatArra
     return streams, means, np.hypot([entry.error_s for entry in solid], LEAST_STEP_ERROR * means)
 
 
+def mean_step(times: tuple[StepTimes, ...], slope_s: float | None, streams: FloatArray) -> FloatArray:
+    """Return the mean step with so many streams: interpolated between the numbers seen, past the last one by the slope."""
+    numbers, means, _ = points_of(well_seen(times) or list(times))
+    beyond: FloatArray = np.maximum(streams - numbers[-1], 0.0)
+    return np.interp(streams, numbers, means) + beyond * (slope_s or 0.0)
+
+
 def growth_per_stream(times: tuple[StepTimes, ...]) -> float | None:
     """Return by how much a step grows with each stream, for steps of more streams than were seen; None where unknown.
 

@@ -152,7 +152,7 @@ class ServerModel:
     simulated: bool
     pattern: LoadPattern
     step_errors: dict[int, float]  # standard error of each step time, as a share of it
-    prefill_error: float  # likewise
+    prefill_error: float  # standard error of the prefill speed, as a share of it
     in_flight: int  # the most users of a level
     # False: growth of the step time past the streams measured is unknown, and drawn from 0 to MOST_SLOPE
     slope_known: bool
@@ -216,17 +216,18 @@ class ServerModel:
         """
         requests = seeded.run.requests if seeded else requests
         pattern = self.pattern
-        load = Load(
-            concurrency=concurrency,
-            rate=None,
-            slots=slots or self.slots,
-            lengths=list(zip(self.prompts, self.outputs, strict=True)),
-            requests=max(requests or pattern.requests or round(pattern.each * concurrency), concurrency),
-            warmups=concurrency if pattern.warmup else 0,
-            sessions=self.sessions,
-            seeded=seeded,
+        return self._predict(
+            Load(
+                concurrency=concurrency,
+                rate=None,
+                slots=slots or self.slots,
+                lengths=list(zip(self.prompts, self.outputs, strict=True)),
+                requests=max(requests or pattern.requests or round(pattern.each * concurrency), concurrency),
+                warmups=concurrency if pattern.warmup else 0,
+                sessions=self.sessions,
+                seeded=seeded,
+            )
         )
-        return self._predict(load)
 
     def open(
         self,
@@ -238,16 +239,17 @@ class ServerModel:
     ) -> Prediction:
         """Predict an open loop of `rate` requests a second with Poisson arrivals; arguments as in closed."""
         requests = seeded.run.requests if seeded else requests
-        load = Load(
-            concurrency=None,
-            rate=rate,
-            slots=slots or self.slots,
-            lengths=list(zip(self.prompts, self.outputs, strict=True)),
-            requests=requests or OPEN_REQUESTS,
-            warmups=0,
-            seeded=seeded,
+        return self._predict(
+            Load(
+                concurrency=None,
+                rate=rate,
+                slots=slots or self.slots,
+                lengths=list(zip(self.prompts, self.outputs, strict=True)),
+                requests=requests or OPEN_REQUESTS,
+                warmups=0,
+                seeded=seeded,
+            )
         )
-        return self._predict(load)
 
     def _play(self, load: Load, engine: Engine, requests: int, draw: random.Random) -> Played:
         tokens: list[Emission] = []

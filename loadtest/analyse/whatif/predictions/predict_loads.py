@@ -22,7 +22,7 @@ from loadtest.analyse.whatif.model import self_check
 from loadtest.analyse.whatif.model.bands import Figures
 from loadtest.analyse.whatif.model.extrapolation import allowing_for_growth
 from loadtest.analyse.whatif.model.fit import NoWayError, fit_models, levels_used
-from loadtest.analyse.whatif.model.predict import SLICED_WAY, Prediction, ServerModel
+from loadtest.analyse.whatif.model.predict import SLICED_WAY, ServerModel
 from loadtest.analyse.whatif.model.seeded_run import SeededRequests, SeededRun
 from loadtest.analyse.whatif.model.sessions import NO_HOST_CACHE, SIZED_HOST_CACHE, UNSEEN_HOST_CACHE
 from loadtest.analyse.whatif.predictions.prediction_file import (
@@ -226,9 +226,13 @@ def _predicted_load(
 ) -> PredictedLoad:
     if load.slots is not None:
         models = {AS_ASKED: next(iter(models.values()))}
-    cases = [
-        Case.of(name, allowing_for_growth(model, _prediction(model, load, seeded))) for name, model in models.items()
-    ]
+    cases = []
+    for name, model in models.items():
+        if load.users is not None:
+            said = model.closed(load.users, slots=load.slots, seeded=seeded)
+        else:
+            said = model.open(load.rate or 0.0, slots=load.slots, seeded=seeded)
+        cases.append(Case.of(name, allowing_for_growth(model, said)))
     alike = len({model.sessions for model in models.values()}) == 1
     nobody_waits = load.users is not None and load.users <= servers
     if len(cases) > 1 and nobody_waits and alike:
@@ -251,12 +255,6 @@ def _textbook_beside(
     if slots not in (None, servers):  # the others know no slots
         beside = {name: figures for name, figures in beside.items() if name == "M/M/c"}
     return beside
-
-
-def _prediction(model: ServerModel, load: AskedLoad, seeded: SeededRequests | None) -> Prediction:
-    if load.users is not None:
-        return model.closed(load.users, slots=load.slots, seeded=seeded)
-    return model.open(load.rate or 0.0, slots=load.slots, seeded=seeded)
 
 
 def length_of(run: RunData, picked: NDArray[np.bool_], column: str) -> dict[str, Any] | None:

@@ -147,20 +147,19 @@ def _load(found: Mapping[str, Any]) -> PredictedLoad:
         found["concurrency"],
         found["rate"],
         found["slots_asked"],
-        tuple(map(_case, found["cases"])),
+        tuple(
+            Case(
+                case["name"],
+                case["slots"],
+                _figures(case["figures"]),
+                {name: (low, high) for name, (low, high) in case["bands"].items()},
+                case["extrapolates"],
+                case["grows"],
+            )
+            for case in found["cases"]
+        ),
         {name: _figures(figures) for name, figures in found["textbook"].items()},
         bool(found.get("people")),
-    )
-
-
-def _case(found: Mapping[str, Any]) -> Case:
-    return Case(
-        found["name"],
-        found["slots"],
-        _figures(found["figures"]),
-        {name: (low, high) for name, (low, high) in found["bands"].items()},
-        found["extrapolates"],
-        found["grows"],
     )
 
 
