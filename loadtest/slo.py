@@ -16,8 +16,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+from loadtest.doubts import VOID
 from loadtest.errors import ScenarioError
-from loadtest.metrics import PERCENTILES, VOID, needed
+from loadtest.metrics import PERCENTILES, Interval, needed
 from loadtest.records import Outcome
 from loadtest.scenario import read_share
 from loadtest.text import percent, read_amount, seconds
@@ -93,7 +94,7 @@ class Objective:
             found = found.get(self.statistic)
         return math.nan if found is None else float(found)
 
-    def interval(self, level: Mapping[str, Any]) -> tuple[float, float] | None:
+    def interval(self, level: Mapping[str, Any]) -> Interval | None:
         """Return the 95 % interval of the objective's figure in a level of summary.json, None where there is none."""
         if self.figure == ERRORS:
             return _wilson(*failed_and_sent(level))
@@ -121,7 +122,7 @@ class Judged:
 
     objective: Objective
     value: float  # inf where the percentile falls on a failed request, nan where it is unknown
-    interval: tuple[float, float] | None
+    interval: Interval | None
     failed: int = 0  # requests that failed, were left or never got a token, and so miss the objective
     requests: int = 0  # requests sent
     unjudged: str | None = None  # why the objective cannot be judged: what follows "TTFT p95 …"
@@ -232,7 +233,7 @@ def failed_and_sent(level: Mapping[str, Any]) -> tuple[int, int]:
     return sent - outcomes.get(Outcome.OK, 0) - outcomes.get(Outcome.LEFT, 0), sent
 
 
-def _wilson(failed: int, sent: int) -> tuple[float, float] | None:
+def _wilson(failed: int, sent: int) -> Interval | None:
     """Return the 95 % interval of a share (Wilson, J. Am. Stat. Assoc. 22, 1927)."""
     if not sent:
         return None

@@ -118,8 +118,8 @@ def out_of(count: int, whole: int, noun: str) -> str:
 
 def rated(rate: float, noun: str = "request", form: str = "g") -> str:
     """Return "1 request/s", "2.5 requests/s"."""
-    number = format(rate, form)
-    return f"{number} {noun if number == '1' else f'{noun}s'}/s"
+    figure = format(rate, form)
+    return f"{figure} {noun if figure == '1' else f'{noun}s'}/s"
 
 
 def profile_at_speed(simulated: Mapping[str, Any]) -> str:

@@ -117,7 +117,7 @@ def itl_tail(axes: Axes, analysis: Analysis, series: Series) -> None:
         style.empty(axes, f"No level has {FEWEST_GAPS} gaps between tokens.")
         return
     style.logarithmic_x(axes)
-    most = max((level.get("itl_s") or {}).get("n", 0) for level in analysis.levels)  # of all panels
+    most = max(level.figure("itl_s", "n") or 0 for level in analysis.levels)  # of all panels
     axes.set(yscale="log", ylim=(10.0 ** math.floor(math.log10(1.1 / most)), 1.3))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_formatter(lambda value, _: percent(value))

@@ -20,7 +20,7 @@ from loadtest.analyse.run import BoolArray, FloatArray, LevelData, RunData, fini
 from loadtest.analyse.server.timing.step_law import StepTimes, well_seen
 from loadtest.analyse.server.timing.steps import BLOCKS
 from loadtest.analyse.summary import Analysis
-from loadtest.metrics import PERCENTILES
+from loadtest.metrics import PERCENTILES, Interval
 from loadtest.text import percent, writer_of
 
 RUN_NOISE = 0.03  # standard deviation between runs of one server, as a share, where nothing else is known
@@ -103,7 +103,7 @@ class Estimate:
         return cls(value, share, share, freedom)
 
     @classmethod
-    def of(cls, value: float, interval: tuple[float, float] | None, freedom: int) -> Self | None:
+    def of(cls, value: float, interval: Interval | None, freedom: int) -> Self | None:
         """Build it from the figure's 95 % interval; None where that is unknown or reaches zero."""
         if interval is None or interval[0] <= 0 or value <= 0:
             return None
@@ -225,8 +225,7 @@ def _rate(run: RunData, level: LevelData, metric: Metric) -> Estimate | None:
     """Return the output of a level with its error, from how much its rounds or answers differ."""
     found = rates.flow(run, level)
     weights = run.column(RATE_WEIGHTS[metric.key]) if metric.key in RATE_WEIGHTS else np.ones(len(run.requests))
-    growing = bool((level.get("little") or {}).get("growing"))
-    spread = rates.spread_of(run, found, weights, growing=growing) if found else None
+    spread = rates.spread_of(run, found, weights, growing=level.queue_grew) if found else None
     return Estimate.even(float(level[metric.key]), spread.error, spread.freedom) if spread else None
 
 
@@ -285,7 +284,7 @@ def geometric(figures: Sequence[Estimate]) -> float:
 
 def ratio(
     base: Sequence[Estimate], new: Sequence[Estimate], confidence: float, *, noise: float
-) -> tuple[float, tuple[float, float]] | None:
+) -> tuple[float, Interval] | None:
     """Return NEW ÷ BASE of one or several runs a side, with its interval; None where nothing tells their errors.
 
     Two ways know how far it may be off: by each run's own error and `noise`, corrected by what several runs show; and by

@@ -18,7 +18,7 @@ from typing import Self
 import numpy as np
 
 from loadtest.analyse.explain.timeline import Timeline
-from loadtest.analyse.figures.intervals import Interval, t_quantile
+from loadtest.analyse.figures.intervals import t_quantile
 from loadtest.analyse.run import BoolArray, FloatArray, IntArray, LevelData, RunData, grouped
 from loadtest.analyse.server.alternating_models import LONG_LOAD_S
 from loadtest.analyse.server.queue.slots import Slots, known_slots
@@ -29,7 +29,7 @@ from loadtest.analyse.whatif.model.play import CONTEXT
 from loadtest.analyse.whatif.model.predict import SLICED_WAY, ServerModel
 from loadtest.analyse.whatif.model.self_check import GIVEN_BACK
 from loadtest.errors import PredictionError
-from loadtest.metrics import NS_PER_S
+from loadtest.metrics import NS_PER_S, Interval
 from loadtest.records import Outcome
 from loadtest.simulate.model.engine import Engine
 from loadtest.simulate.model.stream import EngineRequest, Stream

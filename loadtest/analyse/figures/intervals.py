@@ -20,8 +20,7 @@ import numpy as np
 
 from loadtest.analyse.run import BoolArray, FloatArray, IntArray
 from loadtest.analyse.run.event_times import blocks
-
-Interval = tuple[float, float]  # its lower and its upper end
+from loadtest.metrics import Interval
 
 COUNTERS = 1 << 20  # whole numbers from 0 that have a counter each; larger ones are kept and sorted
 MOST_BATCHES, FEWEST_BATCHES = 20, 10
@@ -94,7 +93,7 @@ class Spread:
     freedom: int
     lean: float = 0.0  # skewness of the mean ÷ 6
 
-    def around(self, value: float) -> tuple[float, float]:
+    def around(self, value: float) -> Interval:
         """Return the 95 % interval about `value`, which skewness makes longer on one side (Willink's transformation)."""
         t = t_quantile(self.freedom)
         return value - self._bent(t) * self.error, value - self._bent(-t) * self.error
@@ -203,14 +202,14 @@ def _residuals(values: FloatArray, starts: IntArray | None, *, above: float | No
     return summed * (len(starts) / len(values))
 
 
-def mean_interval(sample: Sample) -> tuple[float, float] | None:
+def mean_interval(sample: Sample) -> Interval | None:
     """Return the 95 % interval of the mean; None with too few independent samples."""
     if sample.effective < sample.fewest:
         return None
     return sample.mean().around(float(sample.values.mean()))
 
 
-def percentile_interval(sample: Sample, ordered: Ordered, share: float) -> tuple[float, float] | None:
+def percentile_interval(sample: Sample, ordered: Ordered, share: float) -> Interval | None:
     """Return the 95 % interval of the percentile `share` of `sample`, whose sorted values are `ordered`.
 
     None where the run is too short for that tail: too few independent samples, or a lower end that reaches the median, or

@@ -17,7 +17,7 @@ from loadtest.analyse.figures import stats
 from loadtest.analyse.figures.rates import Flow
 from loadtest.analyse.figures.stats import ENDLESS_S, NEVER_S
 from loadtest.analyse.run import BoolArray, FloatArray, RunData, grouped
-from loadtest.metrics import PERCENTILES, S_PER_US
+from loadtest.metrics import PERCENTILES, S_PER_US, Interval
 from loadtest.slo import Judged, Objective, judge_by_figures
 
 FEWEST_FOR_FAR = 3  # whole rounds of a closed loop, for a limit to be missed by far
@@ -92,7 +92,7 @@ def binomial_tail(least: int, tries: int, share: float) -> float:
 
 def _of_requests(
     objective: Objective, values: FloatArray, sent: BoolArray, answered: BoolArray, level: dict[str, Any]
-) -> tuple[float, tuple[float, float] | None]:
+) -> tuple[float, Interval | None]:
     """Return the statistic of a figure over all requests sent, and its interval."""
     if objective.at_most and objective.statistic == "mean":
         return math.inf, None

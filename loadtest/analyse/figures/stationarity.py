@@ -213,6 +213,6 @@ def too_few_for_queue(level: LevelData, name: str, part: str) -> str:
     """Say below how many requests an open loop's queue leaves a figure without an interval; empty where it has one, or grows."""
     fewest, described = math.ceil(FEWEST_OF_A_QUEUE * level.get("queue_memory", 0.0)), level.get(name) or {}
     missing = described.get(part) is not None and level.interval(name, part) is None
-    missing = missing and not (level.get("little") or {}).get("growing")  # more requests would only wait longer
+    missing = missing and not level.queue_grew  # more requests would only wait longer
     told = missing and described["n"] < fewest < MOST_TIMES_MORE * described["n"]
     return f" below about {number(float(f'{fewest:.2g}'))} requests" if told else ""

@@ -17,7 +17,7 @@ from loadtest.analyse.figures.intervals import (
 )
 from loadtest.analyse.run import BoolArray, FloatArray, IntArray
 from loadtest.analyse.run.event_times import Delays, EventGaps, as_seconds
-from loadtest.metrics import PERCENTILES, enough_for
+from loadtest.metrics import PERCENTILES, Interval, enough_for
 
 Described = dict[str, float | int | list[float] | None]
 
@@ -91,7 +91,7 @@ def ranked(pooled: EventGaps | Delays, rows: BoolArray) -> Ordered:
     return ValueCounts.of(pooled.ticks(rows), pooled.unit)
 
 
-def _in_order(intervals: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+def _in_order(intervals: dict[str, Interval]) -> dict[str, Interval]:
     """Cut the intervals of percentiles, in ascending order, by one another: a lower percentile is at most what a higher one may be."""
     lows, highs = zip(*intervals.values(), strict=True) if intervals else ((), ())
     lowest, highest = np.maximum.accumulate(lows), np.minimum.accumulate(highs[::-1])[::-1]
@@ -106,7 +106,7 @@ def _described_values(
     for name, share in PERCENTILES.items():
         described[name] = quantile_of_sorted(ordered, share) if enough_for(share, n) else None
     described["max"] = float(ordered[-1]) if n else None
-    found: dict[str, tuple[float, float] | None] = {}
+    found: dict[str, Interval | None] = {}
     sample = Sample.of(known, block=block, queue=queue, starts=starts) if n >= FEWEST_FOR_INTERVAL else None
     if sample is not None and sample.requests >= FEWEST_ROUNDS * block:
         found["mean"] = mean_interval(sample)

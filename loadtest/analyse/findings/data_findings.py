@@ -11,7 +11,8 @@ import pandas as pd
 
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import RunData
-from loadtest.metrics import VOID, enough_for
+from loadtest.doubts import VOID
+from loadtest.metrics import enough_for
 from loadtest.text import capitalised, counted, listed, number
 
 # By the sources of token counts: whose tokens they are.

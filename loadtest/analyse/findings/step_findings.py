@@ -103,7 +103,8 @@ def pace_finding(steps: Steps, levels: Sequence[dict[str, Any]]) -> Finding | No
     if change is None:
         return None
     slower = change.factor > 1
-    said = f"on average the same steps took at least {within:.1f} times as long {'from then on as before' if slower else 'before as from then on'}"
+    when = "from then on as before" if slower else "before as from then on"
+    said = f"on average the same steps took at least {within:.1f} times as long {when}"
     became = f"{'slower' if slower else 'faster'} within the level at {labels[change.level]}, after about {seconds(change.after_s)}"
     return Finding(f"The server became {became}: {said}.", PACE_EVIDENCE)
 

@@ -92,7 +92,10 @@ def _choice(advice: Advice) -> str:
     at = f"at {counted(load, 'stream')}"
     if now is None:
         who, change = _nobody(advice)
-        return f"{who} ({_figures_text(advice.as_now(load))}), so more slots would change {change} there: measure more streams, e.g. --concurrency {2 * load},{4 * load}, to see the limit."
+        return (
+            f"{who} ({_figures_text(advice.as_now(load))}), so more slots would change {change} there: measure more streams, e.g. "
+            f"--concurrency {2 * load},{4 * load}, to see the limit."
+        )
     if slots is None:
         assert isinstance(advice.memory, MemoryBySlots)
         least = advice.memory.at(advice.slots[0])
@@ -147,8 +150,8 @@ def _room(advice: Advice) -> str:
     if low.figures == high.figures:
         return f"With {counted(advice.load, 'stream')} at once slots make no difference."
     return (
-        f"At {counted(advice.load, 'stream')}, {counted(few, 'slot')} would give "
-        f"{_speed_text(low)} tokens/s a stream after a queue wait of {_wait(low)}, {counted(many, 'slot')} {_speed_text(high)} after {_wait(high)}"
+        f"At {counted(advice.load, 'stream')}, {counted(few, 'slot')} would give {_speed_text(low)} tokens/s a stream after a "
+        f"queue wait of {_wait(low)}, {counted(many, 'slot')} {_speed_text(high)} after {_wait(high)}"
         f"{_extrapolated_note(advice, many)}."
     )
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from loadtest.analyse.explain import time_parts
 from loadtest.analyse.explain.explanation import CACHE, LOAD, NOBODY, Explanation, Without
 from loadtest.analyse.explain.time_parts import Cause, TimePart
+from loadtest.doubts import VOID
 from loadtest.grid import Grid
-from loadtest.metrics import VOID
 from loadtest.records import Outcome
 from loadtest.text import UNKNOWN, between, capitalised, counted, listed, number, seconds
 

@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 from loadtest.analyse.findings.measured_on import marked, measured_on, simulated_mark
 from loadtest.analyse.reports import tables
 from loadtest.analyse.run import LevelData
+from loadtest.doubts import VOID
 from loadtest.grid import Grid, escaped
-from loadtest.metrics import VOID
 from loadtest.slo import Judged, Objective, judge_objectives
 from loadtest.text import shown
 

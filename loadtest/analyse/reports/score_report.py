@@ -26,9 +26,9 @@ from loadtest.analyse.whatif.predictions.prediction_file import (
 )
 from loadtest.analyse.whatif.predictions.score import FIGURE_NAMES, ScoredFigure, median_error, score_case
 from loadtest.analyse.whatif.predictions.textbook import ERLANG, LINE, SEGMENTS, USL
+from loadtest.doubts import VOID
 from loadtest.errors import LoadTestError, PredictionError
 from loadtest.grid import Grid
-from loadtest.metrics import VOID
 from loadtest.records import Outcome
 from loadtest.text import UNKNOWN, between, instant, listed, percent, signed, writer_of
 

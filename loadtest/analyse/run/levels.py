@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from loadtest.analyse.run.arrays import grouped
-from loadtest.metrics import VOID
+from loadtest.doubts import VOID
+from loadtest.metrics import Interval
 from loadtest.records import NO_FAILURES
 from loadtest.scenario import Level
 from loadtest.text import UNKNOWN, joined, rated, seconds
@@ -59,13 +60,18 @@ class LevelData(dict[str, Any]):
     @property
     def failed(self) -> int:
         """How many of its requests failed; those that we stopped did not."""
-        outcomes: dict[str, int] = self["outcomes"]
+        outcomes: dict[str, int] = self.get("outcomes") or {}
         return sum(count for name, count in outcomes.items() if name not in NO_FAILURES)
 
     @property
     def many_failed(self) -> bool:
         """Whether its figures leave out so many that they are not the level's: who waited longest may have failed."""
-        return bool(self.get("outcomes")) and self.failed > MANY_FAILED * self["requests"]
+        return self.failed > MANY_FAILED * int(self.get("requests", 0))
+
+    @property
+    def queue_grew(self) -> bool:
+        """Whether requests of an open loop piled up; False where that is not known."""
+        return bool((self.get("little") or {}).get("growing"))
 
     @property
     def mean_ttft(self) -> float | None:
@@ -87,7 +93,7 @@ class LevelData(dict[str, Any]):
         value: float | None = described.get(part) if isinstance(described, Mapping) else described
         return value
 
-    def interval(self, name: str, part: str = "mean") -> tuple[float, float] | None:
+    def interval(self, name: str, part: str = "mean") -> Interval | None:
         """Return the 95 % interval of such a figure, up to the largest value seen; None where there is none."""
         described = self.get(name)
         if not isinstance(described, Mapping):

@@ -16,6 +16,7 @@ import numpy as np
 
 from loadtest.analyse.figures.intervals import robust_deviation, t_quantile
 from loadtest.analyse.run import FloatArray, evenly
+from loadtest.metrics import Interval
 
 Tokens = TypeVar("Tokens", float, FloatArray)
 
@@ -45,7 +46,7 @@ class Prefill:
     """
 
     per_token_s: float
-    ci95: tuple[float, float]
+    ci95: Interval
     fixed_s: float
     n: int
     method: str
@@ -196,7 +197,7 @@ def fit_prefill(
     )
 
 
-def _interval(slope: float, spread: float, shares: FloatArray, *, with_fixed: bool) -> tuple[float, float]:
+def _interval(slope: float, spread: float, shares: FloatArray, *, with_fixed: bool) -> Interval:
     """Return the 95 % interval of the seconds per token; `shares`: of each prompt's time, what its tokens account for."""
     # A spread that is large is itself known badly, and the fit leaves out what lies far off.
     error = max(spread, 1e-4) * (1 + 1.5 * spread) / math.sqrt(float((shares**2).sum())) * slope

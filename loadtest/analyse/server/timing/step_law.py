@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.analyse.figures.intervals import Interval
 from loadtest.analyse.run import FloatArray
+from loadtest.metrics import Interval
 from loadtest.text import counted, percent, seconds
 
 FEWEST_STEPS = 8  # with fewer, the load only passed through a number of streams on its way to another

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from loadtest.analyse.figures.intervals import Interval, t_quantile
+from loadtest.analyse.figures.intervals import t_quantile
 from loadtest.analyse.run import FloatArray
+from loadtest.metrics import Interval
 
 Figures = dict[str, float]  # by "name.statistic", such as "ttft_s.p95"
 SHARE = "cached_share.mean"  # how much was cached does not depend on the server's pace

@@ -18,7 +18,6 @@ from typing import Any, Self
 
 import numpy as np
 
-from loadtest.analyse.figures.intervals import Interval
 from loadtest.analyse.run import RunData, grouped
 from loadtest.analyse.server.prompt_cache.cache import measure_cache
 from loadtest.analyse.server.queue import admission
@@ -47,6 +46,7 @@ from loadtest.analyse.whatif.model.play import (
 from loadtest.analyse.whatif.model.seeded_run import SeededRequests
 from loadtest.analyse.whatif.model.sessions import Sessions
 from loadtest.errors import PredictionError
+from loadtest.metrics import Interval
 from loadtest.simulate.model.engine import Engine
 from loadtest.simulate.model.stream import Emission, EngineRequest, Stream
 from loadtest.simulate.model.timing import Timing

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from loadtest import metrics
-from loadtest.analyse.figures.intervals import Interval
 from loadtest.analyse.run import RunData
 from loadtest.analyse.server.timing.prefill_law import pairs
 from loadtest.analyse.whatif.model.bands import SHARE
 from loadtest.analyse.whatif.model.predict import Prediction, ServerModel
-from loadtest.metrics import PERCENTILES, VOID
+from loadtest.doubts import VOID
+from loadtest.metrics import PERCENTILES, Interval
 from loadtest.text import counted, rated, seconds, writer_of
 
 GIVEN_BACK = 0.15  # by which a prediction may miss a measured figure, where its band is narrower

@@ -33,8 +33,8 @@ from loadtest.analyse.whatif.predictions.prediction_file import (
     PredictedLoad,
 )
 from loadtest.analyse.whatif.predictions.textbook import MeasuredLevel, textbook
+from loadtest.doubts import VOID
 from loadtest.errors import PredictionError
-from loadtest.metrics import VOID
 from loadtest.run_folder import RunFolder, utc_now
 from loadtest.text import counted, listed
 
@@ -42,9 +42,18 @@ MOST_NAMED = 6  # levels, and numbers of streams, in a sentence
 SAID_PACE = 0.02  # by which paces differ: less is not worth a sentence
 ASKED = {"prompt_tokens": "asked_input", "output_tokens": "asked"}  # by a length: the one asked for
 WHY_CACHES = {  # by a case of the host cache that the run leaves open beside another
-    SIZED_HOST_CACHE: "The server's host cache lost nothing that was asked for again, so its size is not known: every load has two cases, one that never fills and one as large as seen.",
-    UNSEEN_HOST_CACHE: "The run shows no host cache, but a small one need not have shown: every load has two cases. Measure more people than slots, or for longer, for one figure.",
-    NO_HOST_CACHE: "Whether the server keeps conversations outside its slots is not known: every load has two cases. Measure more people than slots for one figure.",
+    SIZED_HOST_CACHE: (
+        "The server's host cache lost nothing that was asked for again, so its size is not known: every load has two cases, one "
+        "that never fills and one as large as seen."
+    ),
+    UNSEEN_HOST_CACHE: (
+        "The run shows no host cache, but a small one need not have shown: every load has two cases. Measure more people than "
+        "slots, or for longer, for one figure."
+    ),
+    NO_HOST_CACHE: (
+        "Whether the server keeps conversations outside its slots is not known: every load has two cases. Measure more people "
+        "than slots for one figure."
+    ),
 }
 
 

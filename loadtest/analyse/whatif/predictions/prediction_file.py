@@ -15,12 +15,12 @@ from typing import Any, Self
 
 import orjson
 
-from loadtest.analyse.figures.intervals import Interval
 from loadtest.analyse.whatif.model.bands import Figures
 from loadtest.analyse.whatif.model.predict import Prediction
 from loadtest.analyse.whatif.model.seeded_run import SeededRun
 from loadtest.credentials import scrubber
 from loadtest.errors import PredictionError
+from loadtest.metrics import Interval
 from loadtest.records import newer
 from loadtest.text import counted, rated
 

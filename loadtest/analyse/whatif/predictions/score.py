@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from loadtest.analyse.figures.intervals import Interval
 from loadtest.analyse.whatif.model.bands import Figures
 from loadtest.analyse.whatif.model.self_check import as_measured
 from loadtest.analyse.whatif.predictions.prediction_file import Case
 from loadtest.analyse.whatif.predictions.textbook import SCORED
-from loadtest.metrics import PERCENTILES, enough_for
+from loadtest.metrics import PERCENTILES, Interval, enough_for
 
 ALPHA = 0.05  # bands are for 95 %
 FIGURE_NAMES = {
