@@ -102,7 +102,7 @@ class Grid:
         show_heads: bool = True,
         within: int | None = None,
     ) -> Table:
-        """Return it for a terminal; `styles` gives a cell of that text its style, `widths` the least width of columns.
+        """Return the table for a terminal; `styles` gives a cell of that text its style, `widths` the least width of columns.
 
         `within` is the width of a terminal for which the grid was `fitted`.
         """
@@ -142,7 +142,7 @@ class Grid:
     def console_within(
         self, width: int, expendable: Sequence[str], title: str, *, styles: Mapping[str, str] | None = None
     ) -> Table:
-        """Return it for a terminal so wide; its caption names the columns left out, the first of `expendable` first."""
+        """Return the table for a terminal of this width; its caption names the columns left out, the first `expendable` first."""
         grid, left_out = self.fitted(width, expendable)
         caption = f"left out at {width} columns: {', '.join(left_out)}" if left_out else ""
         return grid.console(title, caption=caption, styles=styles, within=width)
@@ -187,7 +187,7 @@ def escaped(text: str) -> str:
 
 
 def hanging(text: str, width: int, indent: int = 2, style: str = "") -> Text:
-    """Return text for a terminal so wide, in lines of which all but the first are indented: below the words, not the mark."""
+    """Return text in lines of this width; all but the first are indented, below the words and not below the mark."""
     from rich.text import Text
 
     wrapping = textwrap.TextWrapper(

@@ -13,10 +13,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from loadtest.doubts import SUSPECT, VALID, VOID
 from loadtest.errors import ScenarioError
 from loadtest.measure.interruption import Stoppable, Stopping
 from loadtest.measure.progress import Progress
-from loadtest.metrics import SUSPECT, VALID, VOID
 from loadtest.scenario import Scenario, short_repr
 
 if TYPE_CHECKING:

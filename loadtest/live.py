@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Self
 
-from loadtest import metrics
+from loadtest import doubts, metrics
+from loadtest.doubts import SUSPECT, VALID, VOID, Doubt
 from loadtest.histogram import Histogram
-from loadtest.metrics import SUSPECT, VALID, VOID, Doubt
 from loadtest.records import NO_FAILURES, Outcome, Record
 
 REJECTED, ACCEPTED = "rejected", "accepted"  # outcomes beside those of records: the verdict of the test's own code
@@ -197,15 +197,15 @@ class Figures:
                 yield Doubt(VOID, f"no request ended well ({outcomes})")
             return
         waited_for = "TTFT" if self.histograms["ttft_s"].count else "E2E"  # of embeddings
-        limit = metrics.schedule_lag_limit(self.histograms[f"{waited_for.lower()}_s"].percentile(0.5) or 0.0)
+        limit = doubts.schedule_lag_limit(self.histograms[f"{waited_for.lower()}_s"].percentile(0.5) or 0.0)
         sent, handled = self.histograms["schedule_lag_s"], self.histograms["lag_s"]
         p50, p99 = (sent.percentile(share) or 0.0 for share in (0.5, 0.99))
-        yield from metrics.doubt_schedule_lag(sent.count, p50, p99, limit, of=waited_for)
-        yield from metrics.doubt_late(self.late_uncounted, self.arrivals)
+        yield from doubts.doubt_schedule_lag(sent.count, p50, p99, limit, of=waited_for)
+        yield from doubts.doubt_late(self.late_uncounted, self.arrivals)
         gaps = self.histograms["itl_s"].count
-        yield from metrics.doubt_lag(self.late_spoiling, self.late_tokens, self.late_gaps, gaps)
-        yield from metrics.doubt_stamps(self.arrivals, self.stamped, handled.percentile(0.99) or 0.0, limit)
-        yield from metrics.doubt_coalesced(
+        yield from doubts.doubt_lag(self.late_spoiling, self.late_tokens, self.late_gaps, gaps)
+        yield from doubts.doubt_stamps(self.arrivals, self.stamped, handled.percentile(0.99) or 0.0, limit)
+        yield from doubts.doubt_coalesced(
             self.coalesced,
             self.measured,
             pieces=self.pieces,

@@ -1,4 +1,4 @@
-"""Every formula in one place: durations from a Record's instants, and the limits of a verdict.
+"""Every formula in one place: durations from a Record's instants.
 
 Instants are nanoseconds, results are seconds. Functions of instants and durations take scalars or NumPy arrays, so the live
 line, the analysis and the Locust users compute the same figures with the same code. Definitions are those of vLLM's
@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
-
-from loadtest.text import counted, percent, seconds
 
 NS_PER_S = 1_000_000_000
 S_PER_NS = 1e-9
 S_PER_US = 1e-6
+
+Interval = tuple[float, float]  # of 95 %: its lower and its upper end
 
 FORMULAS: dict[str, str] = {
     "ttft_s": "t_first_token − t_send",
@@ -174,6 +174,9 @@ def made_together(server_us: Sequence[int] | None) -> bool:
     return server_us is not None and len(server_us) > 1 and server_us[1] - server_us[0] < 1000
 
 
+PERCENTILES = {"p5": 0.05, "p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
+
+
 def enough_for(share: float, count: int) -> bool:
     """Return whether so many values are enough for a percentile: 20 for p5 and p95, 100 for p99, one for the median."""
     return count > 0 and (share == 0.5 or count * min(share, 1 - share) >= 1 - 1e-9)
@@ -182,33 +185,6 @@ def enough_for(share: float, count: int) -> bool:
 def needed(share: float) -> int:
     """Return how many values a percentile needs."""
     return 1 if share == 0.5 else math.ceil(1 / min(share, 1 - share) - 1e-9)
-
-
-# Limits of the verdict (a level is void past these, suspect past half of them).
-SCHEDULE_LAG_SHARE_OF_TTFT = 0.01  # of the median TTFT, at p99 …
-SCHEDULE_LAG_FLOOR_S = 0.005  # … or this, whichever is larger
-LATE_GAPS_SHARE = 0.01  # gaps between tokens that a late read of the client spoilt (late by more than a token gap)
-STOOD_STILL_S = 1.0  # between two polls of one process: suspect, whatever its share …
-STOOD_STILL_SHARE = 0.01  # … of the time of all the level's processes
-COALESCED_FIRST_TOKENS_SHARE = 0.01  # suspect only
-BUFFERED_PIECES = 4  # of an answer in one read on average, from there on said of a level whose first tokens are merged
-# An answer of so many pieces was held back on the way where they come within such a share of the time, of so many seconds
-# or more, over which the server wrote them.
-HELD_BACK_PIECES, HELD_BACK_SHARE, HELD_BACK_S = 8, 0.05, 0.1
-AT_ONCE_READS = 2  # a buffer that is full in mid-answer makes two of one
-LOST_RECORDS_SHARE = 0.01  # of a run's records: suspect from the first on
-CLIENT_CPU_SHARE = 0.9  # of one core; suspect only
-LENGTH_SHARE = 0.1  # achieved output length off the asked one; suspect only
-FEW_TOKENS = 16  # a prompt longer by no more than this has a chat template, not a wrong length
-FAILED_SHARE = 0.5  # of the requests: from there on those that ended well do not stand for the load
-UNREAD_SHARE = 0.01  # answers without any text that was understood, although the server counted tokens
-EMPTY_SHARE = 0.01  # answers without any text; suspect, void from EMPTY_VOID_SHARE on
-EMPTY_VOID_SHARE = 0.5
-
-
-def schedule_lag_limit(median_ttft_s: float) -> float:
-    """Return the schedule lag at p99 past which a level is void: 1 % of median TTFT or 5 ms, the larger. Seconds."""
-    return max(SCHEDULE_LAG_SHARE_OF_TTFT * median_ttft_s, SCHEDULE_LAG_FLOOR_S)
 
 
 # Errors up to which `loadtest calibrate` calls a figure true, against what the server itself logged.
@@ -232,101 +208,11 @@ def busiest_second(bins: Sequence[int]) -> int:
     return int(most)
 
 
-ENOUGH_FOR_P99 = 100  # requests: of fewer, p99 is the maximum
-ENOUGH_LATE = 3  # late reads from which on a level may be void
-
-VALID, SUSPECT, VOID = "valid", "suspect", "void"
-
-
-class Doubt(NamedTuple):
-    """A reason to doubt figures, and how severe it is."""
-
-    severity: str
-    reason: str
-
-
-def doubt_schedule_lag(count: int, p50: float, p99: float, limit: float, *, of: str = "TTFT") -> Iterator[Doubt]:
-    """Doubt requests that were sent late: `count` of them, with percentiles of schedule lag in seconds.
-
-    `of` names the figure whose median the limit was made from: of answers without text E2E stands for TTFT.
-    """
-    # With few requests p99 is the worst one, which alone makes a level suspect but not void.
-    yield from _graded(
-        p99,
-        limit,
-        lambda word: f"schedule lag p99 is {seconds(p99)}, {word} {_limit(limit)} (1 % of median {of} or 5 ms)",
-        few=count < ENOUGH_FOR_P99 and p50 <= limit,
-    )
-
-
-def doubt_lag(reads: int, tokens: int, spoilt: int, gaps: int) -> Iterator[Doubt]:
-    """Doubt a client whose late reads (by more than a token gap) spoilt gaps between tokens; void from three reads on."""
-    if gaps and spoilt and (reads > 1 or spoilt / gaps > LATE_GAPS_SHARE):
-        share, limit = spoilt / gaps, LATE_GAPS_SHARE
-        yield from _graded(
-            share,
-            limit,
-            lambda word: (
-                f"the client read {counted(tokens, 'token')} more than one token gap late, which spoils {spoilt} of "
-                f"{gaps} gaps between tokens ({percent(share)}), {word} {percent(limit)}"
-            ),
-            few=reads < ENOUGH_LATE,
-        )
-
-
-def doubt_late(late: int, arrivals: int) -> Iterator[Doubt]:
-    """Doubt late reads in records of older versions, which do not count the gaps spoilt; a single read proves nothing."""
-    if arrivals and late > 1:
-        share, limit = late / arrivals, LATE_GAPS_SHARE
-        yield from _graded(
-            share,
-            limit,
-            lambda word: (
-                f"the client was more than one token gap late for {late} of {arrivals} arrivals ({percent(share)}), "
-                f"{word} {percent(limit)}"
-            ),
-            few=late < ENOUGH_LATE,
-        )
-
-
-def doubt_stood_still(gaps: Sequence[float], span: float, processes: int) -> Iterator[Doubt]:
-    """Doubt a client that neither sent nor read for STOOD_STILL_S and more: requests that were not sent tell of nothing.
-
-    `gaps` are those between polls, `span` is the level's length, both in seconds.
-    """
-    long = [gap for gap in gaps if gap >= STOOD_STILL_S]
-    if long and span > 0:
-        share, times = sum(long) / (span * processes), counted(len(long), "time")
-        who, whose = "the client", "level's time"
-        if processes > 1:
-            who, whose = "a process of the client", f"time of the level's {processes} processes"
-        limit = f", above the limit of {percent(STOOD_STILL_SHARE)}" if share > STOOD_STILL_SHARE else ""
-        yield Doubt(
-            VOID if limit else SUSPECT,
-            f"{who} stood still for up to {seconds(max(long))} ({times}) and sent and read nothing then: {percent(share)} of "
-            f"the {whose}{limit}",
-        )
-
-
-def doubt_send(p99: float, limit: float) -> Iterator[Doubt]:
-    """Doubt t_send where passing the request to the kernel took longer than the limit of schedule lag. Seconds."""
-    if p99 > limit:
-        yield Doubt(
-            SUSPECT,
-            f"sending took {seconds(p99)} at p99, above the limit of {_limit(limit)}: t_send may be off by as much",
-        )
-
-
-def doubt_stamps(arrivals: int, stamped: int, lag_p99: float, limit: float) -> Iterator[Doubt]:
-    """Doubt arrivals without kernel stamps: where the client lagged, the time of its read is not that of the arrival."""
-    if stamped_by(arrivals, stamped) in ("user", "mixed"):
-        yield from _graded(
-            lag_p99,
-            limit,
-            lambda word: (
-                f"arrivals carry no kernel stamps and client lag p99 is {seconds(lag_p99)}, {word} {_limit(limit)}"
-            ),
-        )
+# An answer of so many pieces was held back on the way where they come within such a share of the time, of so many seconds
+# or more, over which the server wrote them.
+HELD_BACK_PIECES, HELD_BACK_SHARE, HELD_BACK_S = 8, 0.05, 0.1
+AT_ONCE_READS = 2  # a buffer that is full in mid-answer makes two of one
+BUFFERED_PIECES = 4  # in one read on average, from there on an answer is said to have been buffered on the way
 
 
 def held_back_s(pieces: int, span_s: float, decode_s: float) -> float:
@@ -345,59 +231,3 @@ def made_before_s(pieces: int, span_s: float, decode_s: float) -> float:
     """
     early = decode_s - span_s
     return early if pieces >= HELD_BACK_PIECES and early * pieces > BUFFERED_PIECES * decode_s else 0.0
-
-
-def doubt_coalesced(
-    merged: int, requests: int, *, pieces: int = 0, reads: int = 0, held_back: int = 0, held_back_s: float = 0.0
-) -> Iterator[Doubt]:
-    """Doubt TTFT where the first token came in one read with a later token that the server made after it.
-
-    Args:
-        merged: of how many requests that holds.
-        pieces: of all answers, which came in so many `reads`.
-        held_back: requests whose pieces all came together, though the server wrote them over `held_back_s` in all.
-    """
-    if not requests:
-        return
-    cure = "(nginx: proxy_buffering off; HAProxy: option http-no-delay)"
-    if 2 * held_back > requests:
-        yield Doubt(
-            SUSPECT,
-            f"all tokens of an answer came together although the server says that it wrote them over "
-            f"{seconds(held_back_s / held_back)}, in {held_back} of {requests} requests: a proxy on the way {cure} or the "
-            "server itself holds answers back until they are whole, so neither TTFT nor token gaps are the model's",
-        )
-    elif merged / requests > COALESCED_FIRST_TOKENS_SHARE:
-        buffered = pieces >= BUFFERED_PIECES * reads > 0
-        yield Doubt(
-            SUSPECT,
-            f"the first token came in one read with a later one in {merged} of {requests} requests "
-            f"({percent(merged / requests)}): TTFT may be late, and the decode speed of a stream too high"
-            + (
-                f"; {pieces / reads:.0f} pieces of an answer came in one read on average, as behind a proxy that buffers "
-                f"answers {cure}"
-                if buffered
-                else ""
-            ),
-        )
-
-
-def stamped_by(arrivals: int, stamped: int) -> str:
-    """Return what stamped the arrivals: "kernel", "user" (the time of the read), "mixed", or "none" without arrivals."""
-    if arrivals == 0:
-        return "none"
-    # The first reads of a new process and the end of a stream have no kernel stamp.
-    return "kernel" if stamped >= 0.99 * arrivals else "user" if stamped == 0 else "mixed"
-
-
-def _limit(value: float) -> str:
-    """Return a limit that follows from TTFT without zeros at its end: "5 ms", "15.9 ms"."""
-    return seconds(float(f"{value:.3g}"), exact=True)
-
-
-def _graded(value: float, limit: float, reason: Callable[[str], str], *, few: bool = False) -> Iterator[Doubt]:
-    """Yield a doubt: void above the limit (suspect if `few`), suspect above half of it."""
-    if value > limit:
-        yield Doubt(SUSPECT if few else VOID, reason("above the limit of"))
-    elif value > limit / 2:
-        yield Doubt(SUSPECT, reason("above half the limit of"))

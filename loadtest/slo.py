@@ -16,8 +16,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+from loadtest.doubts import VOID
 from loadtest.errors import ScenarioError
-from loadtest.metrics import VOID, needed
+from loadtest.metrics import PERCENTILES, Interval, needed
 from loadtest.records import Outcome
 from loadtest.scenario import read_share
 from loadtest.text import percent, read_amount, seconds
@@ -40,8 +41,7 @@ TOTAL_FIGURES = {  # one number for a level, so without a statistic
     "requests_per_s": ("requests_per_s", "requests/s"),
 }
 ERRORS = "errors"  # share of the requests sent that failed, also without a statistic
-STATISTIC_SHARES = {"p5": 0.05, "p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
-STATISTICS = ("mean", *STATISTIC_SHARES)
+STATISTICS = ("mean", *PERCENTILES)
 LIMIT_UNITS = {"": 1.0, "s": 1.0, "ms": 1e-3}
 FEWEST_FOR_MEAN = 5  # requests for a mean or a median
 MOST_FOR_ERRORS = 100  # requests that even the smallest share of errors asks for: as many as p99
@@ -65,7 +65,7 @@ class Objective:
     @property
     def tail(self) -> float:
         """The share of values beyond the statistic, on its shorter side: 0.05 for p95 and p5, 0.5 for a mean."""
-        share = STATISTIC_SHARES.get(self.statistic, 0.5)
+        share = PERCENTILES.get(self.statistic, 0.5)
         return min(share, 1 - share)
 
     @property
@@ -78,14 +78,14 @@ class Objective:
         """How many requests a level needs for the objective to be judged; a share of errors: to be judged well."""
         if self.figure == ERRORS:
             return min(math.ceil(1 / self.limit - 1e-9), MOST_FOR_ERRORS) if self.limit else MOST_FOR_ERRORS
-        return max(needed(STATISTIC_SHARES.get(self.statistic, 0.5)), FEWEST_FOR_MEAN)
+        return max(needed(PERCENTILES.get(self.statistic, 0.5)), FEWEST_FOR_MEAN)
 
     def met(self, value: float) -> bool:
         """Whether `value` is on the right side of the limit; an unknown value (nan) is not."""
         return value <= self.limit if self.at_most else value >= self.limit
 
     def value(self, figures: Mapping[str, Any]) -> float:
-        """Return the objective's figure from a level of summary.json or from a prediction; nan where it is unknown."""
+        """Return the objective's figure from a level of summary.json; nan where it is unknown."""
         if self.figure == ERRORS:
             failed, sent = failed_and_sent(figures)
             return failed / sent if sent else math.nan
@@ -94,7 +94,7 @@ class Objective:
             found = found.get(self.statistic)
         return math.nan if found is None else float(found)
 
-    def interval(self, level: Mapping[str, Any]) -> tuple[float, float] | None:
+    def interval(self, level: Mapping[str, Any]) -> Interval | None:
         """Return the 95 % interval of the objective's figure in a level of summary.json, None where there is none."""
         if self.figure == ERRORS:
             return _wilson(*failed_and_sent(level))
@@ -122,7 +122,7 @@ class Judged:
 
     objective: Objective
     value: float  # inf where the percentile falls on a failed request, nan where it is unknown
-    interval: tuple[float, float] | None
+    interval: Interval | None
     failed: int = 0  # requests that failed, were left or never got a token, and so miss the objective
     requests: int = 0  # requests sent
     unjudged: str | None = None  # why the objective cannot be judged: what follows "TTFT p95 …"
@@ -233,7 +233,7 @@ def failed_and_sent(level: Mapping[str, Any]) -> tuple[int, int]:
     return sent - outcomes.get(Outcome.OK, 0) - outcomes.get(Outcome.LEFT, 0), sent
 
 
-def _wilson(failed: int, sent: int) -> tuple[float, float] | None:
+def _wilson(failed: int, sent: int) -> Interval | None:
     """Return the 95 % interval of a share (Wilson, J. Am. Stat. Assoc. 22, 1927)."""
     if not sent:
         return None
@@ -265,16 +265,12 @@ def judge_by_figures(objective: Objective, level: Mapping[str, Any]) -> Judged:
     if math.isnan(value):
         why, few = _why_unknown(objective, level)
         return Judged(objective, value, None, requests=sent, unjudged=why, few=few)
-    if objective.at_most and objective.met(value) and objective.statistic in _least_known(level, objective):
+    found = level.get(objective.figure)
+    at_least = found.get("at_least") if isinstance(found, Mapping) else None
+    if objective.at_most and objective.met(value) and objective.statistic in (at_least or ()):
         why = f"is at least {objective.quantity(value)}: users hung up before their first token"
         return Judged(objective, value, None, requests=sent, unjudged=why)
     return Judged(objective, value, interval, failed if objective.figure == ERRORS else 0, sent)
-
-
-def _least_known(level: Mapping[str, Any], objective: Objective) -> Sequence[str]:
-    """Return the statistics of a figure that are only known to be at least what they say."""
-    found = level.get(objective.figure)
-    return (found.get("at_least") or ()) if isinstance(found, Mapping) else ()
 
 
 def _why_unknown(objective: Objective, level: Mapping[str, Any]) -> tuple[str, bool]:

@@ -112,14 +112,14 @@ def some_of(count: int, whole: int, noun: str) -> str:
 
 
 def out_of(count: int, whole: int, noun: str) -> str:
-    """Return the same with its verb: "1 of 4 levels is", "all 3 levels are"."""
+    """Return how many of all, with the verb: "1 of 4 levels is", "all 3 levels are"."""
     return f"{some_of(count, whole, noun)} {'is' if count == 1 else 'are'}"
 
 
 def rated(rate: float, noun: str = "request", form: str = "g") -> str:
     """Return "1 request/s", "2.5 requests/s"."""
-    number = format(rate, form)
-    return f"{number} {noun if number == '1' else f'{noun}s'}/s"
+    figure = format(rate, form)
+    return f"{figure} {noun if figure == '1' else f'{noun}s'}/s"
 
 
 def profile_at_speed(simulated: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from loadtest.analyse.server.prompt_cache.cache import CacheUse
 from loadtest.analyse.server.queue import leavers, slots, waits
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.verdict import outcome_rules, verdict
-from loadtest.metrics import FEW_TOKENS, LENGTH_SHARE, VALID
+from loadtest.doubts import FEW_TOKENS, LENGTH_SHARE, VALID
 from loadtest.records import NO_FAILURES
 from loadtest.slo import Objective
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -88,9 +88,10 @@ class Analysis:
 
 
 def analyse(path: Path, asked: Sequence[Objective] | None = ()) -> Analysis:
-    """Read a run folder and work out its figures, and whether it meets what is `asked`; raise RunFolderError when it is none.
+    """Read a run folder and work out its figures, and whether it meets what is `asked`; raise RunFolderError where it holds no run.
 
-    Without anything `asked` (None) it is what the run was given. A run of several models or servers is worked out for each of them by itself.
+    Where `asked` is None, the run is held against the objectives that it was started with. A run of several models or servers
+    is worked out for each of them by itself.
     """
     run = frames.load(path)
     asked = _given(run) if asked is None else asked
@@ -137,11 +138,10 @@ def _analysed(run: RunData, asked: Sequence[Objective], group: Group | None = No
     if group is not None and not own and found.limit:
         why = f"{found.method}; those may be slots that {', '.join(group.beside)} had to share, so they are no limit"
         found = dataclasses.replace(found, limit=False, method=why, witnesses=found.witnesses[:1])
-    run.requests["queue_wait_s"] = waits.told_wait(run)
     waited = waits.split_waits(run, slots.known_slots(run, found) if own else found)
+    run.requests["queue_wait_s"], run.requests["wait_source"] = waited.queue, waited.source
     run.requests["slot_wait_s"], run.requests["batch_wait_s"] = waited.slot, waited.batch
-    run.requests["wait_source"] = waited.source
-    run.requests["unsplit_wait_s"] = np.where(np.isnan(waited.slot), run.column("queue_wait_s"), 0.0)
+    run.requests["unsplit_wait_s"] = np.where(np.isnan(waited.slot), waited.queue, 0.0)
     run.requests["prefill_tokens_per_s"] = prompt_length.prefill_speed(run)
     if group is not None:
         run.requests.loc[run.requests["accompanied"], "prefill_tokens_per_s"] = np.nan
@@ -170,18 +170,10 @@ def _analysed_together(
             known[group.rows] = one.run.requests[name].to_numpy()
         run.requests[name] = known if name == "wait_source" else known.astype(np.float64)
     nothing = Steps(
-        times=(),
-        law=None,
         law_reason=SEE_GROUPS,
-        slope_s=None,
-        prefill=None,
         prefill_reason=SEE_GROUPS,
-        interference_s=None,
         interference_reason=SEE_GROUPS,
         stall_s=run.column("stall_s"),
-        handling_s=0.0,
-        handover_s=0.0,
-        neighbours=None,
     )
     summary = _of_all(run, parts, lost)
     return Analysis(run, Slots(None, limit=False, method=SEE_GROUPS), nothing, summary, None, tuple(parts), tuple(lost))
@@ -270,14 +262,3 @@ def believed_knee(series: Series) -> tuple[knee.Knee | None, str | None]:
 def _knee_of(series: Series) -> dict[str, Any]:
     found, reason = believed_knee(series)
     return {"label": series.label, **(found.to_dict() if found else {"concurrency": None, "reason": reason})}
-
-
-def with_most(levels: Iterable[LevelData], rate: str) -> LevelData | None:
-    """Return the level that is not void and has the most of a rate; None where none has it."""
-    known = [level for level in believed(levels) if level[rate] is not None]
-    return max(known, key=lambda level: float(level[rate]), default=None)
-
-
-def series_with(levels: Iterable[LevelData], level: LevelData) -> Series:
-    """Return the series of these levels that one of them is in."""
-    return next(series for series in series_of(levels) if any(one is level for one in series.levels))

@@ -21,8 +21,8 @@ from loadtest.cli.options.param_types import number_param
 from loadtest.cli.report import any_records_lost, show_report
 from loadtest.cli.run import run_scenario
 from loadtest.cli.run.results import Showing, show_ended
+from loadtest.doubts import VOID
 from loadtest.errors import TargetError
-from loadtest.metrics import VOID
 from loadtest.scenario import Scenario
 from loadtest.text import capitalised, out_of
 

@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from loadtest.cli.output.printing import json_option, print_json
+from loadtest.doubts import SUSPECT, VALID, VOID
 from loadtest.errors import RunFolderError, ScenarioError, os_error_as
-from loadtest.metrics import SUSPECT, VALID, VOID
 from loadtest.run_folder import RunFolder
 from loadtest.text import UNKNOWN, listed, number, shown
 

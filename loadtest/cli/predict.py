@@ -11,8 +11,8 @@ from rich.console import Console
 
 from loadtest.cli.options.param_types import LISTS_OF
 from loadtest.cli.output.printing import at_work, json_option, print_json, print_lines, print_trouble, print_written
+from loadtest.doubts import VOID
 from loadtest.errors import PredictionError, ScenarioError
-from loadtest.metrics import VOID
 from loadtest.run_folder import write_whole
 
 if TYPE_CHECKING:

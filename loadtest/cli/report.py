@@ -17,9 +17,9 @@ from loadtest.analyse.figures.cost import NO_PRICES, Prices
 from loadtest.cli.options import together
 from loadtest.cli.output.printing import at_work, json_option, out_folder, out_option, print_json, print_wrapped
 from loadtest.credentials import scrubber
+from loadtest.doubts import VOID
 from loadtest.errors import LoadTestError, ScenarioError, exit_code_of
 from loadtest.measure.search import SearchResult
-from loadtest.metrics import VOID
 from loadtest.run_folder import write_whole
 from loadtest.scenario import Scenario, keys_of
 from loadtest.scenario.price import PRICE_KEYS

@@ -119,8 +119,8 @@ def _beside_measured(plan: MemoryPlan, measured: LoadedMemory, *, simulated: boo
         sentences.append(f"Weights and KV cache alone are {binary_size(-plain)} more than the server reports.")
     elif plan.kv is not None and plan.gpu and (plain or plan.compute):
         sentences.append(
-            f"Besides weights and the KV cache of {counted(plan.slots, 'slot')}, the server counts {binary_size(plain)}; the allowance for buffers is "
-            f"{binary_size(plan.compute)}."
+            f"Besides weights and the KV cache of {counted(plan.slots, 'slot')}, the server counts {binary_size(plain)}; the "
+            f"allowance for buffers is {binary_size(plan.compute)}."
         )
     count = plan.slots_of(measured.size)
     if count != plan.slots and (found := _explanations(plan, measured, count)):

@@ -14,7 +14,7 @@ from support.made_memory import GIB, figures
 from loadtest.analyse.server.model_memory.memory_comparison import (
     MemoryComparison,
     MemoryReading,
-    difference_sentences,
+    difference_sentence,
 )
 from loadtest.errors import ScenarioError
 from loadtest.memory import report
@@ -85,8 +85,8 @@ def test_more_slots_are_no_reason_for_less_memory() -> None:
         (21, "estimated: the run saw no limit to the slots, and 1 is assumed."),
     ):
         reading = MemoryReading("ollama", "", size * GIB, 14 * GIB, simulated=False)
-        (sentence,) = difference_sentences(MemoryComparison(plan, "assumed", (reading,), vram=0, simulated=False))
-        assert sentence.endswith(said)
+        sentence = difference_sentence(MemoryComparison(plan, "assumed", (reading,), vram=0, simulated=False))
+        assert str(sentence).endswith(said)
 
 
 def test_without_a_gpu_the_server_counts_weights_and_kv_cache_alone() -> None:

@@ -104,7 +104,7 @@ def _asked(drawn: Drawn, model: ServerModel, seed: int, share: float, rate: floa
     seeded = plan(drawn, seed)
     said = model.open(rate, seeded=seeded)
     true = truth(drawn, seeded, rate, seed, pace)
-    seen = [true[name][key] for name, key in FIGURES]
+    seen = [true[f"{name}.{key}"] for name, key in FIGURES]
     bands = [said.bands[f"{name}.{key}"] for name, key in FIGURES]
     what = f"{drawn.slots} slots, says {drawn.says}, {drawn.prompt} in, {drawn.output} out, caught {drawn.timing.caught}, n_batch {drawn.timing.n_batch}"
     return Row(
@@ -128,7 +128,7 @@ def plan(drawn: Drawn, seed: int) -> SeededRequests:
     return SeededRequests(SeededRun(REQUESTS, seed), 0, level, 0, True, None, "poisson", None)
 
 
-def truth(drawn: Drawn, seeded: SeededRequests, rate: float, seed: int, pace: float) -> dict[str, dict[str, float]]:
+def truth(drawn: Drawn, seeded: SeededRequests, rate: float, seed: int, pace: float) -> dict[str, float]:
     """Return what the engine itself does with these requests."""
     tokens: list[Emission] = []
     engine = Engine(drawn.timing.scaled(pace), slots=drawn.slots, seed=seed + 99, loaded=CONTEXT)

@@ -15,6 +15,7 @@ ORDER = [
     "records",
     "run_folder",
     "metrics",
+    "doubts",
     "histogram",
     "slo",
     "live",

@@ -95,7 +95,7 @@ def _draw_without_tokens(analysis: Analysis, out: Path) -> list[Path | None]:
 
 
 def _save(figure: Figure, path: Path, analysis: Analysis, *said: Any, **more: Any) -> Path | None:
-    """Write a page, but none of a line by load that would be one level's dot, and none that shows nothing: the report says so."""
+    """Write a page; none that shows nothing, and none of lines by load where one level would make a dot of each line."""
     dots = path.name in BY_LOAD and len(analysis.levels) == 1
     if any(axes.axison for axes in figure.axes) and not dots:
         return style.save(figure, path, analysis, *said, **more)

@@ -12,13 +12,21 @@ from loadtest.analyse.charts import style
 from loadtest.analyse.charts.lettering import apart
 from loadtest.analyse.charts.point_names import PointNames
 from loadtest.analyse.charts.style import crosses, edge_of
-from loadtest.analyse.figures.stats import PERCENTILES
 from loadtest.analyse.findings.run_findings import as_title, heaviest, range_of_e2e, saturation
 from loadtest.analyse.findings.slot_findings import believed_slots
 from loadtest.analyse.findings.waiting_findings import void_above
-from loadtest.analyse.run import LevelData, Series, axis_of, believed, has_tokens, name_among
-from loadtest.analyse.summary import Analysis, series_with, with_most
-from loadtest.metrics import needed
+from loadtest.analyse.run import (
+    LevelData,
+    Series,
+    axis_of,
+    believed,
+    has_tokens,
+    name_among,
+    series_with,
+    with_most,
+)
+from loadtest.analyse.summary import Analysis
+from loadtest.metrics import PERCENTILES, needed
 from loadtest.text import counted, listed, number
 
 FIGURES_APART = 0.12  # of an axis' width: figures beside points are no nearer

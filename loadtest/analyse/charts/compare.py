@@ -271,7 +271,7 @@ def _plot(axes: Axes, one: StyledSeries, points: Sequence[tuple[float, float]]) 
 
 
 def _void(axes: Axes, one: StyledSeries, points: Sequence[tuple[float, float]]) -> None:
-    """Draw crosses in the colour of their line, whose name in the legend theirs is: they have one of their own without it."""
+    """Draw crosses in the colour of their run's line; they have a name in the legend where no such line is drawn."""
     if points:
         named = any(line.get_label() == one.label for line in axes.lines)
         label = f"_{VOID_CROSS}" if named else f"{one.label}: {VOID_CROSS}"

@@ -59,14 +59,6 @@ def _draw(axes: Axes, analysis: Analysis, series: Series, column: str, called: s
 e2e = partial(_draw, column="e2e_s", called="E2E")
 
 
-def ttft_title(analysis: Analysis) -> str:
-    return _title(analysis, "ttft_s", "first token")
-
-
-def e2e_title(analysis: Analysis) -> str:
-    return _title(analysis, "e2e_s", "whole answer")
-
-
 def _title(analysis: Analysis, column: str, what: str) -> str:
     """Say how far apart the first and the last of what users wait for are at the most load, and where half of them lie."""
     levels = analysis.levels
@@ -84,6 +76,10 @@ def _title(analysis: Analysis, column: str, what: str) -> str:
     late = half == end or half.startswith(">")
     where = f"half of them or more after {half.removeprefix('> ')}" if late else f"half of them within {half}"
     return f"{name}: {what}s come after {first} to {end}, {where}"
+
+
+ttft_title = partial(_title, column="ttft_s", what="first token")
+e2e_title = partial(_title, column="e2e_s", what="whole answer")
 
 
 MOST_POINTS = 2000  # of a curve: more would only be drawn over each other
@@ -121,7 +117,7 @@ def itl_tail(axes: Axes, analysis: Analysis, series: Series) -> None:
         style.empty(axes, f"No level has {FEWEST_GAPS} gaps between tokens.")
         return
     style.logarithmic_x(axes)
-    most = max((level.get("itl_s") or {}).get("n", 0) for level in analysis.levels)  # of all panels
+    most = max(level.figure("itl_s", "n") or 0 for level in analysis.levels)  # of all panels
     axes.set(yscale="log", ylim=(10.0 ** math.floor(math.log10(1.1 / most)), 1.3))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_formatter(lambda value, _: percent(value))

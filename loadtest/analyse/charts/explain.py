@@ -19,7 +19,7 @@ from loadtest.metrics import S_PER_US
 
 MOST_LANES = 40
 MARGIN = 0.12  # of the time to the first token, that is shown before and after it
-MOST_BEFORE = 2.0  # likewise, at most, so that a cause that was over before is seen
+MOST_BEFORE = 2.0  # of the time to the first token: the most that is shown before it, for a cause that was over then
 MOST_TICKS = 4000  # ticks in all; more only blur
 
 

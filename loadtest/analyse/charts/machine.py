@@ -218,8 +218,8 @@ def draw_loads(path: Path, analysis: Analysis) -> Path | None:
     of = "" if seen else "; add --monitor host,nvidia to see what memory does meanwhile"
     subtitle = f"shaded: a model is being loaded; before each request it was unloaded{of}"
     # Why later loads were faster is a finding's to say, and the page cache's panel shows it.
-    title = cold_load.loading(levels[0]["cold_load"]).rstrip(".").partition(", for ")[0]
-    return style.save(figure, path, analysis, title, subtitle)
+    said = cold_load.loading(levels[0]["cold_load"]).rstrip(".").partition(", for ")[0]
+    return style.save(figure, path, analysis, said, subtitle)
 
 
 def load_bars(axes: Axes, analysis: Analysis, every: Sequence[dict[str, Any]]) -> float:

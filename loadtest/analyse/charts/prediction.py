@@ -13,7 +13,6 @@ from matplotlib.colors import LogNorm
 from matplotlib.patches import Rectangle
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.figures.intervals import Interval
 from loadtest.analyse.findings.slot_findings import believed_slots
 from loadtest.analyse.run import LevelData, grouped, users_axis
 from loadtest.analyse.summary import Analysis
@@ -22,6 +21,7 @@ from loadtest.analyse.whatif.model.fit import ClosedLoopSeries, PredictedCurve
 from loadtest.analyse.whatif.model.predict import SLICED_WAY
 from loadtest.analyse.whatif.model.sessions import NO_HOST_CACHE
 from loadtest.analyse.whatif.predictions.prediction_file import NO_LIMIT, Case, Document, PredictedLoad
+from loadtest.metrics import Interval
 from loadtest.text import counted, joined, listed, number, percent, seconds
 
 PANELS = (  # (title, figure, part)
@@ -162,7 +162,7 @@ def _dots(axes: Axes, points: Sequence[tuple[float, float]], factor: float, colo
 
 def measured(
     analysis: Analysis, series: ClosedLoopSeries, key: str, part: str
-) -> list[tuple[int, float, tuple[float, float] | None]]:
+) -> list[tuple[int, float, Interval | None]]:
     """Return (concurrency, figure, its 95 % interval) of the series' levels, in order of concurrency."""
     found = [
         (level["concurrency"], value, level.interval(key, part))

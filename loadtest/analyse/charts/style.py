@@ -373,12 +373,12 @@ def slots_line(axes: Axes, x: float, slots: int) -> None:
 # -- void levels: what was seen of them is drawn, and no line goes through it ---------------------------------------------
 
 
-def crosses(axes: Axes, points: Sequence[tuple[float, float]], edge: float = math.inf) -> None:
+def crosses(axes: Axes, void: Sequence[tuple[float, float]], edge: float = math.inf) -> None:
     """Draw points of void levels; what is higher than `edge` stands there as an arrow."""
     look: dict[str, Any] = {"color": VERMILLION, "markersize": 9, "linestyle": "", "zorder": 4}
-    if inside := [point for point in points if point[1] <= edge]:
+    if inside := [point for point in void if point[1] <= edge]:
         axes.plot(*zip(*inside, strict=True), marker="x", label=VOID_LABEL, **look)
-    if beyond := [at for at, value in points if value > edge]:
+    if beyond := [at for at, value in void if value > edge]:
         axes.plot(beyond, [edge] * len(beyond), marker="^", fillstyle="none", label=BEYOND, **look)
 
 

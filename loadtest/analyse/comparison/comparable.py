@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from loadtest.analyse.comparison.differences import block_of, geometric, mean_of, ratio
-from loadtest.analyse.run import LevelData, RunData, grouped
+from loadtest.analyse.run import LENGTH_KEYS, LevelData, RunData, grouped
 from loadtest.analyse.summary import Analysis
 from loadtest.errors import RunFolderError
 from loadtest.scenario import ADDED_KEYS, SAID_KEYS, Scenario, keys_of
@@ -115,8 +115,7 @@ def _like(key: ModelAndUrl, first: dict[ModelAndUrl, Analysis], other: dict[Mode
 
 
 def asked(level: LevelData) -> tuple[Any, ...]:
-    known = tuple(level[key] for key in ("concurrency", "rate", "input_tokens", "output_tokens", "words"))
-    return known + tuple(level.get(key) for key in ("input_lengths", "output_lengths", "system_tokens"))
+    return tuple(level.get(key) for key in ("concurrency", "rate", *LENGTH_KEYS))
 
 
 def unmatched(pairs: Sequence[Levels], sides: Sequence[Sequence[Analysis]]) -> list[str]:

@@ -31,9 +31,9 @@ from loadtest.analyse.comparison.differences import (
     value_of,
 )
 from loadtest.analyse.comparison.traits import slots_of
-from loadtest.analyse.figures.intervals import Interval
 from loadtest.analyse.run import LevelData, RunData, has_tokens
 from loadtest.analyse.summary import Analysis
+from loadtest.metrics import Interval
 from loadtest.records import Outcome
 from loadtest.text import listed, percent, size
 
@@ -62,9 +62,8 @@ class Change:
     regression: bool = False  # worse, by more than the tolerance
     sides: Sides = ((), ())  # one a run; empty where a run lacks it
     scatter: float = 0.0  # by which prompts of the runs differ in length, as a logarithm
-    chance: float | None = (
-        None  # of so large a change where nothing differs; of pairs of runs it is adjusted for all (Holm)
-    )
+    # of so large a change where nothing differs; of pairs of runs it is adjusted for all (Holm)
+    chance: float | None = None
 
     @classmethod
     def of(cls, level: LevelData, metric: Metric, sides: Sides, **known: Any) -> Self:
@@ -139,7 +138,7 @@ class Comparison:
         return 1 - FAMILY_ERROR / max(self.tests, 1)
 
     @property
-    def visible(self) -> tuple[float, float] | None:
+    def visible(self) -> Interval | None:
         """The smallest change that a headline figure would have shown, and that which the dullest of them would have."""
         least = self.tolerance + self.run_noise if self.single else 0.0
         judged = [row.visible(self.confidence, least) for row in self.headline if row.verdict in JUDGED]

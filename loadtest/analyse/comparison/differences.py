@@ -20,6 +20,7 @@ from loadtest.analyse.run import BoolArray, FloatArray, LevelData, RunData, fini
 from loadtest.analyse.server.timing.step_law import StepTimes, well_seen
 from loadtest.analyse.server.timing.steps import BLOCKS
 from loadtest.analyse.summary import Analysis
+from loadtest.metrics import PERCENTILES, Interval
 from loadtest.text import percent, writer_of
 
 RUN_NOISE = 0.03  # standard deviation between runs of one server, as a share, where nothing else is known
@@ -31,7 +32,7 @@ FEWEST_COMPARED = 8  # requests a side
 LEAST_EFFECTIVE_SHARE = 0.25
 FEWEST_FOR_TAIL = 60  # for a p95: below, fewer than three requests lie past it
 FEWEST_INDEPENDENT_COMPARED = 4.0  # independent ones a side: a queue that never settles has no mean to compare
-# likewise, of the TTFT of a level at a rate (with 10, false differences near saturation)
+# independent ones a side of the TTFT of a level at a rate (with 10, false differences near saturation)
 FEWEST_INDEPENDENT_AT_A_RATE = 20
 SURE = 10_000  # degrees of freedom of an error that is known
 
@@ -102,7 +103,7 @@ class Estimate:
         return cls(value, share, share, freedom)
 
     @classmethod
-    def of(cls, value: float, interval: tuple[float, float] | None, freedom: int) -> Self | None:
+    def of(cls, value: float, interval: Interval | None, freedom: int) -> Self | None:
         """Build it from the figure's 95 % interval; None where that is unknown or reaches zero."""
         if interval is None or interval[0] <= 0 or value <= 0:
             return None
@@ -115,7 +116,7 @@ class Estimate:
         return math.isfinite(self.down)
 
     def scaled(self, factor: float) -> Self:
-        """Return it as another run of the same server would have it that is so many times as large."""
+        """Return the estimate of a run whose figure is so many times as large, with the same relative error."""
         return replace(self, value=self.value * factor)
 
 
@@ -140,7 +141,7 @@ def estimate_of(run: RunData, level: LevelData, metric: Metric) -> Estimate | No
         found = _rate(run, level, metric)
     else:
         known = finite(run.column(metric.key)[run.good(level["index"])])
-        share = stats.PERCENTILES.get(metric.part)
+        share = PERCENTILES.get(metric.part)
         if not _queue_told(run, level):
             found = None
         elif share is None:
@@ -224,8 +225,7 @@ def _rate(run: RunData, level: LevelData, metric: Metric) -> Estimate | None:
     """Return the output of a level with its error, from how much its rounds or answers differ."""
     found = rates.flow(run, level)
     weights = run.column(RATE_WEIGHTS[metric.key]) if metric.key in RATE_WEIGHTS else np.ones(len(run.requests))
-    growing = bool((level.get("little") or {}).get("growing"))
-    spread = rates.spread_of(run, found, weights, growing=growing) if found else None
+    spread = rates.spread_of(run, found, weights, growing=level.queue_grew) if found else None
     return Estimate.even(float(level[metric.key]), spread.error, spread.freedom) if spread else None
 
 
@@ -254,7 +254,7 @@ def step_estimates(times: Sequence[Sequence[StepTimes]]) -> tuple[Estimate, ...]
 
 
 def steps_at(runs: Sequence[Analysis], levels: Sequence[LevelData]) -> tuple[Estimate, ...]:
-    """Return the same of one level of each run; () where a run does not show its steps there."""
+    """Return the mean step of one level of each run, over shared numbers of streams; () where a run does not show it."""
     pieces = [_tokens_a_piece(one, one.run.good(level["index"])) for one, level in zip(runs, levels, strict=True)]
     if not all(math.isfinite(each) for each in pieces) or max(pieces) > (1 + SAME_PIECES) * min(pieces):
         return ()
@@ -284,7 +284,7 @@ def geometric(figures: Sequence[Estimate]) -> float:
 
 def ratio(
     base: Sequence[Estimate], new: Sequence[Estimate], confidence: float, *, noise: float
-) -> tuple[float, tuple[float, float]] | None:
+) -> tuple[float, Interval] | None:
     """Return NEW ÷ BASE of one or several runs a side, with its interval; None where nothing tells their errors.
 
     Two ways know how far it may be off: by each run's own error and `noise`, corrected by what several runs show; and by

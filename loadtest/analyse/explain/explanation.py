@@ -14,13 +14,13 @@ from loadtest.analyse.explain.replay import LevelReplay, Omission, replay_models
 from loadtest.analyse.explain.splitter import BIG_PROMPT, Splitter
 from loadtest.analyse.explain.time_parts import Cause, Parts, TimePart
 from loadtest.analyse.explain.timeline import Timeline, silent_windows
-from loadtest.analyse.figures.intervals import Interval
 from loadtest.analyse.run import FloatArray, IntArray, LevelData, RunData, finite, grouped
 from loadtest.analyse.server.queue.slots import Slots, known_slots
 from loadtest.analyse.server.timing import token_gaps
 from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.whatif.model.predict import ServerModel
 from loadtest.errors import PredictionError
+from loadtest.metrics import Interval
 from loadtest.text import listed, percent
 
 MOST_TRIED = 3  # causes that are left out in turn
@@ -75,8 +75,8 @@ class Explanation:
     ttft_s: float
     e2e_s: float
     usual_s: float  # median TTFT of the others of its level
-    usual_prompt: float  # likewise of prompt tokens
-    usual_output: float  # likewise of output tokens
+    usual_prompt: float  # median prompt tokens of the others of its level
+    usual_output: float  # median output tokens of the others of its level
     prompt_tokens: int | None
     cached_tokens: int | None
     output_tokens: int | None

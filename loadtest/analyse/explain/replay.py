@@ -18,7 +18,7 @@ from typing import Self
 import numpy as np
 
 from loadtest.analyse.explain.timeline import Timeline
-from loadtest.analyse.figures.intervals import Interval, t_quantile
+from loadtest.analyse.figures.intervals import t_quantile
 from loadtest.analyse.run import BoolArray, FloatArray, IntArray, LevelData, RunData, grouped
 from loadtest.analyse.server.alternating_models import LONG_LOAD_S
 from loadtest.analyse.server.queue.slots import Slots, known_slots
@@ -29,7 +29,7 @@ from loadtest.analyse.whatif.model.play import CONTEXT
 from loadtest.analyse.whatif.model.predict import SLICED_WAY, ServerModel
 from loadtest.analyse.whatif.model.self_check import GIVEN_BACK
 from loadtest.errors import PredictionError
-from loadtest.metrics import NS_PER_S
+from loadtest.metrics import NS_PER_S, Interval
 from loadtest.records import Outcome
 from loadtest.simulate.model.engine import Engine
 from loadtest.simulate.model.stream import EngineRequest, Stream
@@ -206,7 +206,7 @@ class _Player:
             if each.row == change.without:
                 continue
             if each.after is None or each.after == change.without or each.after not in sent:
-                self._at(self._ready(each), each.row)
+                self._at(each.at + self._delay(each) if change.loads else each.ready, each.row)
             else:
                 self.behind.setdefault(each.after, []).append(each)
 
@@ -230,9 +230,6 @@ class _Player:
 
     def _delay(self, one: Sent) -> float:
         return self.warm if self.change.loads and one.load > LONG_LOAD_S else one.load
-
-    def _ready(self, one: Sent) -> float:
-        return one.at + self._delay(one) if self.change.loads else one.ready
 
     def _at(self, instant_s: float, row: int, *, leaves: bool = False) -> None:
         heapq.heappush(self.due, (round(instant_s * NS_PER_S), next(self.order), row, leaves))
@@ -298,8 +295,6 @@ def _latest(timeline: Timeline, rows: IntArray, tokens: FloatArray) -> BoolArray
 
 def _turns(run: RunData, rows: IntArray) -> dict[int, int]:
     """Return, for each turn of a conversation, the turn before it."""
-    if "session" not in run.requests:
-        return {}
     session, turn = run.column("session"), run.column("turn")
     known = [int(row) for row in rows if math.isfinite(session[row]) and math.isfinite(turn[row])]
     by_turn = {(session[row], turn[row]): row for row in known}
@@ -312,7 +307,7 @@ def _predecessors(run: RunData, timeline: Timeline, rows: IntArray) -> dict[int,
 
     Where the records do not name users it is the last answer before it that no other request followed: users are alike.
     """
-    if "user" in run.requests and np.isfinite(run.column("user")[rows]).all():
+    if np.isfinite(run.column("user")[rows]).all():
         by_user = grouped(zip(run.column("user")[rows].tolist(), rows.tolist(), strict=True))
         return {row: before for mine in by_user.values() for before, row in itertools.pairwise(mine)}
     found: dict[int, int] = {}

@@ -283,9 +283,8 @@ class Splitter:
 
         Only where the server says how many tokens it had cached, and none is expected of a request by itself.
         """
-        requests, timeline = self.run.requests, self.timeline
-        cached = self.run.column("cached_tokens")[row]
-        if "session" not in requests or not math.isfinite(cached):
+        timeline, cached = self.timeline, self.run.column("cached_tokens")[row]
+        if not math.isfinite(cached):
             return None
         session, turn = self.run.column("session"), self.run.column("turn")
         here = (session == session[row]) & (timeline.level == timeline.level[row]) & (turn < turn[row])

@@ -16,13 +16,13 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from loadtest.analyse.run import BoolArray, FloatArray, IntArray, RunData
+from loadtest.analyse.server.queue.at_work import arrival
 from loadtest.analyse.server.queue.waits import NEVER_SERVED, left_slot
-from loadtest.analyse.server.timing.step_law import well_seen
-from loadtest.analyse.server.timing.steps import Steps
+from loadtest.analyse.server.timing.step_law import mean_step
+from loadtest.analyse.server.timing.steps import Steps, prompts_hold_up
 from loadtest.records import Outcome
 
 SLOWED = -1  # in place of a row: nobody's
-HOLDS_UP = 0.2  # of a prompt token's time, by which a running stream must stall for it, for prompts to count as a cause
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,7 @@ class Timeline:
     @classmethod
     def of(cls, run: RunData, steps: Steps) -> Self:
         send, first, end = run.column("send"), run.column("first_token"), run.column("end")
-        arrived = np.fmin(send + np.nan_to_num(run.column("load_s")), np.fmin(first, end))
+        arrived = arrival(run, first)
         won = arrived + np.nan_to_num(run.column("slot_wait_s"))
         spent = run.column("prefill_s")
         told = np.isfinite(spent) & np.isfinite(first)
@@ -117,11 +117,11 @@ def shared_out(
 
 def prompt_windows(timeline: Timeline, steps: Steps, rows: IntArray) -> list[WorkWindow]:
     """Return when the prompts of these rows were read, where reading one holds up the others; a rate is its tokens a second."""
-    known, cost = steps.interference_s, steps.prefill.per_token_s if steps.prefill else math.nan
-    if known is not None and known < HOLDS_UP * cost:
+    hold_up = prompts_hold_up(steps)
+    if hold_up is False:
         return []
     reading, tokens = timeline.first[rows] - timeline.read_from[rows], timeline.tokens[rows]
-    shown = (reading > 0) & (tokens > 0) & (timeline.told[rows] | (known is not None))
+    shown = (reading > 0) & (tokens > 0) & (timeline.told[rows] | (hold_up is not None))
     return [
         WorkWindow(int(row), float(timeline.read_from[row]), float(timeline.first[row]), float(rate))
         for row, rate in zip(rows[shown], tokens[shown] / reading[shown], strict=True)
@@ -129,12 +129,10 @@ def prompt_windows(timeline: Timeline, steps: Steps, rows: IntArray) -> list[Wor
 
 
 def step_time(steps: Steps, streams: float) -> float:
-    """Return the mean step time with so many streams, interpolated; nan where no step was seen."""
-    solid = well_seen(steps.times) or list(steps.times)
-    if not solid or streams < 1:
+    """Return the mean step time with so many streams; nan where no step was seen."""
+    if not steps.times or streams < 1:
         return math.nan
-    inside = float(np.interp(streams, [each.streams for each in solid], [each.mean_s for each in solid]))
-    return inside + max(streams - solid[-1].streams, 0.0) * (steps.slope_s or 0.0)
+    return float(mean_step(steps.times, steps.slope_s, np.array([streams], dtype=np.float64))[0])
 
 
 def held_slots(timeline: Timeline, low: float, high: float, row: int) -> list[WorkWindow]:

@@ -20,8 +20,7 @@ import numpy as np
 
 from loadtest.analyse.run import BoolArray, FloatArray, IntArray
 from loadtest.analyse.run.event_times import blocks
-
-Interval = tuple[float, float]  # its lower and its upper end
+from loadtest.metrics import Interval
 
 COUNTERS = 1 << 20  # whole numbers from 0 that have a counter each; larger ones are kept and sorted
 MOST_BATCHES, FEWEST_BATCHES = 20, 10
@@ -32,7 +31,7 @@ BATCH_TIMES = 5  # correlation times in a batch, where that leaves at least ten 
 SKEWNESS_SEEN = 1.25
 # Effective number of independent samples that an interval needs; a tail needs more, since a short run has not seen it.
 FEWEST_INDEPENDENT_AT = {0.05: 20, 0.50: 10, 0.90: 10, 0.95: 20, 0.99: 300}
-FEWEST_INDEPENDENT = 10  # likewise, of a mean and its error
+FEWEST_INDEPENDENT = 10  # such samples that the interval of a mean needs
 FEWEST_OF_A_QUEUE = 20  # times as many as an open loop's queue keeps alike, where that is more than the samples show
 MOST_STRETCH = 10.0  # times as far from the median as a percentile is an upper end that says something
 
@@ -64,7 +63,7 @@ class ValueCounts:
         return cls(below, len(below) + np.cumsum(table), above, unit)
 
     def negative(self) -> ValueCounts:
-        """Return the same values with the other sign, in ascending order again."""
+        """Return the values with their signs changed, in ascending order again."""
         return replace(self, unit=-self.unit)
 
     def __len__(self) -> int:
@@ -94,14 +93,10 @@ class Spread:
     freedom: int
     lean: float = 0.0  # skewness of the mean ÷ 6
 
-    def around(self, value: float) -> tuple[float, float]:
+    def around(self, value: float) -> Interval:
         """Return the 95 % interval about `value`, which skewness makes longer on one side (Willink's transformation)."""
         t = t_quantile(self.freedom)
         return value - self._bent(t) * self.error, value - self._bent(-t) * self.error
-
-    def scaled(self, factor: float) -> Self:
-        """Return the error of the mean times `factor`, which is above 0."""
-        return replace(self, error=self.error * factor)
 
     def _bent(self, t: float) -> float:
         if abs(self.lean) < 1e-6:
@@ -207,14 +202,14 @@ def _residuals(values: FloatArray, starts: IntArray | None, *, above: float | No
     return summed * (len(starts) / len(values))
 
 
-def mean_interval(sample: Sample) -> tuple[float, float] | None:
+def mean_interval(sample: Sample) -> Interval | None:
     """Return the 95 % interval of the mean; None with too few independent samples."""
     if sample.effective < sample.fewest:
         return None
     return sample.mean().around(float(sample.values.mean()))
 
 
-def percentile_interval(sample: Sample, ordered: Ordered, share: float) -> tuple[float, float] | None:
+def percentile_interval(sample: Sample, ordered: Ordered, share: float) -> Interval | None:
     """Return the 95 % interval of the percentile `share` of `sample`, whose sorted values are `ordered`.
 
     None where the run is too short for that tail: too few independent samples, or a lower end that reaches the median, or

@@ -17,8 +17,8 @@ from loadtest.analyse.figures import stats
 from loadtest.analyse.figures.rates import Flow
 from loadtest.analyse.figures.stats import ENDLESS_S, NEVER_S
 from loadtest.analyse.run import BoolArray, FloatArray, RunData, grouped
-from loadtest.metrics import S_PER_US
-from loadtest.slo import STATISTIC_SHARES, Judged, Objective, judge_by_figures
+from loadtest.metrics import PERCENTILES, S_PER_US, Interval
+from loadtest.slo import Judged, Objective, judge_by_figures
 
 FEWEST_FOR_FAR = 3  # whole rounds of a closed loop, for a limit to be missed by far
 BY_CHANCE = 0.025  # that so many requests lie beyond a limit which is met: with less, it is missed by far
@@ -66,7 +66,7 @@ def _far(run: RunData, level: dict[str, Any], objective: Objective, sent: BoolAr
     A level of few rounds has no interval, and a miss by far must not be measured again for want of one. In an open loop
     all requests share one queue, and no two of them are independent.
     """
-    share = STATISTIC_SHARES.get(objective.statistic)
+    share = PERCENTILES.get(objective.statistic)
     if share is None or objective.figure not in run.requests or not level.get("concurrency"):
         return False
     values = run.column(objective.figure)
@@ -92,7 +92,7 @@ def binomial_tail(least: int, tries: int, share: float) -> float:
 
 def _of_requests(
     objective: Objective, values: FloatArray, sent: BoolArray, answered: BoolArray, level: dict[str, Any]
-) -> tuple[float, tuple[float, float] | None]:
+) -> tuple[float, Interval | None]:
     """Return the statistic of a figure over all requests sent, and its interval."""
     if objective.at_most and objective.statistic == "mean":
         return math.inf, None
@@ -103,7 +103,7 @@ def _of_requests(
     if not isinstance(value, float):
         # Too few requests for this percentile. But where enough failed, it is a failed request's, however few there are.
         failed = 1 - float(answered.sum()) / float(sent.sum())
-        share = STATISTIC_SHARES[objective.statistic]
+        share = PERCENTILES[objective.statistic]
         beyond = failed > (1 - share if objective.at_most else share)
         return (_limited(worst) if beyond else math.nan), None
     return _limited(value), (_limited(interval[0]), _limited(interval[1])) if isinstance(interval, list) else None
@@ -114,7 +114,7 @@ def _of_gaps(run: RunData, objective: Objective, answered: BoolArray, failed: in
     ordered = stats.ranked(run.itl, answered)
     if objective.statistic == "mean" or not len(ordered):
         return math.inf
-    rank = STATISTIC_SHARES[objective.statistic] * (1 + failed / float(answered.sum())) * (len(ordered) - 1)
+    rank = PERCENTILES[objective.statistic] * (1 + failed / float(answered.sum())) * (len(ordered) - 1)
     return float(ordered[math.ceil(rank - 1e-9)]) if rank <= len(ordered) - 1 else math.inf
 
 
@@ -181,7 +181,7 @@ def _values(run: RunData, objective: Objective) -> FloatArray:
     if objective.figure != "itl_s":
         return run.column(objective.figure)
     values = np.full(len(run.requests), np.nan)
-    share = STATISTIC_SHARES.get(objective.statistic)
+    share = PERCENTILES.get(objective.statistic)
     for row in np.flatnonzero(run.itl.counts):
         gaps = np.diff(run.chunks.row(int(row))) * S_PER_US
         values[row] = gaps.mean() if share is None else np.quantile(gaps, share)

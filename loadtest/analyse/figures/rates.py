@@ -6,7 +6,7 @@ rate = Σ (share of a request's tokens that arrived in the window) · (its token
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -147,14 +147,17 @@ class Throughput:
 
 def weighted_rate(run: RunData, found: Flow, weights: FloatArray, *, growing: bool = False) -> Throughput | None:
     """Return the rate of requests that ended well or were left, each counted by its weight; None where no weight is known."""
-    good = found.rows & (run.flag("ok") | run.flag("left")) & np.isfinite(weights)
+    good = _counted(run, found, weights)
     if not good.any():
         return None
     rate = found.per_second(weights, good)
-    if rate <= 0:
-        return Throughput(rate, None)
-    spread = spread_of(run, found, weights, growing=growing)
+    spread = spread_of(run, found, weights, growing=growing) if rate > 0 else None
     return Throughput(rate, [max(rate * (1 + off), 0.0) for off in spread.around(0.0)] if spread else None)
+
+
+def _counted(run: RunData, found: Flow, weights: FloatArray) -> BoolArray:
+    """Mark the requests that ended well or were left, and whose weight is known."""
+    return found.rows & (run.flag("ok") | run.flag("left")) & np.isfinite(weights)
 
 
 def spread_of(run: RunData, found: Flow, weights: FloatArray, *, growing: bool = False) -> Spread | None:
@@ -163,9 +166,9 @@ def spread_of(run: RunData, found: Flow, weights: FloatArray, *, growing: bool =
     A queue evens out when answers end. Over a level an open loop's rate differs as much as what was sent, unless the queue is
     `growing`: then the server alone decides.
     """
-    good = found.rows & (run.flag("ok") | run.flag("left")) & np.isfinite(weights)
     if not found.window.steady:
         return None
+    good = _counted(run, found, weights)
     if found.users is None:
         ended = good & (found.window.holds(run.column("end")) > 0)
         by_end, by_send = (rate_spread(run.column(name)[ended], weights[ended]) for name in ("end", "send"))
@@ -214,7 +217,8 @@ def _ratio_spread(counted: FloatArray, spent: FloatArray, fewest: float) -> Spre
     if counted.sum() <= 0 or spent.sum() <= 0:
         return None
     sample = Sample.of(counted - counted.sum() / spent.sum() * spent)
-    return sample.mean().scaled(1 / float(counted.mean())) if sample.effective >= fewest else None
+    spread = sample.mean()
+    return replace(spread, error=spread.error / float(counted.mean())) if sample.effective >= fewest else None
 
 
 def level_rates(run: RunData, found: Flow | None, good: BoolArray, *, growing: bool = False) -> dict[str, Any]:
@@ -226,8 +230,7 @@ def level_rates(run: RunData, found: Flow | None, good: BoolArray, *, growing: b
     answers = np.where(run.requests["ok"], 1.0, np.nan)
     for name, weights in zip(names, (delivered(run), worked_off(run), answers), strict=True):
         rate = weighted_rate(run, found, weights, growing=growing)
-        figures[name] = rate.per_second if rate else None
-        figures[f"{name}_ci95"] = rate.ci95 if rate else None
+        figures[name], figures[f"{name}_ci95"] = (rate.per_second, rate.ci95) if rate else (None, None)
     window = found.window
     over = "steady window" if window.steady else "whole level"
     return {
@@ -269,8 +272,8 @@ def _drain(run: RunData, window: Window, good: BoolArray) -> dict[str, Any]:
     return {"drain_requests": int(late.sum()), "drain_speed_shift": shift}
 
 
-def drained(levels: Sequence[dict[str, Any]]) -> list[str]:
-    """Say of which level most of the decode speed is that of its end, where the load ran out; nothing where little is."""
+def drained(levels: Sequence[dict[str, Any]]) -> str | None:
+    """Say of which level the end, where the load ran out, moves the decode speed most; None where no end moves it by much."""
     shifted = [(level, level["window"]) for level in levels if level.get("window")]
     told = [
         (level, window["drain_requests"], window["drain_speed_shift"])
@@ -279,12 +282,10 @@ def drained(levels: Sequence[dict[str, Any]]) -> list[str]:
         and window["drain_requests"] >= DRAIN_SHARE * level["requests"]
     ]
     if not told:
-        return []
+        return None
     level, count, shift = max(told, key=lambda each: abs(each[2]))
-    return [
-        (
-            f"The last {count} of {level['requests']} requests at {level['label']} ended while the load ran out; with them the mean decode "
-            f"speed is {percent(abs(shift))} {'higher' if shift > 0 else 'lower'}. Rates leave the end of a level out. More requests make it "
-            "a smaller part."
-        )
-    ]
+    return (
+        f"The last {count} of {level['requests']} requests at {level['label']} ended while the load ran out; with them the mean decode "
+        f"speed is {percent(abs(shift))} {'higher' if shift > 0 else 'lower'}. Rates leave the end of a level out. More requests make it "
+        "a smaller part."
+    )

@@ -22,20 +22,15 @@ LEAST_GROWTH_SHARE = 0.01  # … and more than this share of the requests that c
 GROWTH_BY_CHANCE = 0.9  # … and than this / √n of them, by which more come than leave for a while without any reason
 LEAST_UNHINDERED = 0.2  # of the last third of the requests, above which no queue stands at a level's end
 IDLE_TIMES = 1.5  # times the shortest waits for a first token: a wait below it is hardly longer than on an idle server
-MOST_UNSEEN = (
-    0.06  # of the requests that came: a queue that grows by less, even with what chance may hide, does not grow
-)
+# Of the requests that came: a queue that grows by less, even with what chance may hide, does not grow.
+MOST_UNSEEN = 0.06
 FEWEST_ARRIVALS = 12  # requests that growth is judged by
-FEWEST_FIRST_WAITS = (
-    4.0  # times the shortest waits for a first token: a level that is no longer than that only fills up
-)
+FEWEST_FIRST_WAITS = 4.0  # times the shortest waits for a first token: a level no longer than that only fills up
 SHORTEST = 0.1  # quantile of the waits for a first token: hardly any other request is waited for in so short a time
-SLOWED = (
-    1.25  # times as long as in its first third: from there on answers of a level's later part are slower under its load
-)
-MOST_TIMES_MORE = (
-    100  # times the requests of a level that it may be told to take: past that it has not shown what the server can do
-)
+# Times as long as in the first third of a level: from there on the answers of its later part are slower under its load.
+SLOWED = 1.25
+# Times its requests that a level may be told to take: past that it has not shown what the server can do.
+MOST_TIMES_MORE = 100
 MOST_USED = 0.99  # of a server: a queue that never settles remembers ten thousand requests
 
 
@@ -46,7 +41,7 @@ class Growth:
     before: float
     after: float
     per_s: float  # growth of the number in flight, requests per second
-    share: float  # the same as a share of the requests that came
+    share: float  # growth over the level, as a share of the requests that came
     requests: int  # how many those were
     slower: bool = False  # whether answers took far longer later in the level than in its first third
     filled_s: float | None = None  # how long the level filled up, where only what came afterwards was compared
@@ -172,9 +167,10 @@ def _unhindered(send: FloatArray, begun: FloatArray) -> float:
 def queue_memory(run: RunData, level: dict[str, Any]) -> float:
     """Return how many requests in a row an open loop's queue keeps alike, at least; 1 in a closed loop.
 
-    Where tokens come at the share u of the pace at which they came while most requests were at work, a queue forgets its
-    length in (ca² + cs²) · u / (1 - u)² requests, whether they wait for a slot or slow one another down (the correlation time of a reflected Brownian motion; ca and cs: how arrivals and work vary). The run's own
-    correlation does not show it: a short run that met no long queue looks as if its requests were independent.
+    A queue forgets its length in (ca² + cs²) · u / (1 - u)² requests: the correlation time of a reflected Brownian motion.
+    ca and cs are how arrivals and work vary. u is how much is asked of the server: tokens a second, as a share of the pace at
+    which tokens came while most requests were at work. That holds whether requests wait for a slot or slow one another down.
+    The run's own correlation does not show it: a short run that met no long queue looks as if its requests were independent.
     """
     rows = run.good(level["index"]) & np.isfinite(run.column("sched"))
     if level.get("concurrency") or rows.sum() < FEWEST_ARRIVALS:
@@ -205,7 +201,7 @@ def crowd(run: RunData, index: int) -> FloatArray:
 
 
 def memory_in(values: FloatArray, beside: FloatArray, memory: float) -> float:
-    """Return the correlation time, at least, of a figure without waits: its queue's `memory`, as far as it varies with the `crowd`."""
+    """Return the least correlation time of a figure without waits: the queue's `memory`, as far as the figure follows the crowd."""
     known = np.isfinite(values) & np.isfinite(beside)
     if known.sum() < FEWEST_ARRIVALS or not np.ptp(values[known]) or not np.ptp(beside[known]):
         return 1.0
@@ -217,6 +213,6 @@ def too_few_for_queue(level: LevelData, name: str, part: str) -> str:
     """Say below how many requests an open loop's queue leaves a figure without an interval; empty where it has one, or grows."""
     fewest, described = math.ceil(FEWEST_OF_A_QUEUE * level.get("queue_memory", 0.0)), level.get(name) or {}
     missing = described.get(part) is not None and level.interval(name, part) is None
-    missing = missing and not (level.get("little") or {}).get("growing")  # more requests would only wait longer
+    missing = missing and not level.queue_grew  # more requests would only wait longer
     told = missing and described["n"] < fewest < MOST_TIMES_MORE * described["n"]
     return f" below about {number(float(f'{fewest:.2g}'))} requests" if told else ""

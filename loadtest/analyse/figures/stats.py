@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from loadtest import metrics
 from loadtest.analyse.figures.intervals import (
     FEWEST_ROUNDS,
     Ordered,
@@ -18,10 +17,10 @@ from loadtest.analyse.figures.intervals import (
 )
 from loadtest.analyse.run import BoolArray, FloatArray, IntArray
 from loadtest.analyse.run.event_times import Delays, EventGaps, as_seconds
+from loadtest.metrics import PERCENTILES, Interval, enough_for
 
 Described = dict[str, float | int | list[float] | None]
 
-PERCENTILES = {"p5": 0.05, "p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 # stands for the duration of a request that never ended; a finite number, so that figures can be computed
 ENDLESS_S = 1e12
 NEVER_S = 1e8  # a figure above it was computed from such a request
@@ -52,10 +51,10 @@ def describe_values(
 def describe_waits(
     values: FloatArray, left: BoolArray, waited: FloatArray, *, block: int = 1, queue: float = 1.0
 ) -> dict[str, Any]:
-    """Return the same of waits that some users did not wait out: those marked in `left`, who had `waited` so long.
+    """Describe waits of which some were not waited out: those marked in `left`, whose users had `waited` so long.
 
-    Each of them ranks as slower than all who stayed. A statistic that such a wait decides is at least what is said, and
-    `at_least` names it.
+    A user who left ranks as slower than all who stayed. `at_least` names the statistics that such a wait decides: the true
+    figure is what is returned, or more.
     """
     if not left.any():
         return describe_values(values, block=block, queue=queue)
@@ -77,7 +76,7 @@ def describe_waits(
 
 
 def describe_pooled(pooled: EventGaps | Delays, rows: BoolArray, *, block: int = 1, queue: float = 1.0) -> Described:
-    """Return the same of all values of the requests marked in `rows`, pooled; percentiles are exact for any number."""
+    """Describe all values of the requests marked in `rows`, pooled; percentiles are exact for any number of values."""
     counts = pooled.counts[rows]
     counts = counts[counts > 0]
     total = int(counts.sum())
@@ -92,7 +91,7 @@ def ranked(pooled: EventGaps | Delays, rows: BoolArray) -> Ordered:
     return ValueCounts.of(pooled.ticks(rows), pooled.unit)
 
 
-def _in_order(intervals: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+def _in_order(intervals: dict[str, Interval]) -> dict[str, Interval]:
     """Cut the intervals of percentiles, in ascending order, by one another: a lower percentile is at most what a higher one may be."""
     lows, highs = zip(*intervals.values(), strict=True) if intervals else ((), ())
     lowest, highest = np.maximum.accumulate(lows), np.minimum.accumulate(highs[::-1])[::-1]
@@ -105,9 +104,9 @@ def _described_values(
     n = len(known)
     described: Described = {"n": n, "mean": float(known.mean()) if n else None}
     for name, share in PERCENTILES.items():
-        described[name] = quantile_of_sorted(ordered, share) if metrics.enough_for(share, n) else None
+        described[name] = quantile_of_sorted(ordered, share) if enough_for(share, n) else None
     described["max"] = float(ordered[-1]) if n else None
-    found: dict[str, tuple[float, float] | None] = {}
+    found: dict[str, Interval | None] = {}
     sample = Sample.of(known, block=block, queue=queue, starts=starts) if n >= FEWEST_FOR_INTERVAL else None
     if sample is not None and sample.requests >= FEWEST_ROUNDS * block:
         found["mean"] = mean_interval(sample)

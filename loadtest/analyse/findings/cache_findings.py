@@ -25,7 +25,9 @@ def cache_findings(analysis: Analysis) -> list[Finding]:
     """Return what a run shows of the prefix cache, at most two findings; nothing where nothing was cached."""
     use, run = analysis.cache, analysis.run
     if may_be_warm(analysis):
-        return [_sent_before(str(run.fact("sent_before")))]
+        who = f"{shown(str(run.fact('sent_before')))} sent prompts of this seed to this model before"
+        warm = "the server does not say what it had cached: TTFT may be that of a warm prefix cache"
+        return [Finding(f"{who}, and {warm}.")]
     if use is None:
         return []
     if not (np.nan_to_num(run.column("turn")) > 0).any():
@@ -33,11 +35,10 @@ def cache_findings(analysis: Analysis) -> list[Finding]:
     if use.source == UNKNOWN:
         how = "vLLM says it where it is started with --enable-prompt-tokens-details." if is_paged(run) else ""
         return [Finding(f"How much of each conversation the server had cached is not known ({use.method}).", how)]
-    shown = _kept_shares(analysis, use)
-    if not shown:
+    shares, replayed = _kept_shares(analysis, use), analysis.replayed
+    if not shares:
         return []
-    replayed = analysis.replayed
-    found = [Finding(_claim(analysis, use, shown, replayed), _evidence(analysis, use, shown, replayed))]
+    found = [Finding(_claim(analysis, use, shares, replayed), _evidence(analysis, use, shares, replayed))]
     if replayed is not None and replayed.host_cache:
         restored = f" A restored turn waited {seconds(replayed.restore_s)} longer than one in its slot."
         found += [
@@ -53,14 +54,8 @@ def cache_findings(analysis: Analysis) -> list[Finding]:
 
 def may_be_warm(analysis: Analysis) -> bool:
     """Whether prompts were sent before, of which a server that counts nothing may have held any in its prefix cache."""
-    if not analysis.run.fact("sent_before"):
-        return False
-    return analysis.cache is None or analysis.cache.source == UNKNOWN
-
-
-def _sent_before(other: str) -> Finding:
-    who = f"{shown(other)} sent prompts of this seed to this model before"
-    return Finding(f"{who}, and the server does not say what it had cached: TTFT may be that of a warm prefix cache.")
+    sent = bool(analysis.run.fact("sent_before"))
+    return sent and (analysis.cache is None or analysis.cache.source == UNKNOWN)
 
 
 def _of_single_requests(analysis: Analysis, use: CacheUse) -> list[Finding]:
@@ -103,16 +98,16 @@ def _people(level: LevelData) -> str:
 
 
 def _claim(
-    analysis: Analysis, use: CacheUse, shown: list[tuple[LevelData, float]], replayed: CacheReplay | None
+    analysis: Analysis, use: CacheUse, shares: list[tuple[LevelData, float]], replayed: CacheReplay | None
 ) -> str:
-    kept = [level for level, share in shown if share >= KEPT]
-    worst, share = min(shown, key=lambda one: one[1])
+    kept = [level for level, share in shares if share >= KEPT]
+    worst, share = min(shares, key=lambda one: one[1])
     slots = f"with {counted(replayed.slots, 'slot')}" if replayed is not None else ""
     if replayed is not None and replayed.host_cache is False:
         slots += " and no host cache seen"
     if share >= KEPT:
         people = _people(max(kept, key=lambda level: level.amount))
-        most = "" if len(shown) == 1 else "up to "
+        most = "" if len(shares) == 1 else "up to "
         told = f"{slots}{', ' if slots else ''}the conversations of {most}{people} are kept"
         return capitalised(f"{told}{_read_again(analysis, use, kept)}.")
     cost, who = _cost(analysis, use, worst), _people(worst)
@@ -169,13 +164,12 @@ def _cost(analysis: Analysis, use: CacheUse, worst: LevelData) -> str:
 
 
 def _evidence(
-    analysis: Analysis, use: CacheUse, shown: list[tuple[LevelData, float]], replayed: CacheReplay | None
+    analysis: Analysis, use: CacheUse, shares: list[tuple[LevelData, float]], replayed: CacheReplay | None
 ) -> str:
-    shares = _by_people(shown)
     behind = f" behind the {use.shared:.0f} tokens that all begin with" if use.shared > LEAST_SHARED else ""
-    said = f"{capitalised(use.method)}. Of the later turns {shares} found at least half of their history{behind} in the cache."
+    said = f"{capitalised(use.method)}. Of the later turns {_by_people(shares)} found at least half of their history{behind} in the cache."
     if replayed is not None and replayed.host_cache is not True:
-        alone = [(level, replayed.share_kept(_later(analysis, level, use))) for level, _ in shown]
+        alone = [(level, replayed.share_kept(_later(analysis, level, use))) for level, _ in shares]
         told = _by_people([(level, share) for level, share in alone if share is not None])
         if told:
             said += f" Slots that each keep their last conversation, replayed with these requests, keep {told}."

@@ -11,7 +11,8 @@ import pandas as pd
 
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import RunData
-from loadtest.metrics import VOID, enough_for
+from loadtest.doubts import VOID
+from loadtest.metrics import enough_for
 from loadtest.text import capitalised, counted, listed, number
 
 # By the sources of token counts: whose tokens they are.
@@ -87,7 +88,7 @@ def length_findings(run: RunData, levels: Sequence[dict[str, Any]]) -> Iterator[
 
 
 def counting_finding(run: RunData, levels: Sequence[dict[str, Any]]) -> str | None:
-    """Say that tokens are pieces of text where answers say none: the server counts none, was not asked, or a gateway drops them."""
+    """Say that pieces of text stand for tokens where answers give no count of tokens."""
     sources = run.requests["token_source"][run.good(*(level["index"] for level in levels))]
     pieces = int(sources.eq("chunks").sum())
     if not pieces:
@@ -98,7 +99,7 @@ def counting_finding(run: RunData, levels: Sequence[dict[str, Any]]) -> str | No
 
 
 def clock_finding(run: RunData) -> Finding | None:
-    """Say that the durations of one model at one server, as that says them, were taken by another clock."""
+    """Say that a server's durations are left out, because it took them by another clock."""
     factors = run.requests["clock_factor"].dropna()
     if not len(factors):
         return None

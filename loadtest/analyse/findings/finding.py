@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Self
 
 from loadtest.text import capitalised
@@ -19,5 +20,10 @@ class Finding(str):
         return found
 
     def about(self, who: str) -> Self:
-        """Return it as said of one of several: "llama3.2:1b: The server handles …"."""
+        """Return the finding with the name of whom it is about: "llama3.2:1b: The server handles …"."""
         return type(self)(f"{who}: {self}", self.evidence) if who else self
+
+
+def as_findings(said: Iterable[str | None]) -> list[Finding]:
+    """Return sentences as findings; None and empty ones are left out."""
+    return [each if isinstance(each, Finding) else Finding(each) for each in said if each]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from loadtest.analyse.figures import client_capacity, rates
-from loadtest.analyse.figures import knee as knee_of
+from loadtest.analyse.figures.keeping_up import kept_up
 from loadtest.analyse.findings import (
     cache_findings,
     data_findings,
@@ -17,13 +17,12 @@ from loadtest.analyse.findings import (
     machine_findings,
     step_findings,
 )
-from loadtest.analyse.findings.finding import Finding
+from loadtest.analyse.findings.finding import Finding, as_findings
 from loadtest.analyse.findings.slot_findings import behind_the_url, slots_finding
 from loadtest.analyse.findings.waiting_findings import batching, cut_off, leaving_findings, queueing, void_above
 from loadtest.analyse.run import LevelData, Series, believed, grouped, groups, has_tokens
 from loadtest.analyse.server import alternating_models, prompt_length
-from loadtest.analyse.server.model_memory import by_slots as memory
-from loadtest.analyse.server.model_memory import cold_load, memory_comparison
+from loadtest.analyse.server.model_memory import by_slots, cold_load, memory_comparison
 from loadtest.analyse.summary import Analysis, believed_knee
 from loadtest.analyse.verdict import outcome_rules
 from loadtest.text import counted, listed, number, seconds, some_of
@@ -34,27 +33,26 @@ MOST_TOLD = 3  # series of levels; of more, the first and the last
 def all_findings(analysis: Analysis) -> list[Finding]:
     """Return what the run shows, the most telling first; each names its model or server where there are several."""
     run, levels = analysis.run, analysis.levels
-    found: list[str | Finding | None] = [
+    found = [
         outcome_rules.end_sentence(run),
         cut_off(run, levels),
         _found_max(run.facts.get("find_max") or {}),
-        *memory.context_sentences(run),
+        by_slots.context_sentence(run),
         *data_findings.batch_findings(run, levels),
         *_shared_servers(analysis),
         *(_each_servers_findings(analysis) if analysis.groups else _server_findings(analysis)),
-        None
-        if analysis.groups
-        else step_findings.pause_finding(analysis),  # of several, one may have worked for another
+        # Of several models, one may have worked while another paused.
+        None if analysis.groups else step_findings.pause_finding(analysis),
         _prediction(analysis.summary),
         client_capacity.capacity_sentence(levels),
-        *memory_comparison.difference_sentences(analysis.memory),
+        memory_comparison.difference_sentence(analysis.memory),
         *energy_findings.energy_findings(analysis.summary),
         *data_findings.length_findings(run, analysis.believed),
         data_findings.counting_finding(run, levels),
         *machine_findings.machine_findings(run),
         *outcome_rules.answer_notes(run),
     ]
-    return [each if isinstance(each, Finding) else Finding(each) for each in found if each]
+    return as_findings(found)
 
 
 def _each_servers_findings(analysis: Analysis) -> Iterator[Finding]:
@@ -118,25 +116,25 @@ def _server_findings(analysis: Analysis) -> list[Finding]:
     """Return what the requests to one model at one server show of it."""
     run, levels, every = analysis.run, analysis.levels, analysis.series
     told = every if len(every) <= MOST_TOLD else [every[0], every[-1]]  # the tables have the rest
-    found: list[str | Finding | None] = [
+    found = [
         data_findings.clock_finding(run),
         *cold_loads(analysis),
         None if levels else "No request was recorded.",
         slots_finding(analysis) if levels and has_tokens(*levels) else None,
-        *behind_the_url(analysis),
+        behind_the_url(analysis),
         *cache_findings.cache_findings(analysis),
         *step_findings.steps_findings(analysis),
         *longer_prompts(analysis),
         *(each.about(one.label if len(every) > 1 else "") for one in told for each in _of_series(analysis, one)),
         *leaving_findings(levels),
-        *rates.drained(believed(levels)),
+        rates.drained(analysis.believed),
     ]
-    return [each if isinstance(each, Finding) else Finding(each) for each in found if each]
+    return as_findings(found)
 
 
 def _of_series(analysis: Analysis, series: Series) -> Iterator[Finding]:
     # Where the pace changed, no step time tells a stall from a step.
-    changed = step_findings.pace_findings(analysis.steps, analysis.believed)
+    changed = step_findings.pace_finding(analysis.steps, analysis.believed)
     found = (
         queueing(analysis, series),
         batching(analysis, series),
@@ -190,9 +188,8 @@ def saturation(series: Series) -> Finding | None:
     """Say from which load on more brings no more: streams, with three levels or more; or the rate that is kept up with."""
     levels = series.believed
     if levels and levels[0].is_open:
-        said = knee_of.kept_up(levels)
-        grew = any((level["little"] or {}).get("growing") for level in levels)
-        above = "" if grew else void_above(series, levels[-1])
+        said = kept_up(levels)
+        above = "" if any(level.queue_grew for level in levels) else void_above(series, levels[-1])
         return Finding(f"{said.removesuffix('.')}{above}.") if said else None
     found, _ = believed_knee(series)
     return Finding(found.sentence) if found else None
@@ -200,10 +197,9 @@ def saturation(series: Series) -> Finding | None:
 
 def range_of_ttft(series: Series) -> Finding | None:
     """Say how TTFT and decode speed change from the lowest to the highest concurrency."""
-    ends = [level for level in series.believed if level.figure("ttft_s", "p50") is not None]
-    if not ends:
+    told = _lowest_and_highest([level for level in series.believed if level.figure("ttft_s", "p50") is not None])
+    if not told:
         return None
-    told = ends[:1] if len(ends) == 1 else [ends[0], ends[-1]]
     ttfts = _at_loads(told, [level.wait_in_words("ttft_s", "p50") for level in told])
     speeds = [level.figure("stream_tokens_per_s", "p50") for level in told]
     said = f"The median TTFT is {ttfts}"
@@ -212,6 +208,10 @@ def range_of_ttft(series: Series) -> Finding | None:
         both = " at both" if len(words) < len(speeds) else ""
         said += f"; the median decode speed is {listed(words)} tokens/s a stream{both}"
     return Finding(f"{said}.")
+
+
+def _lowest_and_highest(levels: Sequence[LevelData]) -> Sequence[LevelData]:
+    return [levels[0], levels[-1]] if len(levels) > 1 else levels
 
 
 def _at_loads(told: Sequence[LevelData], figures: Sequence[str]) -> str:
@@ -231,10 +231,9 @@ def _without_failed(level: LevelData) -> str:
 
 def range_of_e2e(series: Series) -> Finding | None:
     """Say of answers without text how E2E and the rate of input tokens change from the lowest to the highest load."""
-    ends = [level for level in series.believed if not has_tokens(level)]
-    if not ends:
+    told = _lowest_and_highest([level for level in series.believed if not has_tokens(level)])
+    if not told:
         return None
-    told = ends[:1] if len(ends) == 1 else [ends[0], ends[-1]]
     rates_said = [level.get("input_tokens_per_s") for level in told]
     said = f"The median E2E is {_at_loads(told, [seconds(level.figure('e2e_s', 'p50')) for level in told])}"
     if all(rates_said):

@@ -9,14 +9,14 @@ import numpy as np
 
 from loadtest.analyse.findings.cache_findings import may_be_warm
 from loadtest.analyse.findings.finding import Finding
-from loadtest.analyse.run import SERIES_KEYS, BoolArray, FloatArray, LevelData, RunData, Series, believed, finite
+from loadtest.analyse.run import SERIES_KEYS, FloatArray, LevelData, RunData, Series, believed, finite
 from loadtest.analyse.run.overlaps import peak_at_once
 from loadtest.analyse.server.timing.pace import LEAST_CHANGE
 from loadtest.analyse.server.timing.pauses import find_pauses
 from loadtest.analyse.server.timing.prefill import NEAR_S
 from loadtest.analyse.server.timing.prefill_law import FEWEST_PROMPTS, Prefill
 from loadtest.analyse.server.timing.step_law import well_seen
-from loadtest.analyse.server.timing.steps import Steps
+from loadtest.analyse.server.timing.steps import Steps, prompts_hold_up
 from loadtest.analyse.summary import Analysis
 from loadtest.text import capitalised, counted, listed, number, percent, seconds
 
@@ -24,7 +24,6 @@ NOTHING = 1e-4  # of a step: a stream that adds less adds nothing
 FEWEST_OF_KINDS = 32  # steps, of which some may be of another kind
 WIDEST = 0.5  # interval of the speed of prefill, as a share of it; a wider one knows no speed …
 WIDE = 0.1  # … and from here on it is said in place of the speed
-HELD_UP = 0.2  # of a prompt token's time, by which it holds up a running stream where both share steps
 PACE_EVIDENCE = (
     "Heat, a clock that is turned down, a warm-up and other work on the machine (also another model's), where it begins or ends, do "
     "that; no average stands for both, so step times and prefill are not said."
@@ -43,8 +42,8 @@ def steps_findings(analysis: Analysis) -> list[Finding]:
     doubt = (
         " Void levels are part of that: measure them again before you rely on it." if len(good) < len(levels) else ""
     )
-    if changed := pace_findings(steps, good):
-        return changed
+    if changed := pace_finding(steps, good):
+        return [changed]
     said: list[Finding] = []
     law = steps.law
     if law is not None and law.fits:
@@ -82,13 +81,13 @@ def steps_findings(analysis: Analysis) -> list[Finding]:
     return said
 
 
-def pace_findings(steps: Steps, levels: Sequence[dict[str, Any]]) -> list[Finding]:
+def pace_finding(steps: Steps, levels: Sequence[dict[str, Any]]) -> Finding | None:
     """Say where the same steps took longer at one time than at another: between two levels or within one, the larger change.
 
     Streams that share no steps have none that are the same.
     """
     if steps.apart:
-        return []
+        return None
     labels = {level["index"]: str(level["label"]) for level in levels}
     change = steps.change if steps.change is not None and steps.change.level in labels else None
     within = 1.0 if change is None else max(change.factor, 1 / change.factor)
@@ -100,13 +99,14 @@ def pace_findings(steps: Steps, levels: Sequence[dict[str, Any]]) -> list[Findin
         times = f"{paces[slow] / paces[fast]:.1f} times as long at {labels[slow]} as at {labels[fast]}"
         if labels[slow] == labels[fast]:  # as a search may measure it
             times = f"{paces[slow] / paces[fast]:.1f} times as long in one level at {labels[slow]} as in another"
-        return [Finding(f"The server's pace changed between levels: the same steps took {times}.", PACE_EVIDENCE)]
+        return Finding(f"The server's pace changed between levels: the same steps took {times}.", PACE_EVIDENCE)
     if change is None:
-        return []
+        return None
     slower = change.factor > 1
-    said = f"on average the same steps took at least {within:.1f} times as long {'from then on as before' if slower else 'before as from then on'}"
+    when = "from then on as before" if slower else "before as from then on"
+    said = f"on average the same steps took at least {within:.1f} times as long {when}"
     became = f"{'slower' if slower else 'faster'} within the level at {labels[change.level]}, after about {seconds(change.after_s)}"
-    return [Finding(f"The server became {became}: {said}.", PACE_EVIDENCE)]
+    return Finding(f"The server became {became}: {said}.", PACE_EVIDENCE)
 
 
 def _holds(steps: Steps, prefill: Prefill) -> bool:
@@ -114,9 +114,7 @@ def _holds(steps: Steps, prefill: Prefill) -> bool:
 
     A server whose streams have a clock each shares no steps, so the time taken off for them would be too long.
     """
-    if prefill.holds is not None:
-        return prefill.holds
-    return (steps.interference_s or 0.0) >= HELD_UP * prefill.per_token_s
+    return bool(prompts_hold_up(steps)) if prefill.holds is None else prefill.holds
 
 
 def _seen_at(steps: Steps) -> str:
@@ -256,12 +254,9 @@ def _prefills(run: RunData, level: LevelData) -> _Prefills:
     rows = rows[np.argsort(first[rows], kind="stable")]
     together = np.ones(len(rows))
     if len(rows):
-        group = np.cumsum((np.diff(first[rows], prepend=first[rows[0]]) > NEAR_S) | _apart(first[rows] - took[rows]))
+        ends, starts = first[rows], first[rows] - took[rows]
+        apart = (np.diff(ends, prepend=ends[0]) > NEAR_S) | (np.abs(np.diff(starts, prepend=starts[0])) > NEAR_S)
+        group = np.cumsum(apart)
         together = np.bincount(group)[group].astype(np.float64)
     good = run.good(level["index"])[rows]
     return _Prefills(took[rows][good], together[good], tokens[rows][good])
-
-
-def _apart(starts: FloatArray) -> BoolArray:
-    """Mark the starts that are not near the one before."""
-    return np.asarray(np.abs(np.diff(starts, prepend=starts[0])) > NEAR_S, dtype=np.bool_)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -38,13 +37,13 @@ EXPENDABLE = ("output tokens/s", "TTFT p50", "memory", "queue wait p50", "tokens
 TTFT_APART = 0.1  # a TTFT that differs by more than this share is told beside the other
 EACH_A_SLOT = "a slot for each"  # where the run never reached the limit
 EXTRAPOLATED, TOO_MUCH = "*", " ✗"
-TABLE_FIGURES = (  # of the table: (head, figure, statistic)
-    ("TTFT p50", "ttft_s", "p50"),
-    ("TTFT p95", "ttft_s", "p95"),
-    ("queue wait p50", "queue_wait_s", "p50"),
-    ("tokens/s a stream", "stream_tokens_per_s", "p50"),
-    ("output tokens/s", "output_tokens_per_s", "mean"),
-)
+TABLE_FIGURES = {  # of the table, by their heads
+    "TTFT p50": "ttft_s.p50",
+    "TTFT p95": "ttft_s.p95",
+    "queue wait p50": "queue_wait_s.p50",
+    "tokens/s a stream": "stream_tokens_per_s.p50",
+    "output tokens/s": "output_tokens_per_s.mean",
+}
 
 
 def sentences(advice: Advice) -> tuple[str, str, str]:
@@ -82,7 +81,7 @@ def void_sentence(advice: Advice) -> str | None:
 
 
 def _set(advice: Advice, slots: int) -> str:
-    """Say to set so many slots, or to try them where the model may err: past the streams measured, or by as much as it gains."""
+    """Say to set so many slots; or to try them, where they lie past the streams measured or gain no more than the model may err."""
     if advice.extrapolated(slots, advice.load) or slots != advice.best or not advice.surely_better:
         return f"Try {advice.knob} {slots} (now {advice.now}), then measure"
     return f"Set {advice.knob} to {slots} (now {advice.now})"
@@ -93,7 +92,10 @@ def _choice(advice: Advice) -> str:
     at = f"at {counted(load, 'stream')}"
     if now is None:
         who, change = _nobody(advice)
-        return f"{who} ({_figures_text(advice.as_now(load))}), so more slots would change {change} there: measure more streams, e.g. --concurrency {2 * load},{4 * load}, to see the limit."
+        return (
+            f"{who} ({_figures_text(advice.as_now(load))}), so more slots would change {change} there: measure more streams, e.g. "
+            f"--concurrency {2 * load},{4 * load}, to see the limit."
+        )
     if slots is None:
         assert isinstance(advice.memory, MemoryBySlots)
         least = advice.memory.at(advice.slots[0])
@@ -124,8 +126,8 @@ def _with_varied_lengths(advice: Advice) -> str:
     if advice.trial is None or not advice.equal_answers:
         return ""
     promised, varied = advice.promised[advice.load], advice.cells[advice.trial, advice.load]
-    told = (("ttft_s", "p95"), ("stream_tokens_per_s", "p50"), ("output_tokens_per_s", "mean"))
-    pairs = [(promised.figure(*name), varied.figure(*name)) for name in told]
+    told = ("ttft_s.p95", "stream_tokens_per_s.p50", "output_tokens_per_s.mean")
+    pairs = [(promised.figures[key], varied.figures[key]) for key in told]
     if not any(abs(there - here) > TTFT_APART * here for here, there in pairs):
         return ""
     return (
@@ -148,8 +150,8 @@ def _room(advice: Advice) -> str:
     if low.figures == high.figures:
         return f"With {counted(advice.load, 'stream')} at once slots make no difference."
     return (
-        f"At {counted(advice.load, 'stream')}, {counted(few, 'slot')} would give "
-        f"{_speed_text(low)} tokens/s a stream after a queue wait of {_wait(low)}, {counted(many, 'slot')} {_speed_text(high)} after {_wait(high)}"
+        f"At {counted(advice.load, 'stream')}, {counted(few, 'slot')} would give {_speed_text(low)} tokens/s a stream after a "
+        f"queue wait of {_wait(low)}, {counted(many, 'slot')} {_speed_text(high)} after {_wait(high)}"
         f"{_extrapolated_note(advice, many)}."
     )
 
@@ -229,7 +231,7 @@ def _slots_row(advice: Advice, slots: int, load: int) -> dict[str, str]:
         "streams": f"{load}{'' if load in advice.measured else ' (not measured)'}",
     }
     figures = _row(advice.cells[slots, load], beyond=advice.extrapolated(slots, load))
-    row |= {head: figure for (head, _, _), figure in zip(TABLE_FIGURES, figures, strict=True)}
+    row |= dict(zip(TABLE_FIGURES, figures, strict=True))
     if advice.objectives:
         row["SLO"] = "not known" if advice.untold(slots, load) else "met" if advice.met(slots, load) else "missed"
     if isinstance(advice.memory, MemoryBySlots):
@@ -239,8 +241,8 @@ def _slots_row(advice: Advice, slots: int, load: int) -> dict[str, str]:
 
 def heading(advice: Advice, analysis: Analysis) -> str:
     summary = analysis.summary
-    title = joined(" · ", summary["name"], summary.get("group"), measured_on(summary), advice.label)
-    return f"{marked(title, summary)}: at {counted(advice.load, 'stream')}"
+    what = joined(" · ", summary["name"], summary.get("group"), measured_on(summary), advice.label)
+    return f"{marked(what, summary)}: at {counted(advice.load, 'stream')}"
 
 
 def console_table(advice: Advice) -> Grid:
@@ -273,16 +275,16 @@ def _mark(advice: Advice, slots: int, load: int) -> str:
     return f"{'▶ ' if slots == advice.best else ''}{slots}{now if slots == advice.now else ''}"
 
 
-def predicted_text(prediction: Prediction, figure: str, statistic: str, *, beyond: bool = False) -> str:
+def predicted_text(prediction: Prediction, key: str, *, beyond: bool = False) -> str:
     """Return a predicted figure as text, marked where it is extrapolated."""
-    value = prediction.figure(figure, statistic)
-    return UNKNOWN if math.isnan(value) else writer_of(figure)(value) + (EXTRAPOLATED if beyond else "")
+    value = prediction.figures.get(key, math.nan)
+    return UNKNOWN if math.isnan(value) else writer_of(key)(value) + (EXTRAPOLATED if beyond else "")
 
 
 def lever_table(advice: Advice) -> Grid:
     """Return a row a lever, the most helpful first, below the prediction as things are."""
     now, objective = advice.predicted_now, advice.ranked_by
-    heads = ("change", *(head for head, _, _ in TABLE_FIGURES), f"{objective.words} better by", "what is assumed")
+    heads = ("change", *TABLE_FIGURES, f"{objective.words} better by", "what is assumed")
     rows = [("as measured", *_row(advice.as_now(advice.load)), "", "")]
     rows += [("the same, predicted", *_row(now), "", "what the changes are held against")]
     rows += [(each.name, *_row(each.prediction), signed(each.gain), each.means) for each in advice.levers]
@@ -302,7 +304,7 @@ def lever_table(advice: Advice) -> Grid:
 
 
 def _row(prediction: Prediction, *, beyond: bool = False) -> list[str]:
-    return [predicted_text(prediction, figure, statistic, beyond=beyond) for _, figure, statistic in TABLE_FIGURES]
+    return [predicted_text(prediction, key, beyond=beyond) for key in TABLE_FIGURES.values()]
 
 
 def markdown(advice: Advice, analysis: Analysis, picture: str | None) -> str:
@@ -341,7 +343,18 @@ def to_dict(advice: Advice, analysis: Analysis) -> dict[str, Any]:
         "memory_reason": memory if isinstance(memory, str) else None,
         "gpu_memory_bytes": advice.gpu_bytes,
         "promised": [each.to_dict() for each in advice.promised.values()],
-        "predictions": list(_predictions(advice)),
+        "predictions": [
+            {
+                "measured_load": load in advice.measured,
+                "measured": advice.is_measured(slots, load),
+                "extrapolated": advice.extrapolated(slots, load),
+                "slo_met": None if advice.untold(slots, load) else advice.met(slots, load),
+                "memory_bytes": memory.at(slots) if isinstance(memory, MemoryBySlots) else None,
+                "fits": advice.fits(slots),
+                **cell.to_dict(),
+            }
+            for (slots, load), cell in sorted(advice.cells.items())
+        ],
         "levers": [
             {"name": each.name, "means": each.means, "gain": each.gain, **each.prediction.to_dict()}
             for each in advice.levers
@@ -350,20 +363,7 @@ def to_dict(advice: Advice, analysis: Analysis) -> dict[str, Any]:
     }
 
 
-def _predictions(advice: Advice) -> Iterator[dict[str, Any]]:
-    for (slots, load), cell in sorted(advice.cells.items()):
-        yield {
-            "measured_load": load in advice.measured,
-            "measured": advice.is_measured(slots, load),
-            "extrapolated": advice.extrapolated(slots, load),
-            "slo_met": None if advice.untold(slots, load) else advice.met(slots, load),
-            "memory_bytes": advice.memory.at(slots) if isinstance(advice.memory, MemoryBySlots) else None,
-            "fits": advice.fits(slots),
-            **cell.to_dict(),
-        }
-
-
-_ttft = partial(predicted_text, figure="ttft_s", statistic="p95")
-_wait = partial(predicted_text, figure="queue_wait_s", statistic="p50")
-_speed_text = partial(predicted_text, figure="stream_tokens_per_s", statistic="p50")
-_output = partial(predicted_text, figure="output_tokens_per_s", statistic="mean")
+_ttft = partial(predicted_text, key="ttft_s.p95")
+_wait = partial(predicted_text, key="queue_wait_s.p50")
+_speed_text = partial(predicted_text, key="stream_tokens_per_s.p50")
+_output = partial(predicted_text, key="output_tokens_per_s.mean")

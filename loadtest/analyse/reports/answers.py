@@ -9,16 +9,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from loadtest.analyse.figures import knee as knee_of
+from loadtest.analyse.figures.keeping_up import KeptUp, came_fewer, why_unclear
+from loadtest.analyse.figures.knee import FEWEST_LEVELS
 from loadtest.analyse.figures.stationarity import too_few_for_queue
-from loadtest.analyse.figures.stats import PERCENTILES
 from loadtest.analyse.findings.measured_on import ALL, SOME, simulated_badge
 from loadtest.analyse.findings.slot_findings import believed_slots, only_void, slots_told, what_happens
 from loadtest.analyse.findings.waiting_findings import void_above
-from loadtest.analyse.run import LevelData, Series, believed, grouped, has_tokens, series_of, shared_parts
-from loadtest.analyse.summary import Analysis, believed_knee, series_with, with_most
+from loadtest.analyse.run import (
+    LevelData,
+    Series,
+    believed,
+    grouped,
+    has_tokens,
+    series_of,
+    series_with,
+    shared_parts,
+    with_most,
+)
+from loadtest.analyse.summary import Analysis, believed_knee
 from loadtest.analyse.verdict.remedies import REMEDIES
-from loadtest.metrics import SUSPECT, VALID, VOID, needed
+from loadtest.doubts import SUSPECT, VALID, VOID
+from loadtest.metrics import PERCENTILES, needed
 from loadtest.text import capitalised, joined, listed, number, out_of, seconds
 
 MOST_NAMED = 4  # levels in one sentence
@@ -209,12 +220,12 @@ def _levels_off(series: Series, *, named: bool = False) -> tuple[Tile, LevelData
     name = "Levels off at"
     found, why = believed_knee(series)
     loads = len({level["concurrency"] for level in levels if level["output_tokens_per_s"]})
-    if found is None and loads >= knee_of.FEWEST_LEVELS:
+    if found is None and loads >= FEWEST_LEVELS:
         return Tile(name, "", str(why)), None
     if found is None:
         be = "is" if loads == 1 else "are"
         good = f" that {be} not void" if series.void else ""
-        return Tile(name, "", f"it takes {knee_of.FEWEST_LEVELS} loads to tell, and here {be} {loads}{good}"), None
+        return Tile(name, "", f"it takes {FEWEST_LEVELS} loads to tell, and here {be} {loads}{good}"), None
     level = next(one for one in levels if one["concurrency"] == found.concurrency)
     again = f"{found.void_said}; measure {'it' if len(found.void) == 1 else 'them'} again"
     if found.grows and found.in_between:
@@ -242,24 +253,24 @@ def _levels_off(series: Series, *, named: bool = False) -> tuple[Tile, LevelData
 
 def _kept_up(series: Series, levels: Sequence[LevelData]) -> tuple[Tile, LevelData | None]:
     name = "Kept up with"
-    found = knee_of.KeptUp.of(levels)
+    found = KeptUp.of(levels)
     if found is None:
         why = "its rate changes" if levels[0].get("rate_to") else "too few requests to tell whether the queue grew"
         return Tile(name, "", why), None
     kept, lost, unclear = found.kept, found.lost, found.unclear
     if kept is None and unclear is not None:
-        return Tile(name, "", f"at {unclear.load} {knee_of.why_unclear(unclear)}"), None
+        return Tile(name, "", f"at {unclear.load} {why_unclear(unclear)}"), None
     if kept is None:
         assert lost is not None
         return Tile(name, "", f"the queue already grows at {lost.load}: measure lower rates"), None
     more = (
         f"not with {lost.load}"
         if lost is not None
-        else f"at {unclear.load} {knee_of.why_unclear(unclear)}"
+        else f"at {unclear.load} {why_unclear(unclear)}"
         if unclear is not None
         else f"the highest rate measured{void_above(series, kept)}"
     )
-    return Tile(name, kept.load, joined("; ", knee_of.came_fewer(kept), more)), kept
+    return Tile(name, kept.load, joined("; ", came_fewer(kept), more)), kept
 
 
 def _slots(analysis: Analysis) -> Tile:
@@ -288,5 +299,5 @@ def _ttft(at: LevelData | None, best: LevelData) -> Tile:
         none = f"no 95 % interval{too_few_for_queue(level, 'ttft_s', 'p95')}, "
         between = f"95 % interval {ends}, " if ends else none
         return Tile(name, level.wait_in_words("ttft_s", "p95"), f"{between}at {level['label']}")
-    count = (level.get("ttft_s") or {}).get("n", 0)
+    count = level.figure("ttft_s", "n") or 0
     return Tile(name, "", f"p95 needs {needed(PERCENTILES['p95'])} requests, {level['label']} has {count}")

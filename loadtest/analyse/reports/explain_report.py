@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from loadtest.analyse.explain import time_parts
 from loadtest.analyse.explain.explanation import CACHE, LOAD, NOBODY, Explanation, Without
 from loadtest.analyse.explain.time_parts import Cause, TimePart
+from loadtest.doubts import VOID
 from loadtest.grid import Grid
-from loadtest.metrics import VOID
 from loadtest.records import Outcome
 from loadtest.text import UNKNOWN, between, capitalised, counted, listed, number, seconds
 
@@ -199,7 +199,7 @@ def _band(one: Without) -> str:
 
 
 def others(found: Explanation) -> str | None:
-    """Say likewise of the other causes that were tried; None where there are none."""
+    """Say what each other cause would have saved that was left out alone; None where there is no other."""
     rest = [each for each in found.worth if each is not found.told]
     if not rest:
         return None

@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 from loadtest.analyse.findings.measured_on import marked, measured_on, simulated_mark
 from loadtest.analyse.reports import tables
 from loadtest.analyse.run import LevelData
+from loadtest.doubts import VOID
 from loadtest.grid import Grid, escaped
-from loadtest.metrics import VOID
 from loadtest.slo import Judged, Objective, judge_objectives
 from loadtest.text import shown
 
@@ -64,8 +64,8 @@ def junit(
 ) -> bytes:
     """Return JUnit XML with a suite for each run, given as its path and its summary."""
     root = ElementTree.Element("testsuites", name="loadtest")
-    for path, summary in runs:
-        tested = list(cases(summary, objectives, search))
+    every = [list(cases(summary, objectives, search)) for _, summary in runs]
+    for (path, summary), tested in zip(runs, every, strict=True):
         suite = ElementTree.SubElement(root, "testsuite", name=shown(summary["name"]))
         _count(suite, tested)
         if summary["started"]:
@@ -80,7 +80,7 @@ def junit(
                 ElementTree.SubElement(row, case.ended, message=shown(case.said))
             else:
                 ElementTree.SubElement(row, "system-out").text = shown(case.said)
-    _count(root, [case for _, summary in runs for case in cases(summary, objectives, search)])
+    _count(root, [case for tested in every for case in tested])
     ElementTree.indent(root)
     body: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
     return body + b"\n"

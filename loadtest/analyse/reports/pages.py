@@ -9,7 +9,7 @@ from pathlib import Path
 
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.findings.measured_on import measured_on, simulated_badge, simulated_mark, simulated_warning
-from loadtest.analyse.findings.step_findings import pace_findings
+from loadtest.analyse.findings.step_findings import pace_finding
 from loadtest.analyse.reports import answers, run_table, tables
 from loadtest.analyse.reports.glossary import GLOSSARY
 from loadtest.analyse.run import believed, groups, has_tokens
@@ -129,7 +129,7 @@ markdown, html = partial(_page, "report.md"), partial(_page, "report.html")
 
 def _server_tables(named: str, one: Analysis) -> Iterator[tuple[str, Grid]]:
     """Yield what tables say of one model at one server besides its levels; `named` is ": name" where a run has several."""
-    if one.steps.times and not pace_findings(one.steps, believed(one.levels)):  # figures of two paces are of neither
+    if one.steps.times and not pace_finding(one.steps, believed(one.levels)):  # figures of two paces are of neither
         yield f"Step times{named}", tables.step_time_table(one)
     if one.memory:
         yield f"Memory{named}", tables.memory_table(one.memory)

@@ -78,7 +78,7 @@ def _rests_on(each: Prediction, analysis: Analysis, curve: PredictedCurve) -> st
 
 def with_band(each: Prediction, figure: str) -> str:
     """Return a predicted figure and its band, "1.91 s (1.36 s to 2.67 s)"."""
-    value, write = each.figure(*figure.split(".")), writer_of(figure)
+    value, write = each.figures.get(figure, math.nan), writer_of(figure)
     if not math.isfinite(value):
         return UNKNOWN
     band = each.bands.get(figure)

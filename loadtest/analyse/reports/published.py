@@ -86,7 +86,7 @@ class MeasuredBeside:
     verdict: str
     tokens: float  # mean lines: chunks with text, and the final line
     time_s: float  # mean time from t_send to the stream's end
-    time_at_length_s: float  # the same, had every answer had the published number of lines
+    time_at_length_s: float  # that mean, had every answer had the published number of lines
     longest_ttft_s: float
     ttft_s: float  # means, as everywhere else
     e2e_tokens_per_s: float

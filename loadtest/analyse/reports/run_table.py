@@ -51,6 +51,7 @@ COSTS = (
 def facts_table(analysis: Analysis) -> Grid:
     summary, run = analysis.summary, analysis.run.facts
     machine, server = run.get("client") or {}, summary["server"]
+    cpus, kernel, python = (machine.get(name, "?") for name in ("cpus", "kernel", "python"))
     context = (run.get("server_at_end") or {}).get("context_length") or server.get("context")
     versions = ", ".join(f"{name} {version}" for name, version in (run.get("versions") or {}).items())
     pairs = (
@@ -70,7 +71,7 @@ def facts_table(analysis: Analysis) -> Grid:
         ("load", _loop(summary["levels"])),
         ("prompts", _prompts(analysis)),
         *((f"slowest request{named}", _slowest(one)) for named, one in sections(analysis)),
-        ("client", _client(machine)),
+        ("client", joined(", ", machine.get("host"), f"CPUs: {cpus}", f"kernel {kernel}", f"Python {python}")),
         ("hardware", _hardware(summary)),
         ("energy", energy_fact(summary)),
         ("its server", _served(analysis)),
@@ -182,16 +183,6 @@ def _reached(facts: dict[str, Any]) -> str:
     return "; ".join(said)
 
 
-def _client(machine: dict[str, Any]) -> str:
-    return joined(
-        ", ",
-        machine.get("host"),
-        f"CPUs: {machine.get('cpus', '?')}",
-        f"kernel {machine.get('kernel', '?')}",
-        f"Python {machine.get('python', '?')}",
-    )
-
-
 def _hardware(summary: dict[str, Any]) -> str:
     if found := summary.get("hardware"):
         return "; ".join(found)
@@ -243,11 +234,10 @@ def _cost_head(levels: list[dict[str, Any]], key: str, price: str, head: str) ->
 
 
 def energy_fact(summary: dict[str, Any]) -> str:
-    measured = [level["energy"] for level in summary["levels"] if level.get("energy")]
-    if measured:
-        mark = "simulated; " if measured[0]["simulated"] else ""
-        sources = ", ".join(measured[0]["watts_by_source"])
-        return f"{mark}of {measured[0]['of']}, by {measured[0]['by']} ({sources})"
+    energy = next((level["energy"] for level in summary["levels"] if level.get("energy")), None)
+    if energy:
+        mark = "simulated; " if energy["simulated"] else ""
+        return f"{mark}of {energy['of']}, by {energy['by']} ({', '.join(energy['watts_by_source'])})"
     reasons = dict.fromkeys(level.get("energy_reason") or NOT_SAMPLED for level in summary["levels"])
     return f"not measured: {'; '.join(reasons) or NOT_SAMPLED}"
 

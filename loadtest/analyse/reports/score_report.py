@@ -26,9 +26,9 @@ from loadtest.analyse.whatif.predictions.prediction_file import (
 )
 from loadtest.analyse.whatif.predictions.score import FIGURE_NAMES, ScoredFigure, median_error, score_case
 from loadtest.analyse.whatif.predictions.textbook import ERLANG, LINE, SEGMENTS, USL
+from loadtest.doubts import VOID
 from loadtest.errors import LoadTestError, PredictionError
 from loadtest.grid import Grid
-from loadtest.metrics import VOID
 from loadtest.records import Outcome
 from loadtest.text import UNKNOWN, between, instant, listed, percent, signed, writer_of
 
@@ -143,9 +143,10 @@ def _other_load(document: Document, analysis: Analysis, level: LevelData) -> str
 
 
 def _drawn_for_plan(known: dict[str, Any], asked: float | None, *, answers: bool) -> dict[str, Any]:
-    """Return the lengths that a plan's very requests were predicted with: those drawn for it, and not those of the predicting run.
+    """Return the lengths with which a plan's very requests were predicted: those drawn for it, not those of the predicting run.
 
-    Prompts are predicted with a chat template's tokens more than asked for, answers as long as asked for, where they were so before.
+    A prompt is predicted to have the chat template's tokens more than asked for. An answer is predicted to be as long as asked
+    for, where answers of the predicting run were.
     """
     before = known.get("asked")
     if asked is None or before is None:

@@ -7,12 +7,12 @@ from typing import Any
 
 from loadtest.analyse.figures import client_capacity
 from loadtest.analyse.figures.stationarity import too_few_for_queue
-from loadtest.analyse.figures.stats import PERCENTILES
 from loadtest.analyse.run import LevelData, has_tokens
 from loadtest.analyse.server.model_memory import memory_comparison
 from loadtest.analyse.summary import Analysis
+from loadtest.doubts import VOID, schedule_lag_limit
 from loadtest.grid import Grid
-from loadtest.metrics import FORMULAS, VOID, needed, schedule_lag_limit
+from loadtest.metrics import FORMULAS, PERCENTILES, needed
 from loadtest.records import Outcome
 from loadtest.slo import judged_before
 from loadtest.text import UNKNOWN, number, percent, seconds, some_of

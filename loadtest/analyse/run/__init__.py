@@ -3,6 +3,7 @@
 from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray, evenly, finite, grouped
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.levels import (
+    LENGTH_KEYS,
     SERIES_KEYS,
     LevelData,
     Series,
@@ -11,11 +12,14 @@ from loadtest.analyse.run.levels import (
     has_tokens,
     name_among,
     series_of,
+    series_with,
     shared_parts,
     users_axis,
+    with_most,
 )
 
 __all__ = [
+    "LENGTH_KEYS",
     "SERIES_KEYS",
     "BoolArray",
     "FloatArray",
@@ -31,6 +35,8 @@ __all__ = [
     "has_tokens",
     "name_among",
     "series_of",
+    "series_with",
     "shared_parts",
     "users_axis",
+    "with_most",
 ]

@@ -36,7 +36,10 @@ class Ragged:
     @classmethod
     def flattened(cls, flat: IntArray, lengths: IntArray) -> Self:
         """Take values that already lie row after row."""
-        return cls(_narrow(flat), np.concatenate(([0], np.cumsum(lengths))))
+        limit = np.iinfo(np.int32)
+        if limit.min <= flat.min(initial=0) <= flat.max(initial=0) <= limit.max:
+            flat = flat.astype(np.int32, copy=False)
+        return cls(flat, np.concatenate(([0], np.cumsum(lengths))))
 
     @classmethod
     def joined(cls, parts: Sequence[Ragged]) -> Self:
@@ -89,12 +92,6 @@ class Ragged:
         return out
 
 
-def _narrow(flat: IntArray) -> IntArray:
-    limit = np.iinfo(np.int32)
-    fits = limit.min <= flat.min(initial=0) <= flat.max(initial=0) <= limit.max
-    return flat.astype(np.int32, copy=False) if fits else flat
-
-
 @dataclass(frozen=True, slots=True)
 class EventGaps:
     """Gaps between consecutive events of a stream, of all streams together."""
@@ -112,7 +109,7 @@ class EventGaps:
         return as_seconds(self.ticks(rows), int(self.counts[rows].sum()), self.unit)
 
     def ticks(self, rows: BoolArray) -> Iterator[IntArray]:
-        """Yield the same gaps as whole units, block by block."""
+        """Yield the gaps of these requests in microseconds, block by block."""
         starts = self.events.starts
         for low, high in blocks(starts, rows):
             steps = np.diff(self.events.flat[starts[low] : starts[high]])
@@ -150,7 +147,7 @@ class Delays:
         return seconds
 
     def ticks(self, rows: BoolArray) -> Iterator[IntArray]:
-        """Yield the same delays in nanoseconds, block by block."""
+        """Yield the delays of these requests in nanoseconds, block by block."""
         return self._late(rows & self.usable, self.least)
 
     def at(self, row: IntArray, place: IntArray) -> FloatArray:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from loadtest import dialects, metrics
+from loadtest.analyse.run import server_clock
 from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
 from loadtest.analyse.run.event_times import Delays, EventGaps, Ragged
 from loadtest.analyse.run.files import reading
@@ -34,8 +35,8 @@ class RunData:
 
     `requests` has one row per request in the order sent. It holds durations in seconds (`ttft_s`, …), instants in seconds
     since the run's first t_sched (`sched`, `send`, `headers`, `first_token`, `last`, `end`; nan where there was none) and
-    facts of the level (`concurrency`, `level_input`, `level_output`, `words`, `rate`). `notes` and `doubts` are tuples of
-    sentences.
+    facts of the level (`concurrency`, `rate`). `notes` and `doubts` are tuples of sentences. loadtest.analyse.summary adds
+    the columns that it names INFERRED.
     """
 
     path: Path
@@ -43,7 +44,7 @@ class RunData:
     levels: list[LevelData]  # of run.json, and those that appear in records alone
     requests: pd.DataFrame
     chunks: Ragged  # arrival of content events, µs since the request's t_send
-    server_chunks: Ragged  # the same by the server's created_at, µs since the first one's
+    server_chunks: Ragged  # created_at of content events, where the server stamps them, µs since the first one's
     itl: EventGaps
     server_itl: EventGaps
     delivery: Delays
@@ -92,8 +93,8 @@ class RunData:
     @property
     def prompts_as_asked(self) -> bool:
         """Whether the server counts no prompts, so that what is known of their lengths is what was asked for."""
-        counted = np.isfinite(self.column("prompt_tokens")).any()
-        return bool(not counted and np.isfinite(self.column("asked_input")).any() and not self.has_turns)
+        known = np.isfinite(self.column("prompt_tokens")).any()
+        return bool(not known and np.isfinite(self.column("asked_input")).any() and not self.has_turns)
 
     @property
     def uncached_tokens(self) -> FloatArray:
@@ -261,12 +262,9 @@ def _request_frame(columns: Columns, chunks: Ragged, start: float, levels: list[
         c["tpot_s"][(c["tpot_s"] <= 0) | metrics.shows_no_decoding(chunks.counts, c["reads"])] = np.nan
         c["stream_tokens_per_s"] = metrics.stream_tokens_per_s(c["tpot_s"])
         c["e2e_tokens_per_s"] = metrics.e2e_tokens_per_s(c["output_tokens"], c["e2e_s"])
-    reading.distrust_durations(c, chunks.counts)
-    # by how much the first token was made before it came with several later ones: the server says over how long it wrote them all
-    early = c["decode_s"] - (c["e2e_s"] - c["ttft_s"])
-    merged = c["first_coalesced"] & (chunks.counts >= metrics.HELD_BACK_PIECES)
-    merged &= early * chunks.counts > metrics.BUFFERED_PIECES * c["decode_s"]
-    c["held_back_s"] = np.where(merged, early, 0.0)
+    server_clock.distrust_durations(c, chunks.counts)
+    early = map(metrics.made_before_s, chunks.counts, c["e2e_s"] - c["ttft_s"], c["decode_s"])
+    c["made_before_s"] = np.where(c["first_coalesced"], np.array(list(early), dtype=np.float64), 0.0)
     c["schedule_lag_s"] = metrics.schedule_lag(c["t_send"], c["t_sched"])
     seconds = {name[2:]: (c.pop(name) - start) * metrics.S_PER_NS for name in INSTANT_FIELDS}
     frame = pd.DataFrame({**c, **seconds, "last": (last - start) * metrics.S_PER_NS})
@@ -277,14 +275,8 @@ def _request_frame(columns: Columns, chunks: Ragged, start: float, levels: list[
 def join_levels(frame: pd.DataFrame, levels: list[LevelData]) -> None:
     """Add the columns that hold facts of each request's level."""
     facts = {level["index"]: level for level in levels}
-    for name, key in (
-        ("concurrency", "concurrency"),
-        ("level_input", "input_tokens"),
-        ("level_output", "output_tokens"),
-        ("words", "words"),
-        ("rate", "rate"),
-    ):
-        frame[name] = np.array([facts[index].get(key) for index in frame["level"]], dtype=np.float64)
+    for name in ("concurrency", "rate"):
+        frame[name] = np.array([facts[index].get(name) for index in frame["level"]], dtype=np.float64)
 
 
 def _delivery(anchors: IntArray, columns: Columns, chunks: Ragged, server: Ragged) -> Delays:

@@ -95,7 +95,9 @@ def groups_of(run: RunData) -> list[Group]:
         }
         for level in part.levels:
             level["beside"] = list(named)
-        found.append(Group(names[index], *key, _dialect(part), rows, part, named))
+        commonest = part.requests["dialect"].dropna().mode()
+        dialect = str(commonest.iloc[0]) if len(commonest) else ""
+        found.append(Group(names[index], *key, dialect, rows, part, named))
     return found
 
 
@@ -263,8 +265,3 @@ def _accompanied(run: RunData, mine: BoolArray, theirs: BoolArray) -> BoolArray:
     """Mark the requests of `mine` during which one of `theirs` was in flight."""
     send, end = run.column("send"), run.column("end")
     return np.isfinite(send[mine]) & (open_within(send[theirs], end[theirs], send[mine], end[mine]) > 0)
-
-
-def _dialect(part: RunData) -> str:
-    dialects = part.requests["dialect"].dropna()
-    return str(dialects.mode().iloc[0]) if len(dialects) else ""

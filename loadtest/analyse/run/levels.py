@@ -8,28 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from loadtest.analyse.run.arrays import grouped
-from loadtest.metrics import VOID
+from loadtest.doubts import VOID
+from loadtest.metrics import Interval
 from loadtest.records import NO_FAILURES
 from loadtest.scenario import Level
 from loadtest.text import UNKNOWN, joined, rated, seconds
 
 MANY_FAILED = 0.1  # of a level's requests
-# keys that a scenario's level has too
-ASKED_KEYS = (
-    *("concurrency", "rate", "rate_to", "trace", "words", "system_tokens"),
-    *("input_tokens", "output_tokens", "input_lengths", "output_lengths"),
-)
-# what the levels of a series share, beside their kind of load
-SERIES_KEYS = (
-    "model",
-    "url",
-    "words",
-    "input_tokens",
-    "output_tokens",
-    "input_lengths",
-    "output_lengths",
-    "system_tokens",
-)
+LENGTH_KEYS = ("words", "input_tokens", "output_tokens", "input_lengths", "output_lengths", "system_tokens")
+ASKED_KEYS = ("concurrency", "rate", "rate_to", "trace", *LENGTH_KEYS)  # that a scenario's level has too
+SERIES_KEYS = ("model", "url", *LENGTH_KEYS)  # what the levels of a series share, beside their kind of load
 
 
 class LevelData(dict[str, Any]):
@@ -72,13 +60,18 @@ class LevelData(dict[str, Any]):
     @property
     def failed(self) -> int:
         """How many of its requests failed; those that we stopped did not."""
-        outcomes: dict[str, int] = self["outcomes"]
+        outcomes: dict[str, int] = self.get("outcomes") or {}
         return sum(count for name, count in outcomes.items() if name not in NO_FAILURES)
 
     @property
     def many_failed(self) -> bool:
         """Whether its figures leave out so many that they are not the level's: who waited longest may have failed."""
-        return bool(self.get("outcomes")) and self.failed > MANY_FAILED * self["requests"]
+        return self.failed > MANY_FAILED * int(self.get("requests", 0))
+
+    @property
+    def queue_grew(self) -> bool:
+        """Whether requests of an open loop piled up; False where that is not known."""
+        return bool((self.get("little") or {}).get("growing"))
 
     @property
     def mean_ttft(self) -> float | None:
@@ -100,7 +93,7 @@ class LevelData(dict[str, Any]):
         value: float | None = described.get(part) if isinstance(described, Mapping) else described
         return value
 
-    def interval(self, name: str, part: str = "mean") -> tuple[float, float] | None:
+    def interval(self, name: str, part: str = "mean") -> Interval | None:
         """Return the 95 % interval of such a figure, up to the largest value seen; None where there is none."""
         described = self.get(name)
         if not isinstance(described, Mapping):
@@ -205,3 +198,14 @@ def shared_parts(labels: Sequence[str]) -> tuple[str, dict[str, str]]:
 def name_among(level: LevelData, levels: Sequence[LevelData]) -> str:
     """Return the label of one of these levels without what all of them share, which charts say under their title."""
     return shared_parts([one["label"] for one in levels])[1][level["label"]]
+
+
+def with_most(levels: Iterable[LevelData], rate: str) -> LevelData | None:
+    """Return the level that is not void and has the most of a rate; None where none has it."""
+    known = [level for level in believed(levels) if level[rate] is not None]
+    return max(known, key=lambda level: float(level[rate]), default=None)
+
+
+def series_with(levels: Iterable[LevelData], level: LevelData) -> Series:
+    """Return the series of these levels that one of them is in."""
+    return next(series for series in series_of(levels) if any(one is level for one in series.levels))

@@ -137,9 +137,9 @@ def work_spans(requests: pd.DataFrame) -> tuple[FloatArray, FloatArray]:
 
 
 def _loads(waiting: pd.DataFrame, work: dict[str, Depth]) -> Iterator[tuple[str, float, float]]:
-    """Yield model, send and end of each load; requests that waited for the same one are one: it ended for all of them at once.
+    """Yield model, send and end of each load; requests that waited for one load count once, for it ended for all of them at once.
 
-    A later load of the same model has work on another one before it, or the model was unloaded after an answer of its own.
+    Before a later load of the same model another model was worked on, or the model was unloaded after an answer of its own.
     """
     sends = waiting["send"].to_numpy(dtype=np.float64)
     ends = sends + waiting["load_s"].to_numpy(dtype=np.float64)

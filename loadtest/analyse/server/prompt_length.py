@@ -59,11 +59,10 @@ def prefill_speed(run: RunData) -> FloatArray:
     """
     if run.fact("scenario", "warm_cache"):
         return np.full(len(run.requests), np.nan)
-    tokens = run.uncached_tokens
-    seconds = run.column("prefill_s" if _says_prefill(run) else "ttft_s")
-    usable = at_work.lone(run) & (tokens > 0) & (seconds > 0)
+    uncached, spent = run.uncached_tokens, run.column("prefill_s" if _says_prefill(run) else "ttft_s")
+    usable = at_work.lone(run) & (uncached > 0) & (spent > 0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(usable, tokens / seconds, np.nan)
+        return np.where(usable, uncached / spent, np.nan)
 
 
 def _says_prefill(run: RunData) -> bool:

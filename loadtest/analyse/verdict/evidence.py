@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from loadtest import metrics
+from loadtest import doubts
 from loadtest.analyse.run import FloatArray, LevelData, RunData, finite
 
 
@@ -31,7 +31,7 @@ class Evidence:
     @property
     def lag_limit(self) -> float:
         first = self.values("ttft_s" if self.waited_for == "TTFT" else "e2e_s")
-        return metrics.schedule_lag_limit(float(np.median(first)) if len(first) else 0.0)
+        return doubts.schedule_lag_limit(float(np.median(first)) if len(first) else 0.0)
 
     @property
     def waited_for(self) -> str:

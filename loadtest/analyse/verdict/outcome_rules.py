@@ -1,4 +1,4 @@
-"""Rules of the verdict on how requests, workers and the run ended. The limits are in metrics.py."""
+"""Rules of the verdict on how requests, workers and the run ended. The limits are in doubts.py."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from loadtest import dialects, metrics
+from loadtest import dialects, doubts
 from loadtest.analyse.run import RunData, grouped, groups
 from loadtest.analyse.verdict.evidence import Evidence
-from loadtest.metrics import S_PER_NS, SUSPECT, VOID, Doubt
+from loadtest.doubts import SUSPECT, VOID, Doubt
+from loadtest.metrics import S_PER_NS
 from loadtest.records import Outcome
 from loadtest.text import counted, listed, percent, seconds, shown
 
@@ -87,16 +88,16 @@ def end_sentence(run: RunData) -> str | None:
 
 def answer_notes(run: RunData) -> Iterator[str]:
     """Yield sentences on what was odd in answers without spoiling figures, and on requests that were sent twice."""
-    counted = run.requests[~run.requests["warmup"].astype(bool)]
-    found = commonest(note for said in counted["notes"] for note in dict.fromkeys(said))[:MOST_NOTES]
-    yield from (f"{said.count} of {len(counted)} requests: {said}." for said in found)
-    for (asked, name), mine in counted.groupby(["model", "said_model"]):
+    measured = run.requests[~run.requests["warmup"].astype(bool)]
+    found = commonest(note for said in measured["notes"] for note in dict.fromkeys(said))[:MOST_NOTES]
+    yield from (f"{said.count} of {len(measured)} requests: {said}." for said in found)
+    for (asked, name), mine in measured.groupby(["model", "said_model"]):
         yield (
-            f"{len(mine)} of {len(counted)} requests were answered by the model {shown(str(name))}, by its answers' word; "
+            f"{len(mine)} of {len(measured)} requests were answered by the model {shown(str(name))}, by its answers' word; "
             f"{shown(str(asked))} was asked for."
         )
-    if len(after := counted["resent_after_s"].dropna()):
-        twice = f"{len(after)} of {len(counted)} requests {'was' if len(after) == 1 else 'were'} sent twice"
+    if len(after := measured["resent_after_s"].dropna()):
+        twice = f"{len(after)} of {len(measured)} requests {'was' if len(after) == 1 else 'were'} sent twice"
         died = "a kept connection died without a byte of answer. TTFT counts from the first send"
         yield f"{twice}: {died}, up to {seconds(max(float(after.max()), 0.0))} before the second."
 
@@ -114,7 +115,7 @@ def _nothing_succeeded(e: Evidence) -> Iterator[Doubt]:
         return
     if len(e.everyone) and not len(e.measured):
         return  # _only_warmups says it
-    if len(_left_waiting(e)) >= max(metrics.FAILED_SHARE * len(_ended_by_itself(e)), 1):
+    if len(_left_waiting(e)) >= max(doubts.FAILED_SHARE * len(_ended_by_itself(e)), 1):
         return  # which users do where the server is too slow for them: that was measured
     yield Doubt(VOID, f"no request ended well ({list_outcomes(e.measured) or 'none was recorded'})")
 
@@ -143,7 +144,7 @@ def _failed(e: Evidence, how: str) -> Iterator[Doubt]:
     allowed, share = float(e.run.scenario.get("max_error_ratio") or 0.0), len(bad) / len(ended)
     said = f"{len(bad)} of {len(ended)} requests failed ({list_outcomes(bad)})"
     last = "".join(f"; {more}" for more in (_stopped_answering(e), _time_limit(e, bad)) if more)
-    if share >= metrics.FAILED_SHARE:
+    if share >= doubts.FAILED_SHARE:
         yield Doubt(VOID, f"{said}: half or more{last}")
     elif share > allowed:
         yield Doubt(SUSPECT, f"{said}, above the allowed {percent(allowed)}{last}")
@@ -161,7 +162,7 @@ def _way(outcome: str, status: float) -> str:
 def _most_left(e: Evidence) -> Iterator[Doubt]:
     ended = _ended_by_itself(e)
     waiting = _left_waiting(e)
-    if len(waiting) and len(waiting) >= metrics.FAILED_SHARE * len(ended):
+    if len(waiting) and len(waiting) >= doubts.FAILED_SHARE * len(ended):
         yield Doubt(
             SUSPECT,
             f"in {len(waiting)} of {len(ended)} requests users hung up before their first token: "
@@ -203,7 +204,7 @@ def _client_error(e: Evidence) -> Iterator[Doubt]:
 
 
 def _doubted(e: Evidence) -> Iterator[Doubt]:
-    found = commonest(doubt for doubts in e.measured["doubts"] for doubt in dict.fromkeys(doubts))
+    found = commonest(doubt for each in e.measured["doubts"] for doubt in dict.fromkeys(each))
     if found:
         odd = sum(map(bool, e.measured["doubts"]))
         more = f" ({odd} are doubtful in all, for {len(found)} reasons)" if len(found) > 1 else ""
@@ -213,7 +214,7 @@ def _doubted(e: Evidence) -> Iterator[Doubt]:
 def _slow_send(e: Evidence) -> Iterator[Doubt]:
     took = e.values("send_s")
     if len(took):
-        yield from metrics.doubt_send(float(np.quantile(took, 0.99)), e.lag_limit)
+        yield from doubts.doubt_send(float(np.quantile(took, 0.99)), e.lag_limit)
 
 
 def _without_text(e: Evidence) -> Iterator[Doubt]:
@@ -222,17 +223,17 @@ def _without_text(e: Evidence) -> Iterator[Doubt]:
     silent = ended[
         ended["ok"].astype(bool) & (ended["chunks"] == 0) & ended["dialect"].map(dialects.has_text).astype(bool)
     ]
-    counted = silent["output_tokens"] >= 2
-    unread, empty = silent[counted], silent[~counted]
-    if len(unread) > metrics.UNREAD_SHARE * len(ended):
+    has_tokens = silent["output_tokens"] >= 2
+    unread, empty = silent[has_tokens], silent[~has_tokens]
+    if len(unread) > doubts.UNREAD_SHARE * len(ended):
         yield Doubt(
             VOID,
             f"in {len(unread)} of {len(ended)} answers the server counted {float(unread['output_tokens'].mean()):.3g} tokens "
             f"each on average, and loadtest understood no text of them{_finish_reason(unread)}",
         )
-    if len(empty) > metrics.EMPTY_SHARE * len(ended):
+    if len(empty) > doubts.EMPTY_SHARE * len(ended):
         yield Doubt(
-            VOID if len(empty) >= metrics.EMPTY_VOID_SHARE * len(ended) else SUSPECT,
+            VOID if len(empty) >= doubts.EMPTY_VOID_SHARE * len(ended) else SUSPECT,
             f"{len(empty)} of {len(ended)} answers ended well without any text{_finish_reason(empty)}: TTFT and speeds are of the others",
         )
 

@@ -1,4 +1,4 @@
-"""The verdict on a level (valid, suspect or void) with its reasons. The limits are in metrics.py."""
+"""The verdict on a level (valid, suspect or void) with its reasons. The limits are in doubts.py."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from loadtest import metrics
+from loadtest import doubts, metrics
 from loadtest.analyse.figures import client_capacity
 from loadtest.analyse.figures.stationarity import growth
 from loadtest.analyse.run import BoolArray, FloatArray, LevelData, RunData
 from loadtest.analyse.run.files.samples import grown
 from loadtest.analyse.server.alternating_models import work_spans
-from loadtest.analyse.server.model_memory import by_slots as memory
+from loadtest.analyse.server.model_memory import by_slots, cold_load
 from loadtest.analyse.verdict import outcome_rules
 from loadtest.analyse.verdict.evidence import Evidence
-from loadtest.metrics import S_PER_US, SUSPECT, VALID, VOID, Doubt
+from loadtest.doubts import SUSPECT, VALID, VOID, Doubt
+from loadtest.metrics import S_PER_US
 from loadtest.text import counted, percent, seconds
 
 CACHED_TOKENS = 32  # up to so many cached tokens are the chat template, which comes before the nonce in each prompt
@@ -34,8 +35,8 @@ RELOAD_FLOOR_S = 0.2  # … and at least so much more: loaded models report 1-25
 def doubts_of(run: RunData, level: LevelData) -> list[tuple[str, Doubt]]:
     """Hold a level against every rule; return its doubts, those for void first, each behind its cause in RULES and REMEDIES."""
     evidence = Evidence.of(run, level)
-    doubts = [(cause, doubt) for cause, rule in RULES.items() for doubt in rule(evidence)]
-    return sorted(doubts, key=lambda each: each[1].severity != VOID)
+    found = [(cause, doubt) for cause, rule in RULES.items() for doubt in rule(evidence)]
+    return sorted(found, key=lambda each: each[1].severity != VOID)
 
 
 def worst(verdicts: list[str]) -> str:
@@ -52,15 +53,15 @@ def of_run(run: RunData, levels: Sequence[LevelData]) -> str:
 
 
 def stamps_of(requests: pd.DataFrame) -> str:
-    """Return what stamped the arrivals of these requests; see metrics.stamped_by."""
-    return metrics.stamped_by(int(requests["arrivals"].sum()), int(requests["stamped"].sum()))
+    """Return what stamped the arrivals of these requests; see doubts.stamped_by."""
+    return doubts.stamped_by(int(requests["arrivals"].sum()), int(requests["stamped"].sum()))
 
 
 def _late_sends(e: Evidence) -> Iterator[Doubt]:
     lags = e.values("schedule_lag_s")
     if len(lags):
         p99 = schedule_lag_p99(lags)
-        yield from metrics.doubt_schedule_lag(len(lags), float(np.median(lags)), p99, e.lag_limit, of=e.waited_for)
+        yield from doubts.doubt_schedule_lag(len(lags), float(np.median(lags)), p99, e.lag_limit, of=e.waited_for)
 
 
 def schedule_lag_p99(lags: FloatArray) -> float:
@@ -71,10 +72,10 @@ def schedule_lag_p99(lags: FloatArray) -> float:
 def _client_lag(e: Evidence) -> Iterator[Doubt]:
     reads, tokens = e.requests["late"], e.requests["late_tokens"]
     old = (reads > 0) & tokens.isna()  # records of older versions do not count the tokens that late reads spoil
-    yield from metrics.doubt_late(int(reads[old].sum()), int(e.requests["arrivals"].sum()))
+    yield from doubts.doubt_late(int(reads[old].sum()), int(e.requests["arrivals"].sum()))
     gaps = int(np.maximum(e.requests["chunks"].sum() - (e.requests["chunks"] > 0).sum(), 0))
     spoilt = int(e.requests["late_gaps"].sum())
-    yield from metrics.doubt_lag(int(reads[~old & (tokens > 0)].sum()), int(tokens.sum()), spoilt, gaps)
+    yield from doubts.doubt_lag(int(reads[~old & (tokens > 0)].sum()), int(tokens.sum()), spoilt, gaps)
 
 
 def _stood_still(e: Evidence) -> Iterator[Doubt]:
@@ -84,13 +85,13 @@ def _stood_still(e: Evidence) -> Iterator[Doubt]:
     gaps = samples["loop_gap_us"].to_numpy(dtype=np.float64) * 1e-6
     since = samples["t"].to_numpy(dtype=np.float64) - gaps  # at the latest: a sample is of the second before it
     inside = gaps[(since >= begin) & (since <= end)]
-    yield from metrics.doubt_stood_still(inside.tolist(), end - begin, samples["file"].nunique())
+    yield from doubts.doubt_stood_still(inside.tolist(), end - begin, samples["file"].nunique())
 
 
 def _unstamped(e: Evidence) -> Iterator[Doubt]:
     arrivals, stamped = int(e.requests["arrivals"].sum()), int(e.requests["stamped"].sum())
     if arrivals:
-        yield from metrics.doubt_stamps(arrivals, stamped, float(np.quantile(e.values("lag_s"), 0.99)), e.lag_limit)
+        yield from doubts.doubt_stamps(arrivals, stamped, float(np.quantile(e.values("lag_s"), 0.99)), e.lag_limit)
 
 
 def _clock_gap(e: Evidence) -> Iterator[Doubt]:
@@ -136,8 +137,8 @@ def _unserved(run: RunData, slow: pd.DataFrame) -> FloatArray:
 
 
 def _reload(e: Evidence) -> Iterator[Doubt]:
-    if e.run.scenario.get("unload"):
-        return  # a cold-load run measures its loads
+    if cold_load.is_cold(e.run):
+        return  # its loads are what is measured
     slow = reloaded(e.run, e.run.good(e.level["index"]))
     if "loaded_in_turn" in slow:
         slow = slow[~slow["loaded_in_turn"]]  # loads in turn with another model of the run are what was measured
@@ -159,12 +160,12 @@ def _coalesced(e: Evidence) -> Iterator[Doubt]:
     spans = (e.requests["e2e_s"] - e.requests["ttft_s"]).to_numpy(dtype=np.float64)
     of_each = zip(e.requests["chunks"].tolist(), spans.tolist(), e.requests["decode_s"].tolist(), strict=True)
     held = [metrics.held_back_s(pieces, span, said) for pieces, span, said in of_each]
-    yield from metrics.doubt_coalesced(
+    yield from doubts.doubt_coalesced(
         merged,
         len(e.requests),
         pieces=int(e.requests["chunks"].sum()),
         reads=int(e.requests["reads"].sum()),
-        held_back=sum(seconds > 0 for seconds in held),
+        held_back=sum(each > 0 for each in held),
         held_back_s=sum(held),
     )
 
@@ -194,9 +195,9 @@ def _bundled(e: Evidence) -> Iterator[Doubt]:
 
 def _client_busy(e: Evidence) -> Iterator[Doubt]:
     cpu = client_cpu(e.run, e.level["index"])
-    if cpu is not None and cpu > metrics.CLIENT_CPU_SHARE:
+    if cpu is not None and cpu > doubts.CLIENT_CPU_SHARE:
         who = "the client" if e.run.samples["file"].nunique() < 2 else "the busiest of the client's processes"
-        yield Doubt(SUSPECT, f"{who} used {percent(cpu)} of a core, above {percent(metrics.CLIENT_CPU_SHARE)}")
+        yield Doubt(SUSPECT, f"{who} used {percent(cpu)} of a core, above {percent(doubts.CLIENT_CPU_SHARE)}")
 
 
 def _beyond_capacity(e: Evidence) -> Iterator[Doubt]:
@@ -228,7 +229,7 @@ def _records_lost(e: Evidence) -> Iterator[Doubt]:
     if lost:
         share = lost / (lost + read)
         yield Doubt(
-            VOID if share > metrics.LOST_RECORDS_SHARE else SUSPECT,
+            VOID if share > doubts.LOST_RECORDS_SHARE else SUSPECT,
             f"{lost} of the run's {lost + read} records could not be read ({percent(share)})",
         )
 
@@ -251,8 +252,8 @@ def _unasked_lengths(e: Evidence) -> Iterator[Doubt]:
         if not both[asked_name].any():
             continue
         asked, got = float(both[asked_name].mean()), float(both[got_name].mean())
-        few = metrics.FEW_TOKENS * int(e.run.scenario.get("inputs_per_request") or 1) if said == "input" else 0
-        if abs(got / asked - 1) > metrics.LENGTH_SHARE and abs(got - asked) > few:
+        few = doubts.FEW_TOKENS * int(e.run.scenario.get("inputs_per_request") or 1) if said == "input" else 0
+        if abs(got / asked - 1) > doubts.LENGTH_SHARE and abs(got - asked) > few:
             pieces = said == "output" and e.requests["token_source"].eq("chunks").all()
             unit, of = ("pieces of text", " tokens") if pieces else ("tokens", "")
             yield Doubt(
@@ -261,7 +262,7 @@ def _unasked_lengths(e: Evidence) -> Iterator[Doubt]:
 
 
 def _cut_prompt(e: Evidence) -> Iterator[Doubt]:
-    context = memory.granted_context(e.run)
+    context = by_slots.granted_context(e.run)
     if not context or int(e.run.scenario.get("inputs_per_request") or 1) > 1:  # the count is that of several prompts
         return
     cut = int((e.requests["prompt_tokens"] >= context - 1).sum())  # some servers keep one token free

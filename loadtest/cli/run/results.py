@@ -14,9 +14,9 @@ from loadtest.cli.options import together
 from loadtest.cli.options.environment import is_from_environment
 from loadtest.cli.output.printing import json_option, print_json, print_wrapped
 from loadtest.cli.report import GateFiles, any_records_lost, exit_code, gate_options, report_dict, show_report
+from loadtest.doubts import VOID
 from loadtest.errors import LoadTestError, ScenarioError
 from loadtest.measure.search import SearchResult
-from loadtest.metrics import VOID
 from loadtest.slo import Objective, judge_objectives
 from loadtest.text import capitalised, out_of
 

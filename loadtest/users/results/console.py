@@ -17,9 +17,9 @@ from locust.event import Events
 from locust.runners import WorkerRunner
 
 from loadtest import metrics
+from loadtest.doubts import VALID, VOID
 from loadtest.errors import INTERRUPTED, MISTAKE, NOT_TO_BE_BELIEVED, LoadTestError, ScenarioError
 from loadtest.live import ACCEPTED, Figures
-from loadtest.metrics import VALID, VOID
 from loadtest.run_folder import RunFolder
 from loadtest.text import seconds
 from loadtest.users.options import Settings

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from loadtest.analyse.figures.cost import Prices, by_hour
+from loadtest.doubts import VOID
 from loadtest.grid import Grid
-from loadtest.metrics import VOID
 from loadtest.run_folder import RunFolder
 from loadtest.text import UNKNOWN, counted, number, profile_at_speed
 

@@ -18,7 +18,7 @@ from loadtest.analyse.charts import against_load, distributions, drift, machine,
 from loadtest.analyse.reports.answers import _slots
 from loadtest.analyse.run.levels import LevelData, series_of
 from loadtest.analyse.summary import Analysis, analyse
-from loadtest.metrics import SUSPECT
+from loadtest.doubts import SUSPECT
 from loadtest.records import Outcome, Record
 from loadtest.text import seconds
 

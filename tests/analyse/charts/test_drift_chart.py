@@ -12,7 +12,7 @@ from support.virtual_runs import Load, play
 
 from loadtest.analyse.charts import drift
 from loadtest.analyse.summary import analyse
-from loadtest.metrics import VOID
+from loadtest.doubts import VOID
 from loadtest.simulate.model.timing import StepLaw, Timing
 
 STEADY = Timing(step=StepLaw(0.012, 0.002), prefill_s=0.001, jitter=0.05)

@@ -18,7 +18,7 @@ from loadtest.analyse.findings.step_findings import steps_findings
 from loadtest.analyse.run.levels import series_of
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.summary import Analysis, analyse
-from loadtest.metrics import VOID
+from loadtest.doubts import VOID
 from loadtest.simulate.model.timing import StepLaw, Timing
 
 SERVER = Timing(step=StepLaw(base_s=0.02, per_stream_s=0.002), prefill_s=0.0001, jitter=0.02)

@@ -26,8 +26,8 @@ from loadtest.analyse.comparison.many import Many, Pair, compare_many
 from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.summary import analyse
 from loadtest.cli import cli
+from loadtest.doubts import VOID
 from loadtest.errors import LoadTestError
-from loadtest.metrics import VOID
 from loadtest.simulate.model.timing import StepLaw, Timing
 
 TIMING = Timing(step=StepLaw(0.012, 0.002), prefill_s=0.001, jitter=0.05)

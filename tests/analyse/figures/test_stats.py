@@ -14,6 +14,7 @@ from loadtest.analyse.figures.stationarity import too_few_for_queue
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.summary import analyse
+from loadtest.metrics import PERCENTILES
 from loadtest.simulate.model.timing import StepLaw, Timing
 
 
@@ -38,7 +39,7 @@ def test_describe_is_exact() -> None:
 )
 def test_a_percentile_that_needs_more_samples_is_unknown(n: int, known: set[str]) -> None:
     described = stats.describe_values(np.arange(float(n)))
-    assert {name for name in stats.PERCENTILES if described[name] is not None} == known
+    assert {name for name in PERCENTILES if described[name] is not None} == known
 
 
 def test_unknown_values_are_left_out_and_none_at_all_is_empty() -> None:
@@ -192,7 +193,7 @@ def test_a_run_too_short_for_its_own_memory_has_no_interval() -> None:
     walk = np.cumsum(np.random.default_rng(2).normal(size=400)) + 100  # a queue that grows and shrinks slowly
     described = stats.describe_values(walk)
     assert described["p95"] is not None
-    assert [described[f"ci95_{name}"] for name in ("mean", *stats.PERCENTILES)] == [None] * (1 + len(stats.PERCENTILES))
+    assert [described[f"ci95_{name}"] for name in ("mean", *PERCENTILES)] == [None] * (1 + len(PERCENTILES))
 
 
 def test_a_tail_hardly_seen_has_no_interval() -> None:

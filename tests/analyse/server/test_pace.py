@@ -13,7 +13,7 @@ import pytest
 from support import made_runs
 from support.virtual_runs import Load, play
 
-from loadtest.analyse.findings.step_findings import pace_findings, steps_findings
+from loadtest.analyse.findings.step_findings import pace_finding, steps_findings
 from loadtest.analyse.server.timing.pace import PaceChange, _change_at
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.analyse.whatif.model.self_check import as_measured
@@ -121,19 +121,18 @@ def test_a_pace_that_differs_between_levels_is_said(tmp_path: Path) -> None:
     )
     # Two llama.cpp behind nginx: was "1.9 times as long at 2 streams as at 8: heat, other work on the machine …".
     levels = found.summary["levels"]
-    assert pace_findings(found.steps, levels)
-    assert not pace_findings(dataclasses.replace(found.steps, out_of_step=0.7), levels)
+    assert pace_finding(found.steps, levels)
+    assert not pace_finding(dataclasses.replace(found.steps, out_of_step=0.7), levels)
 
 
 def test_a_pace_that_differs_between_two_levels_of_one_load_is_said(tmp_path: Path) -> None:
     """Was silent on 2.2 times as long in one trial of a search as in the next, for another level changed a little within."""
     found = ran(tmp_path / "run", (0.9, 2.2, 1.001), users=(4, 4, 8))
     changed = dataclasses.replace(found.steps, change=PaceChange(2, 1.3, 4.0))
-    (said,) = pace_findings(changed, found.summary["levels"])
+    said = str(pace_finding(changed, found.summary["levels"]))
     assert said.endswith("in one level at 4 streams as in another.")
-    assert pace_findings(dataclasses.replace(changed, change=PaceChange(2, 3.0, 4.0)), found.summary["levels"])[
-        0
-    ].startswith("The server became slower within the level at 8 streams")
+    said = str(pace_finding(dataclasses.replace(changed, change=PaceChange(2, 3.0, 4.0)), found.summary["levels"]))
+    assert said.startswith("The server became slower within the level at 8 streams")
 
 
 @pytest.mark.parametrize(("paces", "held"), [((1.001, 0.95, 1.001, 1.05), True), ((1, 1, 1, 1), False)])

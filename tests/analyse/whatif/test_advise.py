@@ -135,9 +135,8 @@ def worst_miss(predicted: Callable[[int], predict.Prediction], levels: Sequence[
     return self_check.worst_miss(lambda level: predicted(int(level["concurrency"])), levels)
 
 
-def halved(one: predict.Prediction) -> dict[str, dict[str, float]]:
-    speed = one.figures["stream_tokens_per_s"]
-    return {**one.figures, "stream_tokens_per_s": {name: value / 8 for name, value in speed.items()}}
+def halved(one: predict.Prediction) -> dict[str, float]:
+    return {key: value / 8 if key.startswith("stream_tokens_per_s") else value for key, value in one.figures.items()}
 
 
 def test_void_levels_are_said_beside_the_advice(analysis: Analysis) -> None:
@@ -219,7 +218,10 @@ def test_an_objective_that_the_measured_requests_do_not_tell_is_not_missed(advic
     assert "not known" not in {row[column] for row in grid.rows}
     assert "4 to 7" in {row[column] for row in grid.rows}  # was "4" above "holds up to 6 streams at once"
     lacking = {
-        key: dataclasses.replace(cell, figures={**cell.figures, "ttft_s": {}}) for key, cell in advice.cells.items()
+        key: dataclasses.replace(
+            cell, figures={name: value for name, value in cell.figures.items() if not name.startswith("ttft_s")}
+        )
+        for key, cell in advice.cells.items()
     }
     few = dataclasses.replace(advice, cells=lacking)
     assert {row[column] for row in words.console_table(few).rows} == {"not known"}
@@ -260,7 +262,7 @@ def test_without_an_slo_throughput_decides_and_memory_forbids(analysis: Analysis
         "output_tokens_per_s", "mean"
     )  # with any number of slots: was "Set … to 1 (now 4)"
     alike = {
-        each: dataclasses.replace(cell, figures={"output_tokens_per_s": {"mean": level}})
+        each: dataclasses.replace(cell, figures={"output_tokens_per_s.mean": level})
         for each, cell in free.cells.items()
     }
     assert work._best(dataclasses.replace(free, cells=alike)) == 4
@@ -315,7 +317,7 @@ def test_capacity_is_where_the_objective_is_met_and_the_next_is_not(analysis: An
     nothing = sustainable_load(model, parse_objectives("ttft_p95=1ms"))
     assert (nothing.concurrency, nothing.rate) == (0, 0.0)
     assert nothing.sentence == "not even one stream meets TTFT p95 ≤ 1 ms"
-    few = dataclasses.replace(model.closed(found.concurrency), figures={"ttft_s": {"p50": 0.1}})  # measured, and no p95
+    few = dataclasses.replace(model.closed(found.concurrency), figures={"ttft_s.p50": 0.1})  # measured, and no p95
     assert sustainable_load(model, objectives, known={found.concurrency: few}).concurrency == found.concurrency
     all_of_them = sustainable_load(model, parse_objectives("ttft_p95=1000"), most=9)
     assert (all_of_them.concurrency, all_of_them.more) == (9, True)

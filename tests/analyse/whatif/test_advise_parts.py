@@ -68,7 +68,7 @@ def test_slots_that_nobody_would_take_are_no_reason_for_fewer(tmp_path: Path) ->
     assert advice.now == 6
     slower = {
         **advice.predicted_now.figures,
-        "output_tokens_per_s": {"mean": 0.9 * advice.as_now(3).figure("output_tokens_per_s", "mean")},
+        "output_tokens_per_s.mean": 0.9 * advice.as_now(3).figure("output_tokens_per_s", "mean"),
     }
     doubtful = dataclasses.replace(advice, predicted_now=dataclasses.replace(advice.predicted_now, figures=slower))
     assert work._best(doubtful) == 6
@@ -199,9 +199,7 @@ def test_slots_that_gain_next_to_nothing_are_not_tried(tmp_path: Path, most: flo
         return now * (0.5 if slots < 4 else 0.96 * most if slots == 6 else most)
 
     cells = {
-        (slots, load): dataclasses.replace(
-            cell, figures={**cell.figures, "output_tokens_per_s": {"mean": output_of(slots)}}
-        )
+        (slots, load): dataclasses.replace(cell, figures={**cell.figures, "output_tokens_per_s.mean": output_of(slots)})
         for (slots, load), cell in advice.cells.items()
     }
     assert work._best(dataclasses.replace(advice, cells=cells)) == best

@@ -142,7 +142,7 @@ def test_single_requests_are_predicted_as_before(tmp_path: Path) -> None:
     found = analyse(virtual_runs.play(TIMING, [Load(users=4)], slots=2).write(tmp_path / "run"))
     model = ServerModel.of(found.run, found.slots, found.steps)
     assert model.sessions is None
-    assert "cached_share" not in model.closed(4).figures
+    assert "cached_share.mean" not in model.closed(4).figures
 
 
 def test_prompts_of_one_conversation_count_once_and_the_cached_share_is_scored(

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import orjson
 
 from loadtest import dialects, metrics
-from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
+from loadtest.analyse.run.arrays import BoolArray, IntArray
 from loadtest.analyse.run.event_times import Ragged
 from loadtest.analyse.run.files.damage import BEFORE_US, COUNT_MOST, LIST_ENTRY, ORDER_NS, Damage, mended, repeated_ids
 from loadtest.errors import RunFolderError
@@ -282,7 +282,7 @@ def _columns(rows: ParsedLines, server_chunks: Ragged, damage: Damage) -> Column
         columns[name] = _remarks(rows, name)
     again = np.array([row.get("resent") for row in rows], dtype=np.float64)  # nan where it was sent once
     columns["resent_after_s"] = (again - columns["t_send"]) * S_PER_NS
-    for name in ("send", "lag", "lag_mean"):
+    for name in ("send", "lag"):
         columns[f"{name}_s"] = np.array([row.get(f"{name}_us") or 0 for row in rows], dtype=np.float64) * S_PER_US
     said = [_trusted_durations(row, damage) for row in rows]
     told = np.array(said, dtype=np.float64).reshape(-1, 5)
@@ -355,35 +355,3 @@ def of_another_run(header: FileHeader, facts: Mapping[str, Any]) -> bool:
         return False
     same_host = header.host == (facts.get("client") or {}).get("host")
     return same_host and not begun - APART_S < header.wall_ns / NS_PER_S < max(begun, ended) + APART_S
-
-
-# What shows that a server took its durations by another clock.
-FEWEST_ANSWERS = 5
-FEWEST_PIECES, LEAST_SPAN_S = 8, 0.1  # of an answer that is looked at
-CLOCK_BOUNDS = (0.6, 1.7)  # of the time over which an answer's tokens came, by the server's duration of its decoding
-
-
-def distrust_durations(c: Columns, pieces: IntArray) -> None:
-    """Take a model's durations for unknown where its server took them by another clock; `clock_factor` says by how much."""
-    c["clock_factor"] = np.full(len(pieces), np.nan)
-    for model, target in set(zip(c["model"].tolist(), c["target"].tolist(), strict=True)):
-        mine = (c["model"] == model) & (c["target"] == target)
-        singly = mine & c["ok"] & ~c["first_coalesced"] & (2 * c["reads"] > pieces)
-        factor = clock_factor(c["decode_s"], c["e2e_s"] - c["ttft_s"], pieces, singly)
-        if factor is not None:
-            c["clock_factor"][mine] = factor
-            for name in ("load_s", "prefill_s", "queue_wait_s", "decode_s"):
-                c[name][mine] = np.nan
-            c["llamacpp"][mine] = 0.0
-
-
-def clock_factor(decode_s: FloatArray, span_s: FloatArray, pieces: IntArray, one_by_one: BoolArray) -> float | None:
-    """Return how long decoding took by the server, as a share of the time over which tokens came; None where they agree.
-
-    Looked at are answers whose tokens came `one_by_one`: a way that gathers tokens changes when they come.
-    """
-    known = one_by_one & (pieces >= FEWEST_PIECES) & (span_s >= LEAST_SPAN_S) & np.isfinite(decode_s)
-    if known.sum() < FEWEST_ANSWERS:
-        return None
-    factor = float(np.median(decode_s[known] / span_s[known]))
-    return None if CLOCK_BOUNDS[0] <= factor <= CLOCK_BOUNDS[1] else factor

@@ -22,12 +22,12 @@ def granted_context(run: RunData) -> int | None:
     return int(context) if context else None
 
 
-def context_sentences(run: RunData) -> list[str]:
-    """Return a sentence on the context where the server granted another one than was asked for."""
+def context_sentence(run: RunData) -> str | None:
+    """Say that the server granted another context than was asked for; None where it did not."""
     asked, given = run.fact("server", "context_asked") or run.fact("scenario", "num_ctx"), granted_context(run)
     if not asked or not given or asked == given:
-        return []
-    return [f"The model has a context of {given} tokens, by the server's word; --num-ctx asked for {asked}."]
+        return None
+    return f"The model has a context of {given} tokens, by the server's word; --num-ctx asked for {asked}."
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,11 +170,11 @@ def comparison_rows(found: MemoryComparison) -> Iterator[tuple[str, str, str, st
         )
 
 
-def difference_sentences(found: MemoryComparison | None) -> list[str]:
-    """Return a sentence on a difference of more than a tenth; nothing where estimate and measurement agree."""
-    off = [reading for reading in found.readings if abs(reading.share) > NOTABLE_DIFFERENCE] if found else []
+def difference_sentence(found: MemoryComparison | None) -> str | None:
+    """Say by how much a measurement differs, and what may explain that; None where it differs by no more than a tenth."""
+    off = [each for each in found.readings if abs(each.share) > NOTABLE_DIFFERENCE] if found else []
     if found is None or not off:
-        return []
+        return None
     reading = off[0]
     mark = " (simulated)" if reading.simulated else ""
     who = (
@@ -184,12 +184,10 @@ def difference_sentences(found: MemoryComparison | None) -> list[str]:
     )
     more = "more" if reading.share > 0 else "less"
     explained = _explained(found, reading)
-    return [
-        (
-            f"{who} {binary_size(reading.size)}, {percent(abs(reading.share))} {more} than the {binary_size(reading.estimate)} "
-            f"estimated{f': {explained}' if explained else ''}."
-        )
-    ]
+    return (
+        f"{who} {binary_size(reading.size)}, {percent(abs(reading.share))} {more} than the {binary_size(reading.estimate)} "
+        f"estimated{f': {explained}' if explained else ''}."
+    )
 
 
 def _explained(found: MemoryComparison, reading: MemoryReading) -> str:

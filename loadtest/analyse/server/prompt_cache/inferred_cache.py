@@ -112,7 +112,10 @@ def infer_cached(
 def _refined(
     line: ColdLine, cold: BoolArray, seen: BoolArray, taken: FloatArray, prompt: FloatArray, held: FloatArray
 ) -> tuple[ColdLine, FloatArray]:
-    """Return the line of first turns and of later ones that found what they held, and by how much it misses these, as logarithms."""
+    """Return the line fitted to first turns and to later turns that found what they `held`, and by how much it misses the latter.
+
+    The misses are absolute logarithms.
+    """
     kept, read = np.zeros(len(cold), dtype=np.bool_), prompt
     for _ in range(REFINEMENTS):
         kept = seen & _found_history(line, taken, prompt, held)

@@ -15,10 +15,7 @@ UNNOTICED_S = 0.005  # the batch loop has not noticed a request yet that came th
 HEADERS_ERROR_S = 0.020  # largest median difference of llama.cpp's headers from its timings (or one token gap)
 MOSTLY_HELD_BACK = 0.5  # of the answers
 TOLD_SHARE = 0.8  # of the answers must carry durations for the server to count as one that reports them
-HELD_UP_S, HELD_UP_GAPS = (
-    0.25,
-    5,
-)  # seconds, and token gaps: a last token that is later than both was held up on the way
+HELD_UP_S, HELD_UP_GAPS = 0.25, 5  # a last token that is later than both, s and token gaps, was held up on the way
 FEWEST_TOKENS = 4  # of a stream while another one decoded
 MOST_STREAMS, MOST_BESIDE = 60, 3  # looked at, evenly spread; of each those sent next
 IN_STEP = 0.8  # of a stream's tokens come with a token of another that decodes with it, where the two share steps
@@ -44,7 +41,7 @@ def headers_mark_start(run: RunData) -> bool:
 
 def held_back(run: RunData, rows: BoolArray | None = None) -> bool:
     """Whether a proxy held most answers back, so that their tokens came together."""
-    held = run.column("held_back_s")[run.flag("ok") if rows is None else rows]
+    held = run.column("made_before_s")[run.flag("ok") if rows is None else rows]
     return bool(len(held)) and float((held > 0).mean()) > MOSTLY_HELD_BACK
 
 
@@ -59,18 +56,25 @@ def token_gap(run: RunData) -> float:
     return float(np.median(spent)) if len(spent) else 2 * TIE_S
 
 
+def arrival(run: RunData, first: FloatArray) -> FloatArray:
+    """Return when each request came to the queue: it was sent and its model loaded, at the latest at its `first` token or end."""
+    loaded = run.column("send") + np.nan_to_num(run.column("load_s"))
+    return np.fmin(loaded, np.fmin(first, run.column("end")))
+
+
 def first_made(run: RunData) -> FloatArray:
     """Return when the first token of each request was made: before it came, where the server says so or a proxy held it back."""
     known = run.delivery.usable
-    late = np.where(known, 0.0, run.column("held_back_s"))
+    late = np.where(known, 0.0, run.column("made_before_s"))
     late[known] = run.delivery.at(np.flatnonzero(known), run.chunks.starts[:-1][known])
     return run.column("first_token") - late
 
 
 def _last(run: RunData, gap: float) -> FloatArray:
-    """Return when the last token of each request was made: earlier than it came, where the server stamps it or it was held up for long.
+    """Return when the last token of each request was made: before it came, where the server stamps tokens or it was held up.
 
-    By the server's own duration a stream was over then; its slot was another one's while its tokens were on the way.
+    A token was held up where it came long after the stream was over by the server's own duration. Its slot was another
+    stream's by then.
     """
     last, known = run.column("last").copy(), run.delivery.usable
     last[known] -= run.delivery.at(np.flatnonzero(known), run.chunks.starts[1:][known] - 1)
@@ -83,10 +87,10 @@ def _last(run: RunData, gap: float) -> FloatArray:
 
 
 def delayed_s(run: RunData, gap: float) -> float:
-    """Return how late a token may come, seconds; 0 where streams get their tokens one by one and together, as the server makes them.
+    """Return how late a token may come, seconds; 0 where tokens come one by one and to all streams together, as a server makes them.
 
-    Elsewhere a token is late by as much as those behind it catch up, for a stream goes no faster than it does on average, or
-    usually where prompts hold it up.
+    Elsewhere a token is late by as much as the tokens behind it catch up. For no stream goes faster than its mean pace or,
+    where prompts hold it up, than its usual pace.
     """
     rows = np.flatnonzero(run.chunks.counts >= FEWEST_TOKENS)
     rows = rows[evenly(len(rows), MOST_STREAMS)]
@@ -149,7 +153,7 @@ class RequestInstants:
     def of(cls, run: RunData, rows: BoolArray | None = None) -> RequestInstants:
         """Read the instants of the requests marked in `rows`, or of all."""
         send, first, end = run.column("send"), first_made(run), run.column("end")
-        arrived = np.fmin(send + np.nan_to_num(run.column("load_s")), np.fmin(first, end))
+        arrived = arrival(run, first)
         started = first - run.column("prefill_s")
         if headers_mark_start(run):
             started = run.column("headers")

@@ -127,7 +127,7 @@ def prompts_read_while_full(requests: RequestInstants, ttft: UnwaitedTtft, slots
 
 
 def idle_while_waiting(requests: RequestInstants, ttft: UnwaitedTtft, slots: int) -> float:
-    """Return the share of the time with more than `slots` in flight in which nobody was at work: no slot held them back then."""
+    """Return the share of the time with more than `slots` in flight in which nobody was at work, so that no slot kept them out."""
     seen = np.isfinite(requests.first) & np.isfinite(ttft.seconds)
     begun = ttft.begun(requests)[seen]
     if requests.told:

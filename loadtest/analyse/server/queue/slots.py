@@ -191,8 +191,8 @@ class _ObservedSteps:
 def _passed_over(run: RunData, requests: RequestInstants, events: TimedEvents) -> Witness | None:
     """Return how many streams were at work in the steps that passed a request over; None where there are too few."""
     steps = _observed_steps(requests, events)
-    counted = steps.passed if requests.told else steps.passed & (_without_prompt(steps) | _beyond_prefill(run, steps))
-    readings = _Readings(steps.at_work, steps.weight, steps.asked, counted, steps.refilled)
+    tell = steps.passed if requests.told else steps.passed & (_without_prompt(steps) | _beyond_prefill(run, steps))
+    readings = _Readings(steps.at_work, steps.weight, steps.asked, tell, steps.refilled)
     return _witness("passed_over", readings, "steps")
 
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from loadtest.analyse.run import BoolArray, FloatArray, RunData
 from loadtest.analyse.run.overlaps import freed_in_order, open_within, peak_at_once
-from loadtest.analyse.server.queue.at_work import headers_mark_start
+from loadtest.analyse.server.queue.at_work import arrival, headers_mark_start
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.metrics import S_PER_US
 from loadtest.records import Outcome
@@ -37,6 +37,7 @@ NEVER_SERVED = {Outcome.HTTP_ERROR, Outcome.CONNECT_ERROR}
 class Waits:
     """The waits of every request in seconds, nan where unknown, and the source of each."""
 
+    queue: FloatArray  # as the server reported it
     slot: FloatArray
     batch: FloatArray
     source: npt.NDArray[np.object_]  # "server": its durations; "inferred": slots and ends; "unknown"
@@ -49,7 +50,7 @@ def split_waits(run: RunData, slots: Slots) -> Waits:
     only a lower bound of the slots is known, both waits are nan in levels that had more requests in flight than that. Of a
     server without durations only slot wait is known, and its source is "inferred".
     """
-    wait = told_wait(run)
+    wait = _told_wait(run)
     alone = _waited_alone(run, wait)
     least = float(np.nanmin(wait[alone], initial=np.inf))
     way = least if ADMISSION_ERROR_S < least < np.inf else 0.0
@@ -62,7 +63,7 @@ def split_waits(run: RunData, slots: Slots) -> Waits:
     told = np.isfinite(wait)
     slot = np.where(told | np.isfinite(run.column("first_token")), slot, np.nan)
     source = np.where(np.isfinite(slot), np.where(told, SERVER, INFERRED), UNKNOWN)
-    return Waits(slot, np.maximum(wait - slot - way, 0.0) * ~alone, source.astype(np.object_))
+    return Waits(wait, slot, np.maximum(wait - slot - way, 0.0) * ~alone, source.astype(np.object_))
 
 
 def _waited_alone(run: RunData, wait: FloatArray) -> BoolArray:
@@ -72,13 +73,13 @@ def _waited_alone(run: RunData, wait: FloatArray) -> BoolArray:
     return alone & ~np.asarray(run.requests.get("accompanied", False), dtype=np.bool_)
 
 
-def told_wait(run: RunData) -> FloatArray:
+def _told_wait(run: RunData) -> FloatArray:
     """Return queue wait as the server reported it, seconds; nan where it did not.
 
     Of llama.cpp it comes from the headers, or from its timings where a proxy sends the headers at another moment. The time over
     which a proxy held an answer back is no wait.
     """
-    wait, held = run.column("queue_wait_s"), run.column("held_back_s")
+    wait, held = run.column("queue_wait_s"), run.column("made_before_s")
     timed = run.column("llamacpp") == 1
     until_prompt = np.maximum(run.column("ttft_s") - held - run.column("prefill_s"), 0.0)
     wait = np.where(~timed & (held > 0), np.maximum(until_prompt - run.column("load_s"), 0.0), wait)
@@ -93,7 +94,7 @@ def _slot_wait(run: RunData, slots: int, wait: FloatArray, way: float) -> FloatA
     What passes on the `way` passes between a slot's end and its next first token as well, with no wait for a slot in it.
     """
     send, end, first = run.column("send"), run.column("end"), run.column("first_token")
-    arrived = np.fmin(send + np.nan_to_num(run.column("load_s")), np.fmin(first, end))
+    arrived = arrival(run, first)
     admitted = _admitted(run, arrived, wait)
     left = left_slot(run)
     order = np.where(_held_without_token(run, arrived, admitted, left, slots), arrived, admitted)

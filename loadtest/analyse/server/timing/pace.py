@@ -99,11 +99,11 @@ def _steps(run: RunData, gaps: TokenGaps) -> pd.DataFrame:
 
 @dataclass(frozen=True, slots=True)
 class PaceChange:
-    """By what factor the same steps took longer from an instant of a level on, in seconds since its first step, than before."""
+    """A change of a server's pace within a level."""
 
     level: int
-    factor: float
-    after_s: float
+    factor: float  # by which the same steps took longer behind the change than before it
+    after_s: float  # from the level's first step to the change
 
 
 def pace_change(run: RunData, gaps: TokenGaps) -> PaceChange | None:
@@ -126,9 +126,10 @@ def pace_change(run: RunData, gaps: TokenGaps) -> PaceChange | None:
 
 
 def _change_at(border: float, of_each: Sequence[tuple[int, pd.DataFrame]]) -> float:
-    """Return the logarithm of how much longer steps of the same numbers of streams took from an instant on; 0 where not surely.
+    """Return the logarithm of how much longer steps of the same numbers of streams took behind a border; 0 where that is not sure.
 
-    It is sure where it stands out of the errors, and where steps took longer in each half of the one side than of the other.
+    It is sure where the change is larger than its error, and where steps took longer in both halves of one side than in
+    either half of the other.
     """
     changes, weights, halves = [], [], []
     for number, steps in of_each:

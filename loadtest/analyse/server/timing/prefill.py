@@ -1,8 +1,8 @@
 """What a prompt costs: prefill time by prompt tokens, and how long it stalls the streams that decode meanwhile.
 
-The model is spent = max(shared + fixed + per_token · tokens + context · pairs of tokens, least). `spent` is the time from the start of the prefill to
-the first token, `shared` the steps of other streams that the prompt was evaluated beside, and `least` one step: a short
-prompt takes no less. `spent` comes from the best source that the run has:
+The model is spent = max(shared + fixed + per_token · tokens + context · pairs of tokens, least). `spent` is the time from the
+start of the prefill to the first token, `shared` the steps of other streams that the prompt was evaluated beside, and
+`least` one step: a short prompt takes no less. `spent` comes from the best source that the run has:
 
 1. the server's own durations, of prompts that were evaluated while no other prompt was;
 2. without durations, gaps of running streams that whole prompts fell into, less a step;

@@ -16,6 +16,7 @@ import numpy as np
 
 from loadtest.analyse.figures.intervals import robust_deviation, t_quantile
 from loadtest.analyse.run import FloatArray, evenly
+from loadtest.metrics import Interval
 
 Tokens = TypeVar("Tokens", float, FloatArray)
 
@@ -45,7 +46,7 @@ class Prefill:
     """
 
     per_token_s: float
-    ci95: tuple[float, float]
+    ci95: Interval
     fixed_s: float
     n: int
     method: str
@@ -124,9 +125,10 @@ class _Prompts:
     def _worth_having(
         self, loss: Callable[[float], float], tries: FloatArray, between: Callable[[float, float], FloatArray]
     ) -> float:
-        """Return the value of a further part with the least loss: of `tries`, then of those `between` the best one's neighbours.
+        """Return the value of a further part of the law that has the least loss; 0 where the part is not worth having.
 
-        0 where prompts are few or alike, or it does not improve the fit by LEAST_GAIN.
+        The values tried are `tries`, then those `between` the neighbours of the best one. A part is not worth having where
+        prompts are few or alike, or where it improves the fit by less than LEAST_GAIN.
         """
         if not tells_fixed(self.tokens):
             return 0.0
@@ -195,7 +197,7 @@ def fit_prefill(
     )
 
 
-def _interval(slope: float, spread: float, shares: FloatArray, *, with_fixed: bool) -> tuple[float, float]:
+def _interval(slope: float, spread: float, shares: FloatArray, *, with_fixed: bool) -> Interval:
     """Return the 95 % interval of the seconds per token; `shares`: of each prompt's time, what its tokens account for."""
     # A spread that is large is itself known badly, and the fit leaves out what lies far off.
     error = max(spread, 1e-4) * (1 + 1.5 * spread) / math.sqrt(float((shares**2).sum())) * slope

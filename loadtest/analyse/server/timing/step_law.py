@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.analyse.figures.intervals import Interval
 from loadtest.analyse.run import FloatArray
+from loadtest.metrics import Interval
 from loadtest.text import counted, percent, seconds
 
 FEWEST_STEPS = 8  # with fewer, the load only passed through a number of streams on its way to another
@@ -119,6 +119,13 @@ def points_of(solid: list[StepTimes]) -> tuple[FloatArray, FloatArray, FloatArra
     streams = np.array([entry.streams for entry in solid], dtype=np.float64)
     means = np.array([entry.mean_s for entry in solid])
     return streams, means, np.hypot([entry.error_s for entry in solid], LEAST_STEP_ERROR * means)
+
+
+def mean_step(times: tuple[StepTimes, ...], slope_s: float | None, streams: FloatArray) -> FloatArray:
+    """Return the mean step with so many streams: interpolated between the numbers seen, past the last one by the slope."""
+    numbers, means, _ = points_of(well_seen(times) or list(times))
+    beyond: FloatArray = np.maximum(streams - numbers[-1], 0.0)
+    return np.interp(streams, numbers, means) + beyond * (slope_s or 0.0)
 
 
 def growth_per_stream(times: tuple[StepTimes, ...]) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from loadtest.analyse.server.timing.step_law import (
     StepTimes,
     fit_law,
     growth_per_stream,
-    points_of,
+    mean_step,
     well_seen,
 )
 from loadtest.analyse.server.timing.token_gaps import LEAST_APART, read_gaps, share_out_of_step
@@ -34,6 +35,7 @@ STRETCHES_KEPT = 10  # in so many, evenly apart
 FEWEST_WAITS = 8  # of requests alone on the server, from which on a handover is drawn from them
 BLOCKS = 40  # of consecutive steps, at most, whose means give the error of the mean
 SLOPE_CARRIED_STREAMS = 64  # how many streams past the last measured number the table of step times is extended
+HELD_UP = 0.2  # of a prompt token's time, by which it holds up a running stream where both share steps
 ASSUMED_HANDOVER_S = 0.002  # from a free slot to the batch loop, where no request had the server to itself
 
 # Steps are of two kinds where the smaller kind's share of them, the ratio of the kinds' medians, and the distance of the
@@ -46,19 +48,20 @@ LEAST_KIND_SHARE, LEAST_RATIO, LEAST_SEPARATION, VALLEY = 0.05, 1.2, 6.0, 0.3
 class Steps:
     """What a run shows of the server's time. A value that is None has its reason in the field after it."""
 
-    times: tuple[StepTimes, ...]  # by number of streams, ascending
-    law: Law | None
+    times: tuple[StepTimes, ...] = ()  # by number of streams, ascending
+    law: Law | None = None
     law_reason: str | None  # why there is no law, or why it does not fit
-    slope_s: float | None  # growth of a step with each stream past the last measured number; None: unknown
-    prefill: Prefill | None
+    slope_s: float | None = None  # growth of a step with each stream past the last measured number; None: unknown
+    prefill: Prefill | None = None
     prefill_reason: str | None
-    interference_s: float | None  # by which a running stream stalls for each prompt token of others
+    interference_s: float | None = None  # by which a running stream stalls for each prompt token of others
     interference_reason: str | None
     stall_s: FloatArray  # per request: time that its decode lost to others' prompts; nan unknown
-    handling_s: float  # from reading the request to queueing it for a slot
-    handover_s: float  # from getting a slot to being seen by the batch loop
+    handling_s: float = 0.0  # from reading the request to queueing it for a slot
+    handover_s: float = 0.0  # from getting a slot to being seen by the batch loop
     handovers: tuple[float, ...] = ()  # such times as they were observed
-    neighbours: bool | None  # whether two streams take two passes unless their slots are neighbours; None: unknown
+    # whether two streams take two passes unless their slots are neighbours; None: unknown
+    neighbours: bool | None = None
     pace_error: float = 0.0  # by what share the pace of another run may differ, with 95 % confidence; 0 unknown
     pace_scatter: float = 0.0  # standard deviation of the pace within the run, a share
     # by level: factors by which its steps took longer, if known
@@ -122,6 +125,13 @@ class Steps:
         }
 
 
+def prompts_hold_up(steps: Steps) -> bool | None:
+    """Whether prompts hold up the streams that run, as they do where both share steps; None where no stream ran beside one."""
+    if steps.interference_s is None:
+        return None
+    return steps.prefill is None or steps.interference_s >= HELD_UP * steps.prefill.per_token_s
+
+
 def measure_steps(run: RunData, slots: Slots) -> Steps:
     """Measure step times, their law, prefill and stalls in a run."""
     found = read_gaps(run, slots)
@@ -140,7 +150,7 @@ def measure_steps(run: RunData, slots: Slots) -> Steps:
         slope = growth_per_stream(times)
         if out_of_step is not None and out_of_step >= LEAST_APART:
             law, law_reason = None, "streams that decode together do not get their tokens together"
-    step = _step_time_by_streams(times, slope or 0.0) if times else None
+    step = partial(mean_step, times, slope) if times else None
     prefill, prefill_reason = measure_prefill(run, found, step)
     stall, interference, interference_reason = stalls(run, found, step)
     handling, handover, handovers = _fixed_costs(run, prefill, step)
@@ -299,9 +309,9 @@ def step_table(
 def _fixed_costs(
     run: RunData, prefill: Prefill | None, step: StepTime | None
 ) -> tuple[float, float, tuple[float, ...]]:
-    """Return handling and handover: the median load duration, and the median wait of requests alone on the server, and all of these.
+    """Return handling (the median load duration), handover (the median wait of requests alone on the server) and those waits.
 
-    Of a server without durations both together are the median of TTFT − prompt cost of the requests that were alone.
+    Of a server without durations, handling and handover together are the median of TTFT − prompt cost of the requests alone.
     """
     good = run.flag("ok")
     alone = at_work.lone(run) & good
@@ -318,9 +328,3 @@ def _fixed_costs(
     both = max(float(np.median(rest)), 0.0)
     handover = min(ASSUMED_HANDOVER_S, both)
     return both - handover, handover, ()
-
-
-def _step_time_by_streams(times: tuple[StepTimes, ...], slope: float) -> StepTime:
-    """Return step time by number of streams: interpolated between measured means, extended by the slope past the last."""
-    numbers, means, _ = points_of(well_seen(times) or list(times))
-    return lambda streams: np.interp(streams, numbers, means) + np.maximum(streams - numbers[-1], 0.0) * slope

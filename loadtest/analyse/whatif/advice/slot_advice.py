@@ -25,9 +25,8 @@ from loadtest.text import counted
 
 TRIED_SLOTS = (1, 2, 3, 4, 6, 8, 12, 16)
 MOST_SHOWN_LOADS = 6
-NEAR_BEST_SHARE = (
-    0.95  # of the best throughput, without objectives; and of what others would gain, for slots to stay as they are
-)
+# Of the best throughput, without objectives; and of what others would gain, for slots to stay as they are.
+NEAR_BEST_SHARE = 0.95
 TRUSTED_MULTIPLE = 2  # times the streams measured; a prediction beyond it is to be tried first
 AT_WORK_SHARE = 0.9  # of the users; if so many were at work at once, nobody is taken to have waited for a slot
 KNOBS = {"ollama": "OLLAMA_NUM_PARALLEL", "llama.cpp": "--parallel", "vllm": "--max-num-seqs"}

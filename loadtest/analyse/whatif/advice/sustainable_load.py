@@ -33,7 +33,7 @@ class SustainableLoad:
 
     @property
     def sentence(self) -> str:
-        """Say it, e.g. "TTFT p95 ≤ 2 s holds up to 6 streams at once, or 1.1 requests/s"."""
+        """Say up to which load the objectives hold: "TTFT p95 ≤ 2 s holds up to 6 streams at once, or 1.1 requests/s"."""
         asked = " and ".join(map(str, self.objectives))
         verb = "holds" if len(self.objectives) == 1 else "hold"
         if not self.concurrency:
@@ -126,12 +126,12 @@ def _highest_rates(
     top = closed(users).figure("requests_per_s", "mean")
     sent = functools.cache(lambda rate: model.open(rate, slots=slots))
 
-    def highest(high: float, *, surely: bool) -> float:
+    def highest_rate(high: float, *, surely: bool) -> float:
         low = 0.0
         while high - low > RATE_PRECISION * top:
             middle = (low + high) / 2
             low, high = (middle, high) if meets(sent(middle), asked, surely=surely) else (low, middle)
         return low
 
-    found = highest(top, surely=False)
-    return found, highest(top, surely=True) if found else 0.0
+    found = highest_rate(top, surely=False)
+    return found, highest_rate(top, surely=True) if found else 0.0

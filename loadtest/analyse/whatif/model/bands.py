@@ -7,18 +7,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from loadtest.analyse.figures.intervals import Interval, t_quantile
+from loadtest.analyse.figures.intervals import t_quantile
 from loadtest.analyse.run import FloatArray
+from loadtest.metrics import Interval
 
-Figures = dict[str, dict[str, float]]  # of one repetition: by name and statistic
-SHARE = "cached_share"  # how much was cached is no matter of pace
+Figures = dict[str, float]  # by "name.statistic", such as "ttft_s.p95"
+SHARE = "cached_share.mean"  # how much was cached does not depend on the server's pace
 ENGINE_ERROR = 0.05  # of any figure, in 95 of 100 cases: what the engine was off by on recorded runs of real servers
-# the same of a share: a template's tokens, which every conversation has in common, are cached or not
+# error of a share: a template's tokens, which every conversation has in common, are cached or not
 SHARE_ERROR = 0.02
 MOST_APART = 20.0  # times the least value: values further apart come near zero
 
 
-def prediction_band(repetitions: list[dict[str, float]], key: str, *, share: bool = False) -> Interval:
+def prediction_band(repetitions: Sequence[Figures], key: str, *, share: bool = False) -> Interval:
     """Return the 95 % prediction interval of a figure, or of a share: where one more repetition would show it.
 
     With three users on two slots half of the requests wait and half do not, so their median jumps from run to run by a
@@ -52,9 +53,8 @@ def allowing_for_pace(
     """
     wider = dict(bands)
     for key, (low, high) in bands.items():
-        name, _, part = key.rpartition(".")
-        here, *there = (middle([figures[name][part] for figures in each]) for each in (same, *others))
-        if name == SHARE or not (min(here, *there) > 0 and high > low > 0):
+        here, *there = (middle([figures[key] for figures in each]) for each in (same, *others))
+        if key == SHARE or not (min(here, *there) > 0 and high > low > 0):
             continue
         moved = [math.log(value / here) for value in there]
         centre, half = math.sqrt(low * high), math.log(high / low) / 2
@@ -64,13 +64,10 @@ def allowing_for_pace(
 
 
 def at_other_pace(figures: Figures, factor: float) -> Figures:
-    """Return the figures of a closed loop with all times `factor` times as long: there nothing happens at an instant of its own."""
+    """Return the figures of a closed loop with all times `factor` times as long: nothing in it happens at a set instant."""
     return {
-        name: {
-            key: value if name == SHARE else value / factor if name.endswith("per_s") else value * factor
-            for key, value in found.items()
-        }
-        for name, found in figures.items()
+        key: value if key == SHARE else value / factor if "per_s." in key else value * factor
+        for key, value in figures.items()
     }
 
 

@@ -23,7 +23,7 @@ LEAST_GROWTH = 0.5  # share of the measured growth that is the least to expect p
 STANDARD_ERRORS = 2.0  # of the growth, that make a band for 95 of 100 cases
 # share of a figure by which its band widens with each doubling of streams, where slots are not the measured ones
 SPLIT = 0.4
-UNSEEN_GROWTH = 0.25  # the same, where only one number of streams was measured
+UNSEEN_GROWTH = 0.25  # share by which it widens so where only one number of streams was measured
 RATES = ("stream_tokens_per_s", "output_tokens_per_s", "requests_per_s")
 
 
@@ -40,11 +40,11 @@ def allowing_for_growth(model: ServerModel, said: Prediction) -> Prediction:
         split = 1 + widened * math.log2(streams / model.streams)
         shorter, longer = min(shorter, 1 / split), max(longer, split)
     bands = dict(said.bands)
-    for name, (low, high) in said.bands.items():
-        if name.startswith(RATES):
-            bands[name] = (low / longer, high / shorter)
-        elif not name.startswith(SHARE):  # how much was cached is no matter of step times
-            bands[name] = (low * shorter, high * longer)
+    for key, (low, high) in said.bands.items():
+        if key.startswith(RATES):
+            bands[key] = (low / longer, high / shorter)
+        elif key != SHARE:  # how much was cached does not depend on step times
+            bands[key] = (low * shorter, high * longer)
     return dataclasses.replace(said, bands=bands, extrapolates=_words(said, model, shorter, longer))
 
 

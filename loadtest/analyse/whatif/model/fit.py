@@ -35,8 +35,8 @@ from loadtest.analyse.whatif.model.lengths import with_lengths_of, with_likely_l
 from loadtest.analyse.whatif.model.predict import SLICED_WAY, Prediction, ServerModel, assumed, require_tokens
 from loadtest.analyse.whatif.model.sessions import Sessions, cache_cases
 from loadtest.analyse.whatif.predictions.prediction_file import AS_KNOWN, LIMIT_SEEN, NO_LIMIT
+from loadtest.doubts import VOID
 from loadtest.errors import PredictionError
-from loadtest.metrics import VOID
 from loadtest.simulate.model.timing import BEFORE, BESIDE, SLICED, StepLaw, Timing
 from loadtest.text import joined
 

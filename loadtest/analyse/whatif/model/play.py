@@ -11,10 +11,10 @@ import numpy as np
 
 from loadtest import metrics
 from loadtest.analyse.figures import rates
-from loadtest.analyse.figures.stats import PERCENTILES
 from loadtest.analyse.run import BoolArray, FloatArray, finite
 from loadtest.analyse.run.overlaps import peak_at_once
-from loadtest.metrics import NS_PER_S
+from loadtest.analyse.whatif.model.bands import SHARE, Figures
+from loadtest.metrics import NS_PER_S, PERCENTILES
 from loadtest.simulate.model.stream import Emission, EngineRequest, Stream
 from loadtest.simulate.model.virtual import PlayedTurn, cold_prompt
 
@@ -61,7 +61,7 @@ def cold_requests(lengths: list[tuple[int, int]]) -> list[EngineRequest]:
     ]
 
 
-def figures_of_play(played: Played, users: int | None, *, sessions: bool) -> tuple[dict[str, dict[str, float]], int]:
+def figures_of_play(played: Played, users: int | None, *, sessions: bool) -> tuple[Figures, int]:
     """Return the figures of one simulated run, of its `measured` requests, and the most streams at once.
 
     `sessions`: they are turns of conversations, which a prefix cache may hold.
@@ -86,24 +86,26 @@ def figures_of_play(played: Played, users: int | None, *, sessions: bool) -> tup
         "tpot_s": tpot,
         "stream_tokens_per_s": speed,
     }
-    figures = {name: _with_rank_errors(each[measured]) for name, each in values.items()}
+    figures: Figures = {}
+    for name, each in values.items():
+        figures |= _with_rank_errors(name, each[measured])
     owners = np.array([each.stream.request.id for each in played.tokens])
     instants = np.array([each.at for each in played.tokens], dtype=np.float64) / NS_PER_S
     kept = np.zeros(int(owners.max()) + 1, dtype=np.bool_)
     kept[[stream.request.id for stream, keep in zip(streams, measured, strict=True) if keep]] = True
     order = np.lexsort((instants, owners))
     same_stream = np.diff(owners[order]) == 0
-    figures["itl_s"] = _with_rank_errors(np.diff(instants[order])[same_stream & kept[owners[order][1:]]])
-    figures["output_tokens_per_s"] = figures["requests_per_s"] = {"mean": math.nan}
+    figures |= _with_rank_errors("itl_s", np.diff(instants[order])[same_stream & kept[owners[order][1:]]])
+    figures |= dict.fromkeys(("output_tokens_per_s.mean", "requests_per_s.mean"), math.nan)
     window = rates.steady_window(arrived, last, float(arrived[measured].min()), users)
     if window.seconds > 0:
         inside = window.holds(instants) if window.steady else window.holds(instants) * kept[owners]
         whole = np.maximum(np.bincount(owners), 1)  # tokens of each answer: a request counts by its share of them
-        figures["output_tokens_per_s"] = {"mean": float(inside.sum()) / window.seconds}
-        figures["requests_per_s"] = {"mean": float((inside / whole[owners]).sum()) / window.seconds}
+        figures["output_tokens_per_s.mean"] = float(inside.sum()) / window.seconds
+        figures["requests_per_s.mean"] = float((inside / whole[owners]).sum()) / window.seconds
     cached, prompt = (np.array([getattr(stream, name) for stream in streams]) for name in ("cached", "prompt_tokens"))
     if sessions:
-        figures["cached_share"] = {"mean": float(cached[measured].sum() / prompt[measured].sum())}
+        figures[SHARE] = float(cached[measured].sum() / prompt[measured].sum())
     return figures, peak_at_once(first, last - 1e-6)
 
 
@@ -114,14 +116,14 @@ def queue_grows(streams: list[Stream]) -> bool:
     return quarter > 0 and sum(taken[-quarter:]) > GROWN * sum(taken[quarter : 2 * quarter])
 
 
-def _with_rank_errors(values: FloatArray) -> dict[str, float]:
-    """Return mean and percentiles; "p50-" and "p50+" are those one standard error of the rank, √(p(1 − p)/n), away."""
+def _with_rank_errors(name: str, values: FloatArray) -> Figures:
+    """Return mean and percentiles of a figure; "p50-" and "p50+" are one standard error of the rank, √(p(1 − p)/n), away."""
     known = finite(values)
     ranks: dict[str, float] = {}
-    for name, share in PERCENTILES.items():
-        error = math.sqrt(share * (1 - share) / max(len(known), 1))
-        ranks |= {name: share, f"{name}-": max(share - error, 0.0), f"{name}+": min(share + error, 1.0)}
+    for part, share in PERCENTILES.items():
+        error, key = math.sqrt(share * (1 - share) / max(len(known), 1)), f"{name}.{part}"
+        ranks |= {key: share, f"{key}-": max(share - error, 0.0), f"{key}+": min(share + error, 1.0)}
     if not len(known):
-        return dict.fromkeys(("mean", *ranks), math.nan)
+        return dict.fromkeys((f"{name}.mean", *ranks), math.nan)
     found = np.quantile(known, list(ranks.values()))
-    return {"mean": float(known.mean())} | dict(zip(ranks, map(float, found), strict=True))
+    return {f"{name}.mean": float(known.mean())} | dict(zip(ranks, map(float, found), strict=True))

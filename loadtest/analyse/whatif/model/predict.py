@@ -18,8 +18,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from loadtest.analyse.figures.intervals import Interval
-from loadtest.analyse.run import RunData
+from loadtest.analyse.run import RunData, grouped
 from loadtest.analyse.server.prompt_cache.cache import measure_cache
 from loadtest.analyse.server.queue import admission
 from loadtest.analyse.server.queue.admission import LoadPattern
@@ -47,6 +46,7 @@ from loadtest.analyse.whatif.model.play import (
 from loadtest.analyse.whatif.model.seeded_run import SeededRequests
 from loadtest.analyse.whatif.model.sessions import Sessions
 from loadtest.errors import PredictionError
+from loadtest.metrics import Interval
 from loadtest.simulate.model.engine import Engine
 from loadtest.simulate.model.stream import Emission, EngineRequest, Stream
 from loadtest.simulate.model.timing import Timing
@@ -64,16 +64,13 @@ LEAST_PACE_ERROR = 0.005  # of the pace: less is lost in the bands' other parts
 PACE_SEEDS = 2  # repetitions played at another pace, each beside the same at this one
 SPACING_S = 0.0001  # between the first requests of a level's users
 
-HEADLINES = {
-    "ttft_s": ("mean", "p50", "p95"),
-    "stream_tokens_per_s": ("mean", "p5", "p50"),
-    "output_tokens_per_s": ("mean",),
-    "requests_per_s": ("mean",),
-    "queue_wait_s": ("p50", "p95"),
-    "slot_wait_s": ("p50", "p95"),
-    "e2e_s": ("p50", "p95"),
-    "cached_share": ("mean",),
-}
+BANDED = (  # the figures that have a band
+    *("ttft_s.mean", "ttft_s.p50", "ttft_s.p95"),
+    *("stream_tokens_per_s.mean", "stream_tokens_per_s.p5", "stream_tokens_per_s.p50"),
+    *("output_tokens_per_s.mean", "requests_per_s.mean"),
+    *("queue_wait_s.p50", "queue_wait_s.p95", "slot_wait_s.p50", "slot_wait_s.p95"),
+    *("e2e_s.p50", "e2e_s.p95", SHARE),
+)
 
 
 PROMPTS_AS_ASKED = "The server counts no prompt tokens: prompts are taken to be as long as was asked for."
@@ -92,16 +89,16 @@ def assumed(run: RunData) -> tuple[str, ...]:
 class Prediction:
     """What the model says of one load, under the names and in the units of summary.json.
 
-    `figures` holds {mean, p5, p50, p90, p95, p99} per name, over requests (itl_s: over gaps between tokens);
-    output_tokens_per_s and requests_per_s are one number each and have a mean alone. `bands` holds (low, high) of the
-    figures in HEADLINES, by "name.statistic", for example "ttft_s.p95".
+    `figures` holds mean, p5, p50, p90, p95 and p99 of each name, over requests (itl_s: over gaps between tokens), by
+    "name.statistic", for example "ttft_s.p95"; output_tokens_per_s and requests_per_s are one number each and have a mean
+    alone. `bands` holds (low, high) of the figures in BANDED, by the same keys.
     """
 
     concurrency: int | None
     rate: float | None
     slots: int | None  # None: no limit
     requests: int  # how many simulated requests the figures are made from
-    figures: dict[str, dict[str, float]]
+    figures: Figures
     bands: dict[str, Interval]
     extrapolates: str | None  # a clause that says on which streams or slots, never measured, the prediction rests
     grows: bool = False  # the rate is above what the server can do: the queue grows for as long as the load lasts
@@ -109,10 +106,15 @@ class Prediction:
 
     def figure(self, name: str, statistic: str) -> float:
         """Return one figure, e.g. ("ttft_s", "p95"); nan where there is none."""
-        return self.figures.get(name, {}).get(statistic, math.nan)
+        return self.figures.get(f"{name}.{statistic}", math.nan)
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "bands": {name: list(band) for name, band in self.bands.items()}}
+        """Return what advice.json holds: figures by name, and by statistic below it."""
+        by_name = grouped(
+            (key.partition(".")[0], (key.partition(".")[2], value)) for key, value in self.figures.items()
+        )
+        figures = {name: dict(each) for name, each in by_name.items()}
+        return {**asdict(self), "figures": figures, "bands": {key: list(band) for key, band in self.bands.items()}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +152,7 @@ class ServerModel:
     simulated: bool
     pattern: LoadPattern
     step_errors: dict[int, float]  # standard error of each step time, as a share of it
-    prefill_error: float  # likewise
+    prefill_error: float  # standard error of the prefill speed, as a share of it
     in_flight: int  # the most users of a level
     # False: growth of the step time past the streams measured is unknown, and drawn from 0 to MOST_SLOPE
     slope_known: bool
@@ -214,17 +216,18 @@ class ServerModel:
         """
         requests = seeded.run.requests if seeded else requests
         pattern = self.pattern
-        load = Load(
-            concurrency=concurrency,
-            rate=None,
-            slots=slots or self.slots,
-            lengths=list(zip(self.prompts, self.outputs, strict=True)),
-            requests=max(requests or pattern.requests or round(pattern.each * concurrency), concurrency),
-            warmups=concurrency if pattern.warmup else 0,
-            sessions=self.sessions,
-            seeded=seeded,
+        return self._predict(
+            Load(
+                concurrency=concurrency,
+                rate=None,
+                slots=slots or self.slots,
+                lengths=list(zip(self.prompts, self.outputs, strict=True)),
+                requests=max(requests or pattern.requests or round(pattern.each * concurrency), concurrency),
+                warmups=concurrency if pattern.warmup else 0,
+                sessions=self.sessions,
+                seeded=seeded,
+            )
         )
-        return self._predict(load)
 
     def open(
         self,
@@ -236,16 +239,17 @@ class ServerModel:
     ) -> Prediction:
         """Predict an open loop of `rate` requests a second with Poisson arrivals; arguments as in closed."""
         requests = seeded.run.requests if seeded else requests
-        load = Load(
-            concurrency=None,
-            rate=rate,
-            slots=slots or self.slots,
-            lengths=list(zip(self.prompts, self.outputs, strict=True)),
-            requests=requests or OPEN_REQUESTS,
-            warmups=0,
-            seeded=seeded,
+        return self._predict(
+            Load(
+                concurrency=None,
+                rate=rate,
+                slots=slots or self.slots,
+                lengths=list(zip(self.prompts, self.outputs, strict=True)),
+                requests=requests or OPEN_REQUESTS,
+                warmups=0,
+                seeded=seeded,
+            )
         )
-        return self._predict(load)
 
     def _play(self, load: Load, engine: Engine, requests: int, draw: random.Random) -> Played:
         tokens: list[Emission] = []
@@ -299,12 +303,7 @@ class ServerModel:
         repeated = self._repeated(load, requests + load.warmups, times)
         found = [self._repetition(each, requests, seed) for seed, each in enumerate(repeated)]
         played, depths, growing = zip(*found, strict=True)
-        bands = {
-            f"{name}.{key}": prediction_band([one[name] for one in played], key, share=name == SHARE)
-            for name, keys in HEADLINES.items()
-            for key in keys
-            if name in played[0]
-        }
+        bands = {key: prediction_band(played, key, share=key == SHARE) for key in BANDED if key in played[0]}
         if self.pace_error >= LEAST_PACE_ERROR:
             same, factors = played[:PACE_SEEDS], (1 + self.pace_error, 1 / (1 + self.pace_error))
             if load.rate is None and load.sessions is None:
@@ -324,12 +323,9 @@ class ServerModel:
             slots=load.slots,
             requests=requests * len(played),
             figures={
-                name: {
-                    key: middle([one[name][key] for one in played], share=name == SHARE)
-                    for key in found
-                    if key[-1] not in "-+"
-                }
-                for name, found in played[0].items()
+                key: middle([one[key] for one in played], share=key == SHARE)
+                for key in played[0]
+                if key[-1] not in "-+"
             },
             bands=bands,
             extrapolates=self._extrapolates(load.slots, load.concurrency, max(depths)),

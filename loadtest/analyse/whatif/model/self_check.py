@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from loadtest import metrics
-from loadtest.analyse.figures.intervals import Interval
 from loadtest.analyse.run import RunData
 from loadtest.analyse.server.timing.prefill_law import pairs
+from loadtest.analyse.whatif.model.bands import SHARE
 from loadtest.analyse.whatif.model.predict import Prediction, ServerModel
-from loadtest.metrics import VOID
+from loadtest.doubts import VOID
+from loadtest.metrics import PERCENTILES, Interval
 from loadtest.text import counted, rated, seconds, writer_of
 
 GIVEN_BACK = 0.15  # by which a prediction may miss a measured figure, where its band is narrower
-FITTED = (  # figures that a model must reproduce: (words, figure, statistic, share of the percentile)
-    ("TTFT p50", "ttft_s", "p50", 0.5),
-    ("TTFT p95", "ttft_s", "p95", 0.95),
-    ("tokens/s a stream", "stream_tokens_per_s", "p50", 0.5),
-    ("output tokens/s", "output_tokens_per_s", "mean", 0.5),
+FITTED = (  # figures that a model must reproduce: (words, figure, statistic)
+    ("TTFT p50", "ttft_s", "p50"),
+    ("TTFT p95", "ttft_s", "p95"),
+    ("tokens/s a stream", "stream_tokens_per_s", "p50"),
+    ("output tokens/s", "output_tokens_per_s", "mean"),
 )
 REQUEST_FIGURES = ("ttft_s", "queue_wait_s", "slot_wait_s", "batch_wait_s", "prefill_s", "e2e_s", "tpot_s", "itl_s")
 NORMAL_95 = 1.96
@@ -30,32 +31,25 @@ MOST_SHARED = 2.0  # times the streams, by which sharing its steps may make a pr
 
 def as_measured(level: Mapping[str, Any], slots: int | None) -> Prediction:
     """Return a level of summary.json in the form of a prediction, with its 95 % intervals as bands."""
-    figures, bands = {}, {}
+    figures: dict[str, float | None] = {SHARE: level.get("cached_share")}
+    intervals: dict[str, Sequence[float] | None] = {}
     for name in (*REQUEST_FIGURES, "stream_tokens_per_s"):
         described = level.get(name) or {}
-        told = {key: value for key, value in described.items() if key not in described.get("at_least", ())}
-        figures[name] = {key: _or_nan(told.get(key)) for key in ("mean", "p5", "p50", "p90", "p95", "p99")}
-        for key in figures[name]:
-            if interval := described.get(f"ci95_{key}"):
-                bands[f"{name}.{key}"] = (float(interval[0]), float(interval[1]))
+        for part in ("mean", *PERCENTILES):
+            at_least = part in described.get("at_least", ())  # then the figure itself is not known
+            figures[f"{name}.{part}"] = None if at_least else described.get(part)
+            intervals[f"{name}.{part}"] = described.get(f"ci95_{part}")
     for name in ("output_tokens_per_s", "requests_per_s"):
-        figures[name] = {"mean": _or_nan(level.get(name))}
-        if interval := level.get(f"{name}_ci95"):
-            bands[f"{name}.mean"] = (float(interval[0]), float(interval[1]))
-    figures["cached_share"] = {"mean": _or_nan(level.get("cached_share"))}
+        figures[f"{name}.mean"], intervals[f"{name}.mean"] = level.get(name), level.get(f"{name}_ci95")
     return Prediction(
         concurrency=level["concurrency"],
         rate=None,
         slots=slots,
         requests=int(level["requests"]),
-        figures=figures,
-        bands=bands,
+        figures={key: math.nan if value is None else float(value) for key, value in figures.items()},
+        bands={key: (float(ends[0]), float(ends[1])) for key, ends in intervals.items() if ends},
         extrapolates=None,
     )
-
-
-def _or_nan(value: Any) -> float:
-    return math.nan if value is None else float(value)
 
 
 def worst_miss(predict: Callable[[Mapping[str, Any]], Prediction], levels: Iterable[Mapping[str, Any]]) -> str | None:
@@ -94,8 +88,12 @@ def misread(model: ServerModel, run: RunData) -> str | None:
 
 def _misses(model: Prediction, seen: Prediction, at: str) -> Iterator[tuple[float, str]]:
     """Yield (how far off, the clause) for each figure that the model does not reproduce."""
-    for words, name, statistic, share in FITTED:
-        value, said = seen.figure(name, statistic), model.figure(name, statistic)
+    for words, name, statistic in FITTED:
+        value, said, share = (
+            seen.figure(name, statistic),
+            model.figure(name, statistic),
+            PERCENTILES.get(statistic, 0.5),
+        )
         told = value > 0 and math.isfinite(said) and metrics.enough_for(share, seen.requests)
         if not told or (model.grows and name == "ttft_s"):  # of a queue that grows a wait depends on how long it did
             continue

@@ -19,9 +19,10 @@ from loadtest.analyse.server.queue.slots import Slots, known_slots
 from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.whatif.advice.slot_advice import Advice
 from loadtest.analyse.whatif.model import self_check
+from loadtest.analyse.whatif.model.bands import Figures
 from loadtest.analyse.whatif.model.extrapolation import allowing_for_growth
 from loadtest.analyse.whatif.model.fit import NoWayError, fit_models, levels_used
-from loadtest.analyse.whatif.model.predict import SLICED_WAY, Prediction, ServerModel
+from loadtest.analyse.whatif.model.predict import SLICED_WAY, ServerModel
 from loadtest.analyse.whatif.model.seeded_run import SeededRequests, SeededRun
 from loadtest.analyse.whatif.model.sessions import NO_HOST_CACHE, SIZED_HOST_CACHE, UNSEEN_HOST_CACHE
 from loadtest.analyse.whatif.predictions.prediction_file import (
@@ -31,9 +32,9 @@ from loadtest.analyse.whatif.predictions.prediction_file import (
     Document,
     PredictedLoad,
 )
-from loadtest.analyse.whatif.predictions.textbook import FigureValues, MeasuredLevel, textbook
+from loadtest.analyse.whatif.predictions.textbook import MeasuredLevel, textbook
+from loadtest.doubts import VOID
 from loadtest.errors import PredictionError
-from loadtest.metrics import VOID
 from loadtest.run_folder import RunFolder, utc_now
 from loadtest.text import counted, listed
 
@@ -41,9 +42,18 @@ MOST_NAMED = 6  # levels, and numbers of streams, in a sentence
 SAID_PACE = 0.02  # by which paces differ: less is not worth a sentence
 ASKED = {"prompt_tokens": "asked_input", "output_tokens": "asked"}  # by a length: the one asked for
 WHY_CACHES = {  # by a case of the host cache that the run leaves open beside another
-    SIZED_HOST_CACHE: "The server's host cache lost nothing that was asked for again, so its size is not known: every load has two cases, one that never fills and one as large as seen.",
-    UNSEEN_HOST_CACHE: "The run shows no host cache, but a small one need not have shown: every load has two cases. Measure more people than slots, or for longer, for one figure.",
-    NO_HOST_CACHE: "Whether the server keeps conversations outside its slots is not known: every load has two cases. Measure more people than slots for one figure.",
+    SIZED_HOST_CACHE: (
+        "The server's host cache lost nothing that was asked for again, so its size is not known: every load has two cases, one "
+        "that never fills and one as large as seen."
+    ),
+    UNSEEN_HOST_CACHE: (
+        "The run shows no host cache, but a small one need not have shown: every load has two cases. Measure more people than "
+        "slots, or for longer, for one figure."
+    ),
+    NO_HOST_CACHE: (
+        "Whether the server keeps conversations outside its slots is not known: every load has two cases. Measure more people "
+        "than slots for one figure."
+    ),
 }
 
 
@@ -225,9 +235,13 @@ def _predicted_load(
 ) -> PredictedLoad:
     if load.slots is not None:
         models = {AS_ASKED: next(iter(models.values()))}
-    cases = [
-        Case.of(name, allowing_for_growth(model, _prediction(model, load, seeded))) for name, model in models.items()
-    ]
+    cases = []
+    for name, model in models.items():
+        if load.users is not None:
+            said = model.closed(load.users, slots=load.slots, seeded=seeded)
+        else:
+            said = model.open(load.rate or 0.0, slots=load.slots, seeded=seeded)
+        cases.append(Case.of(name, allowing_for_growth(model, said)))
     alike = len({model.sessions for model in models.values()}) == 1
     nobody_waits = load.users is not None and load.users <= servers
     if len(cases) > 1 and nobody_waits and alike:
@@ -239,25 +253,17 @@ def _predicted_load(
 
 def _textbook_beside(
     used: Sequence[dict[str, Any]], servers: int, users: int | None, rate: float | None, slots: int | None
-) -> dict[str, FigureValues]:
+) -> dict[str, Figures]:
     """Return what the textbook's models, fitted to the same levels, say of a load; `servers` slots were measured."""
-    measured = [_measured(level) for level in used if level["concurrency"] and level["verdict"] != VOID]
+    measured = [
+        MeasuredLevel(level["concurrency"], self_check.as_measured(level, None).figures)
+        for level in used
+        if level["concurrency"] and level["verdict"] != VOID
+    ]
     beside = textbook(measured, slots or servers, users=users, rate=rate)
     if slots not in (None, servers):  # the others know no slots
         beside = {name: figures for name, figures in beside.items() if name == "M/M/c"}
     return beside
-
-
-def _prediction(model: ServerModel, load: AskedLoad, seeded: SeededRequests | None) -> Prediction:
-    if load.users is not None:
-        return model.closed(load.users, slots=load.slots, seeded=seeded)
-    return model.open(load.rate or 0.0, slots=load.slots, seeded=seeded)
-
-
-def _measured(level: dict[str, Any]) -> MeasuredLevel:
-    seen = self_check.as_measured(level, None)
-    flat = {f"{name}.{key}": value for name, values in seen.figures.items() for key, value in values.items()}
-    return MeasuredLevel(level["concurrency"], flat)
 
 
 def length_of(run: RunData, picked: NDArray[np.bool_], column: str) -> dict[str, Any] | None:

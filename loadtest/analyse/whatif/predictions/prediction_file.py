@@ -15,12 +15,12 @@ from typing import Any, Self
 
 import orjson
 
-from loadtest.analyse.figures.intervals import Interval
+from loadtest.analyse.whatif.model.bands import Figures
 from loadtest.analyse.whatif.model.predict import Prediction
 from loadtest.analyse.whatif.model.seeded_run import SeededRun
-from loadtest.analyse.whatif.predictions.textbook import FigureValues
 from loadtest.credentials import scrubber
 from loadtest.errors import PredictionError
+from loadtest.metrics import Interval
 from loadtest.records import newer
 from loadtest.text import counted, rated
 
@@ -35,16 +35,15 @@ class Case:
 
     name: str  # AS_KNOWN, AS_ASKED, NO_LIMIT or LIMIT_SEEN
     slots: int | None  # None: no limit
-    figures: FigureValues  # by "name.statistic"
-    bands: dict[str, Interval]  # likewise: in 95 of 100 cases one more run lies there
+    figures: Figures
+    bands: dict[str, Interval]  # by the keys of `figures`: in 95 of 100 cases one more run lies there
     extrapolates: str | None = None
     grows: bool = False
 
     @classmethod
     def of(cls, name: str, said: Prediction) -> Self:
         """Take from a prediction the figures that have a band."""
-        found = {key: said.figure(*key.split(".")) for key in said.bands}
-        known = {key: value for key, value in found.items() if math.isfinite(value)}
+        known = {key: said.figures[key] for key in said.bands if math.isfinite(said.figures[key])}
         return cls(name, said.slots, known, {key: said.bands[key] for key in known}, said.extrapolates, said.grows)
 
 
@@ -54,7 +53,7 @@ class PredictedLoad:
     rate: float | None  # requests/s, Poisson
     slots_asked: int | None
     cases: tuple[Case, ...]
-    textbook: dict[str, FigureValues] = field(default_factory=dict)  # by model
+    textbook: dict[str, Figures] = field(default_factory=dict)  # by model
     people: bool = False  # whether its users hold conversations
 
     @property
@@ -148,22 +147,21 @@ def _load(found: Mapping[str, Any]) -> PredictedLoad:
         found["concurrency"],
         found["rate"],
         found["slots_asked"],
-        tuple(map(_case, found["cases"])),
+        tuple(
+            Case(
+                case["name"],
+                case["slots"],
+                _figures(case["figures"]),
+                {name: (low, high) for name, (low, high) in case["bands"].items()},
+                case["extrapolates"],
+                case["grows"],
+            )
+            for case in found["cases"]
+        ),
         {name: _figures(figures) for name, figures in found["textbook"].items()},
         bool(found.get("people")),
     )
 
 
-def _case(found: Mapping[str, Any]) -> Case:
-    return Case(
-        found["name"],
-        found["slots"],
-        _figures(found["figures"]),
-        {name: (low, high) for name, (low, high) in found["bands"].items()},
-        found["extrapolates"],
-        found["grows"],
-    )
-
-
-def _figures(found: Mapping[str, Any]) -> FigureValues:
+def _figures(found: Mapping[str, Any]) -> Figures:
     return {name: value for name, value in found.items() if value is not None}

@@ -8,14 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from loadtest import metrics
-from loadtest.analyse.figures.intervals import Interval
+from loadtest.analyse.whatif.model.bands import Figures
 from loadtest.analyse.whatif.model.self_check import as_measured
 from loadtest.analyse.whatif.predictions.prediction_file import Case
-from loadtest.analyse.whatif.predictions.textbook import SCORED, FigureValues
+from loadtest.analyse.whatif.predictions.textbook import SCORED
+from loadtest.metrics import PERCENTILES, Interval, enough_for
 
 ALPHA = 0.05  # bands are for 95 %
-QUANTILES = {"p5": 0.05, "p50": 0.5, "p95": 0.95, "mean": 0.5}
 FIGURE_NAMES = {
     "ttft_s.p50": "TTFT p50",
     "ttft_s.p95": "TTFT p95",
@@ -79,9 +78,7 @@ def winkler_score(band: Interval, value: float) -> float:
     return high - low + 2 / ALPHA * (max(low - value, 0.0) + max(value - high, 0.0))
 
 
-def score_case(
-    load: str, case: Case, textbook: Mapping[str, FigureValues], level: Mapping[str, Any]
-) -> list[ScoredFigure]:
+def score_case(load: str, case: Case, textbook: Mapping[str, Figures], level: Mapping[str, Any]) -> list[ScoredFigure]:
     """Return the score of every figure of a case that a level of summary.json shows with enough requests."""
     seen = as_measured(level, None)
     return [
@@ -97,8 +94,8 @@ def score_case(
         )
         for figure in SCORED
         if figure in case.figures
-        and (measured := seen.figure(*figure.split("."))) > 0
-        and metrics.enough_for(QUANTILES[figure.rpartition(".")[2]], seen.requests)
+        and (measured := seen.figures[figure]) > 0
+        and enough_for(PERCENTILES.get(figure.rpartition(".")[2], 0.5), seen.requests)
     ]
 
 

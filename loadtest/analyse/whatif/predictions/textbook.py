@@ -14,8 +14,8 @@ from itertools import combinations, pairwise
 import numpy as np
 
 from loadtest.analyse.run import FloatArray, grouped
+from loadtest.analyse.whatif.model.bands import Figures
 
-FigureValues = dict[str, float]  # by "name.statistic", as in bands of a Prediction
 Points = list[tuple[int, float]]  # (users, figure), in order of users
 
 ERLANG, USL, LINE, SEGMENTS = "M/M/c", "USL", "straight line", "two segments"
@@ -36,8 +36,7 @@ class MeasuredLevel:
     """A level of a closed loop: its users and its figures."""
 
     users: int
-    # by "name.statistic"; also "e2e_s.mean", "ttft_s.mean" and "slot_wait_s.mean" where known
-    figures: Mapping[str, float]
+    figures: Mapping[str, float]  # also "e2e_s.mean", "ttft_s.mean" and "slot_wait_s.mean" where known
 
     def get(self, name: str) -> float:
         return self.figures.get(name, math.nan)
@@ -45,7 +44,7 @@ class MeasuredLevel:
 
 def textbook(
     levels: Sequence[MeasuredLevel], servers: int, *, users: int | None, rate: float | None
-) -> dict[str, FigureValues]:
+) -> dict[str, Figures]:
     """Return what each model says of a load, by its name; a model that cannot say anything is left out.
 
     Args:
@@ -75,7 +74,7 @@ def waiting_probability(servers: int, load: float) -> float:
     return blocked / (1 - load / servers * (1 - blocked))
 
 
-def erlang_c(levels: Sequence[MeasuredLevel], servers: int, *, users: int | None, rate: float | None) -> FigureValues:
+def erlang_c(levels: Sequence[MeasuredLevel], servers: int, *, users: int | None, rate: float | None) -> Figures:
     """Return M/M/c: Poisson arrivals, exponential service, `servers` servers that do not slow each other down.
 
     The service time is that of the most users who had a slot each. Waiting is zero with probability 1 − C, else
@@ -121,7 +120,7 @@ def _arrivals_of(users: int, servers: int, service: float) -> float:
     return low
 
 
-def scalability_law(levels: Sequence[MeasuredLevel], users: int) -> FigureValues:
+def scalability_law(levels: Sequence[MeasuredLevel], users: int) -> Figures:
     """Return the universal scalability law: X(N) = γN / (1 + α(N − 1) + βN(N − 1)), all three at least zero.
 
     N. J. Gunther, Guerrilla Capacity Planning, 2007, chapter 4; fitted in the form N/X, which is linear, with relative
@@ -129,7 +128,7 @@ def scalability_law(levels: Sequence[MeasuredLevel], users: int) -> FigureValues
     """
     if len({level.users for level in levels}) < 3:
         return {}
-    found: FigureValues = {}
+    found: Figures = {}
     for name in ("output_tokens_per_s.mean", "requests_per_s.mean"):
         points = [(level.users, level.get(name)) for level in levels if level.get(name) > 0]
         if len(points) < 3:
@@ -158,7 +157,7 @@ def _least_squares(columns: FloatArray) -> FloatArray:
     return best
 
 
-def straight_line(levels: Sequence[MeasuredLevel], users: int) -> FigureValues:
+def straight_line(levels: Sequence[MeasuredLevel], users: int) -> Figures:
     """Return each figure on the straight line between the neighbouring levels; past the ends their line goes on.
 
     Linear interpolation as anybody draws it with a ruler. It needs two levels.
@@ -171,7 +170,7 @@ def straight_line(levels: Sequence[MeasuredLevel], users: int) -> FigureValues:
     return _by_figure(levels, 2, value)
 
 
-def two_segments(levels: Sequence[MeasuredLevel], users: int) -> FigureValues:
+def two_segments(levels: Sequence[MeasuredLevel], users: int) -> Figures:
     """Return each figure on two straight segments that meet in a bend, by least squares.
 
     R. E. Quandt, 1958 (switching regressions); V. M. R. Muggeo, 2003 (continuous ones). The bend is searched among 200
@@ -195,7 +194,7 @@ def _segments(users: FloatArray, bend: float) -> FloatArray:
     return np.stack([np.ones_like(users), users, np.maximum(users - bend, 0.0)], axis=1)
 
 
-def _by_figure(levels: Sequence[MeasuredLevel], fewest: int, value: Callable[[Points], float]) -> FigureValues:
+def _by_figure(levels: Sequence[MeasuredLevel], fewest: int, value: Callable[[Points], float]) -> Figures:
     """Return what a model says of each figure that at least so many numbers of users have, if it is above zero."""
     points = {name: _points(levels, name) for name in SCORED}
     found = {name: value(each) for name, each in points.items() if len(each) >= fewest}
