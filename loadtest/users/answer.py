@@ -112,7 +112,7 @@ class Answer:
     @property
     def text(self) -> str:
         """What the model said, reasoning left out; as far as it came."""
-        return self.request.content.events.answer
+        return self.request.decoded[0].answer
 
     @property
     def status(self) -> int | None:

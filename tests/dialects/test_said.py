@@ -14,9 +14,9 @@ from support.made_servers import OPENAI_STREAM, made, refuse
 
 from loadtest.dialects import dialect_for
 from loadtest.dialects.answers.errors.refusals import advised
+from loadtest.dialects.base import merged
 from loadtest.errors import ScenarioError
 from loadtest.scenario import Scenario
-from loadtest.scenario.request_additions import merged
 from loadtest.workloads.job import Job
 
 Call = Callable[..., tuple[int, str, str]]
