@@ -9,7 +9,7 @@ from typing import Any
 from loadtest.dialects.answers import ends
 from loadtest.dialects.answers.errors import error_rows, server_errors
 from loadtest.dialects.answers.lines.lenient_json import parse_json
-from loadtest.dialects.answers.rows.counts import Usage, kept
+from loadtest.dialects.answers.rows.counts import Usage, storable
 from loadtest.dialects.answers.rows.text_shapes import NO_TEXTS, Texts
 from loadtest.dialects.base import ContentEvents, Ending
 from loadtest.metrics import VLLM_METRICS
@@ -127,7 +127,7 @@ class Decoded:
     def close(self) -> None:
         """Take the end of all rows: what a record keeps of the server's words, and Ollama's repeat guard."""
         ending = self.ending
-        ending.server = {name: kept(said, name, self.note) for name, said in ending.server.items()}
+        ending.server = {name: storable(said, name, self.note) for name, said in ending.server.items()}
         if not ending.done:
             ending.hint = server_errors.repeated(self.events.texts) or ending.hint
 
@@ -147,7 +147,7 @@ class Decoded:
         if ending.done or not words:
             return
         row = parse_json(words)
-        said = error_rows.words(row) if isinstance(row, dict) else None
+        said = error_rows.message_alone(row) if isinstance(row, dict) else None
         if said is None and isinstance(row, dict) and not self.events:
             said = server_errors.stranger(server_errors.as_json(row))
         if said is not None:
@@ -334,7 +334,7 @@ class Rows:
         self._answer = answer
         self.seen = False  # `take` was called, and so will `close` be
 
-    def takes(self, row: dict[str, Any]) -> bool:
+    def knows(self, row: dict[str, Any]) -> bool:
         """Whether a row is certainly one of this format's."""
         raise NotImplementedError
 
@@ -350,7 +350,7 @@ class Rows:
             if b'"usage"' in line:
                 self.count_behind(row)
             rows = type(self)(other := Decoded())
-            if rows.takes(row):
+            if rows.knows(row):
                 rows.take(row)
             if other.events:
                 self._answer.doubt(BEHIND_END)

@@ -194,7 +194,7 @@ class StreamDecoder:
     def _rows(self, value: Any, data: bytes) -> bool:
         """Take what is JSON of rows, though not of one row alone; return whether it is."""
         answer = self._answer
-        rows, line_end = event_rows.rows_within(value, data, answer.note, self._own.takes), answer.end
+        rows, line_end = event_rows.rows_within(value, data, answer.note, self._own.knows), answer.end
         for row, end in rows:
             if len(rows) > 1:
                 answer.end = line_end - self._newline - len(data) + end
@@ -225,7 +225,7 @@ class StreamDecoder:
     def _in_list(self, line: bytes) -> bool:
         """Take a line of a list that is sent a row at a time; return whether it is one."""
         row = event_rows.row_in_list(line, self._stray, begun=self._row_seen)
-        if row is None or (row and not (self._row_seen or self._own.takes(row))):
+        if row is None or (row and not (self._row_seen or self._own.knows(row))):
             return False
         if row:
             self._stray.clear()
@@ -247,10 +247,10 @@ class StreamDecoder:
 
     def _ends_stray(self, row: dict[str, Any]) -> bool:
         """Whether a whole row says that the lines held before it are no part of an object: what they are is an error then."""
-        if not self._row_seen and not self._own.takes(row):
+        if not self._row_seen and not self._own.knows(row):
             return False
         odd = [line for line in self._stray if not (event_rows.is_chunk_size(line) or framing.is_keepalive(line))]
-        if any(odd) and error_rows.in_row(row) is None:  # else the server itself says why it broke off
+        if any(odd) and error_rows.error_in_row(row) is None:  # else the server itself says why it broke off
             self._answer.fail(server_errors.undecodable(b"\n".join(odd)))
         self._stray.clear()
         return True
@@ -343,7 +343,7 @@ class StreamDecoder:
         if whole:
             rows = [parse_json(line) for line in self._held]
             if len(rows) > 1 and any(isinstance(row, dict) for row in rows):
-                is_said = any(isinstance(row, dict) and error_rows.in_row(row) for row in rows)
+                is_said = any(isinstance(row, dict) and error_rows.error_in_row(row) for row in rows)
                 for line, row in zip(tuple(self._held), rows, strict=True):  # a row that ends the answer empties _held
                     if self._answer.over:
                         break
@@ -373,13 +373,15 @@ class StreamDecoder:
         It has its event's name for a type where it has none of its own, unless it is an error's.
         """
         self._typed = self._typed or "type" in row
-        if self._kind and not (self._typed or "object" in row or error_rows.in_row(row) or error_rows.envelope(row)):
+        if self._kind and not (
+            self._typed or "object" in row or error_rows.error_in_row(row) or error_rows.error_in_envelope(row)
+        ):
             row = {"type": self._kind, **row}
         if not self._row_seen:
             self._row_seen = True
             self._stray.clear()
         rows: Rows | None = self._own
-        is_own = self._own.takes(row)
+        is_own = self._own.knows(row)
         if not is_own:
             rows, row = self._foreign.known(row)
         alike = False

@@ -6,7 +6,7 @@ import re
 from functools import lru_cache
 from typing import Any
 
-from loadtest.dialects.answers.errors.error_rows import in_row
+from loadtest.dialects.answers.errors.error_rows import error_in_row
 from loadtest.dialects.answers.errors.error_words import words_in
 from loadtest.dialects.answers.errors.server_errors import error_sentence, quoted
 from loadtest.dialects.answers.lines.lenient_json import parse_json
@@ -187,7 +187,7 @@ def _of_row(row: dict[str, Any]) -> End | None:
         return End.FINISH
     if is_true(row.get("done")):
         return End.MARK if is_last(row) else End.FINISH
-    if in_row(row):
+    if error_in_row(row):
         return End.MARK
     choices = row.get("choices")
     if choices and reason_name(row.get("finish_reason")):

@@ -14,10 +14,10 @@ import httpx
 
 from loadtest import credentials, reach
 from loadtest.dialects.answers.errors.error_headers import bare_location, other_slash
-from loadtest.dialects.answers.errors.error_rows import envelope, in_row
+from loadtest.dialects.answers.errors.error_rows import error_in_envelope, error_in_row
 from loadtest.dialects.answers.errors.server_errors import http_sentence, shorten, stranger
 from loadtest.dialects.answers.lines.lenient_json import parse_json
-from loadtest.dialects.answers.rows.counts import kept
+from loadtest.dialects.answers.rows.counts import storable
 from loadtest.errors import TargetError
 from loadtest.scenario import ConnectionKeys, Scenario
 from loadtest.scenario.request_additions import filled_headers
@@ -86,7 +86,7 @@ class ControlAnswer:
         if not self.body.strip():
             return "an empty answer"
         row = self.json()
-        if isinstance(row, dict) and (error := in_row(row) or envelope(row)):
+        if isinstance(row, dict) and (error := error_in_row(row) or error_in_envelope(row)):
             return f"an error ({error})"
         if row is not None:
             return "JSON of another shape"
@@ -235,4 +235,4 @@ def as_items(value: Any) -> list[Any]:
 
 def as_plain(value: Any) -> Any:
     """Return a server's own value as run.json and a terminal can hold it: short, shallow, no escapes, no absurd numbers."""
-    return kept(value, "", bool, longest=LONGEST_TEXT)
+    return storable(value, "", bool, longest=LONGEST_TEXT)

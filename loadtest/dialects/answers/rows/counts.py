@@ -42,8 +42,8 @@ def _kind_seen(value: Any) -> str:
     return "a text" if isinstance(value, str) else "a list" if isinstance(value, list) else "an object"
 
 
-def kept(value: Any, name: str, note: Note, depth: int = _DEEPEST, *, longest: int = 80) -> Any:
-    """Return what is kept of what a server said: numbers in range, texts of `longest` characters, and objects of those."""
+def storable(value: Any, name: str, note: Note, depth: int = _DEEPEST, *, longest: int = 80) -> Any:
+    """Return a server's value as a file keeps it: numbers in range, texts of `longest` characters, objects and lists of those."""
     if isinstance(value, bool) or value is None:
         return value
     if isinstance(value, int | float):
@@ -54,8 +54,8 @@ def kept(value: Any, name: str, note: Note, depth: int = _DEEPEST, *, longest: i
         return None
     if isinstance(value, dict):
         entries = islice(value.items(), WIDEST)
-        return {short_key(key): kept(item, key, note, depth - 1, longest=longest) for key, item in entries}
-    return [kept(item, name, note, depth - 1, longest=longest) for item in value[:WIDEST]]
+        return {short_key(key): storable(item, key, note, depth - 1, longest=longest) for key, item in entries}
+    return [storable(item, name, note, depth - 1, longest=longest) for item in value[:WIDEST]]
 
 
 def durations_and_counts(row: dict[str, Any], note: Note) -> dict[str, int]:
@@ -132,7 +132,7 @@ class Usage:
         """
         prompt, output = usage.get("prompt_tokens"), usage.get("completion_tokens")
         if not (type(prompt) is type(output) is int and 0 < prompt <= MOST_TOKENS and 0 < output <= MOST_TOKENS):
-            usage = flat(usage)
+            usage = flat_usage(usage)
             prompt, output = first_count(usage, PROMPT, note), first_count(usage, OUTPUT, note)
         if not prompt and not output:
             return False
@@ -192,7 +192,7 @@ class Usage:
         return output
 
 
-def flat(usage: dict[str, Any]) -> dict[str, Any]:
+def flat_usage(usage: dict[str, Any]) -> dict[str, Any]:
     """Return a usage with what lies in an object of its own: Cohere's has tokens, beside what it bills."""
     inner = [usage[name] for name in ("tokens", "usage") if isinstance(usage.get(name), dict)]
     return {**usage, **inner[0]} if inner else usage

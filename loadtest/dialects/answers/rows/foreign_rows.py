@@ -131,7 +131,7 @@ class NativeRows(Rows):
         super().__init__(answer)
         self._counts: tuple[int | None, int | None] = (None, None)  # of the prompt, of the output
 
-    def takes(self, row: dict[str, Any]) -> bool:
+    def knows(self, row: dict[str, Any]) -> bool:
         token = row.get("token")
         if isinstance(token, dict):
             return isinstance(token.get("text"), str)
@@ -151,7 +151,7 @@ class NativeRows(Rows):
                 self._last(row.get("stop_type") or older, row.get("tokens_evaluated"), row.get("tokens_predicted"))
         if isinstance(timings := row.get("timings"), dict):
             answer.ending.server["timings"] = timings
-        answer.take_error(row, error_rows.in_row(row))
+        answer.take_error(row, error_rows.error_in_row(row))
         return False
 
     def _last(self, reason: Any, prompt: Any, output: Any) -> None:
@@ -173,7 +173,7 @@ class _SureMessagesRows(MessagesRows):
 
     __slots__ = ()
 
-    def takes(self, row: dict[str, Any]) -> bool:
+    def knows(self, row: dict[str, Any]) -> bool:
         if kind_of(row).startswith(("message_", "content_block_")):
             return True
         return row.get("role") == "assistant" and "stop_reason" in row
@@ -194,15 +194,15 @@ class ForeignRows:
 
     def known(self, row: dict[str, Any]) -> tuple[Rows | None, dict[str, Any]]:
         """Return what takes the row, and the row as that has it; None for an error, which is taken here."""
-        inner = unwrapped(row, lambda one: self._own.takes(one) or bool(_of_gemini(one)))  # Code Assist wraps Gemini's
+        inner = unwrapped(row, lambda one: self._own.knows(one) or bool(_of_gemini(one)))  # Code Assist wraps Gemini's
         if inner is not None:
             self._answer.note(IN_AN_ENVELOPE)
             row = inner
-            if self._own.takes(row):
+            if self._own.knows(row):
                 return self._own, row
         self.formats = self.formats or [rows(self._answer) for rows in self._others]
         chunk = as_chunk(row) or row
-        known = next((rows for rows in (self._own, *self.formats) if rows.takes(chunk)), None)
+        known = next((rows for rows in (self._own, *self.formats) if rows.knows(chunk)), None)
         if known is not None:
             self._answer.note(OF_ANOTHER)
             return known, chunk
@@ -211,7 +211,7 @@ class ForeignRows:
     def _is_error(self, row: dict[str, Any]) -> bool:
         """Take a row of no known format for an error, or keep it, to be looked at when the answer has ended."""
         named = self._answer.kind == b"error"
-        if (said := server_errors.error_sentence(row) if named else error_rows.in_foreign_row(row)) is not None:
+        if (said := server_errors.error_sentence(row) if named else error_rows.error_in_foreign_row(row)) is not None:
             self._answer.fail(said)
             return True
         self._answer.say_last(server_errors.as_json(row))
