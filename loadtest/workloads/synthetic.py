@@ -15,7 +15,7 @@ from loadtest.scenario import Level, Scenario
 from loadtest.workloads.files.trace import Blocks
 from loadtest.workloads.job import Job
 from loadtest.workloads.schedule import trace_of
-from loadtest.workloads.source import Session, SingleRequest, nonce_of, seed_from, seed_of, with_inputs
+from loadtest.workloads.source import Session, SingleRequest, nonce_of, request_of_text, seed_from, seed_of
 from loadtest.workloads.tokens import Counter, TokenFit
 
 
@@ -32,11 +32,8 @@ class Synthetic:
         return cls(scenario, counter, fit)
 
     def session(self, level: Level, i: int, *, warmup: bool = False) -> Session:
-        seed = seed_of(self.scenario, level, i, warmup=warmup)
-        job = Job(
-            i, level.index, seed, self.prompt(level, seed), level.input_tokens, level.output_tokens, warmup=warmup
-        )
-        return SingleRequest(with_inputs(job, self.scenario, lambda each: self.prompt(level, each)))
+        made = functools.partial(self.prompt, level)
+        return request_of_text(self.scenario, level, i, made, level.input_tokens, warmup=warmup)
 
     def prompt(self, level: Level, seed: int) -> str:
         nonce = "" if self.scenario.warm_cache else nonce_of(seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import click
@@ -61,6 +61,21 @@ def read_lengths(text: str) -> tuple[float | str, ...]:
 
 def _list_of(read: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:
     return lambda text: tuple(read(item) for item in text.split(",") if item.strip())
+
+
+def names_callback(
+    known: Collection[str], wanted: str
+) -> Callable[[click.Context, click.Parameter, str], tuple[str, ...]]:
+    """Return the callback of an option whose text names some of `known`, with commas between; `wanted` says what a text is not."""
+
+    def read(_context: click.Context, _option: click.Parameter, text: str) -> tuple[str, ...]:
+        asked = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+        wrong = [name for name in asked if name not in known]
+        if wrong or not asked:
+            raise click.BadParameter(f"{(wrong or [text])[0]!r} is not {wanted}.")
+        return asked
+
+    return read
 
 
 SHARE = ReadParam(read_share, "share", "a share like 5% or 0.05")

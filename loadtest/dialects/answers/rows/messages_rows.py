@@ -53,9 +53,11 @@ class MessagesRows(Rows):
             answer.begin(row.get("message"))
         answer.add(_texts(row, kind, answer.note))
         answer.take_error(row, error_rows.error_in_row(row))
-        if kind == "message":
-            answer.ending.model = as_name(row.get("model"))
-            self._take_usage(row.get("usage"), final=True)
+        if kind in ("message", "message_stop"):
+            inner = row.get("message")
+            row = row | inner if isinstance(inner, dict) else row
+            answer.ending.model = as_name(row.get("model")) or answer.ending.model
+            self._take_usage(row.get("usage") or row.get(BEDROCK), final=True)
             self._stopped(row)
             answer.marked = answer.over = True
         elif kind == "message_start" and isinstance(message := row.get("message"), dict):
@@ -66,12 +68,6 @@ class MessagesRows(Rows):
             delta: dict[str, Any] = piece if isinstance(piece, dict) else {}
             self._take_usage(row.get("usage") or delta.get("usage"), final=True)
             self._stopped(row | delta)
-        elif kind == "message_stop":
-            inner = row.get("message")
-            row = row | inner if isinstance(inner, dict) else row
-            self._take_usage(row.get("usage") or row.get(BEDROCK), final=True)
-            self._stopped(row)
-            answer.marked = answer.over = True
         ending = answer.ending
         return kind == "content_block_delta" and len(answer.events.texts) == before + 1 and not ending.error
 
