@@ -112,7 +112,7 @@ def some_of(count: int, whole: int, noun: str) -> str:
 
 
 def out_of(count: int, whole: int, noun: str) -> str:
-    """Return the same with its verb: "1 of 4 levels is", "all 3 levels are"."""
+    """Return how many of all with the verb: "1 of 4 levels is", "all 3 levels are"."""
     return f"{some_of(count, whole, noun)} {'is' if count == 1 else 'are'}"
 
 

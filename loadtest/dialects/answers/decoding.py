@@ -38,11 +38,12 @@ class StreamDecoder:
     others: ClassVar[Formats] = ALL_FORMATS
 
     def __init__(self, own: Callable[[Decoded], Rows], names: tuple[bytes, ...] = ()) -> None:
-        """`names` begin the names of this format's own events, which say nothing that the data does not."""
+        """`names` are how the names of this format's own events begin; such a name says nothing that the event's data does not."""
         self._names = names
         self._kind = ""  # the name of the latest event of this format
-        self._typed = False  # a row said its type: a server that leaves the types to the events' names leaves out all
-        self._silent: tuple[bytes, ...] = BLANK  # lines that say nothing: blank ones, and that name
+        # a row said its type; a server that says types by the events' names alone says none in the rows
+        self._typed = False
+        self._silent: tuple[bytes, ...] = BLANK  # lines that say nothing: blank ones, and the latest event's name
         self._answer = Decoded()
         self.events = self._answer.events
         self._alike = AlikeLines(self.events)
@@ -50,7 +51,7 @@ class StreamDecoder:
         self._foreign = ForeignRows(self._answer, self._own, self.others)
         self._lines = framing.LineSplitter()
         self._held: list[bytes] = []  # data lines of an event not yet whole
-        # lines before the first row that are no rows; later, those of an object that has many, outside of all events
+        # lines that are no rows: before the first row, any; later, those of an object over many lines outside of all events
         self._stray: list[bytes] = []
         self._row_seen = False
         self._events = False  # a row came as an event
@@ -246,7 +247,7 @@ class StreamDecoder:
             self._odd_line = line if self._odd_line is None else (self._odd_line + b"\n" + line)[:MOST_ODD]
 
     def _ends_stray(self, row: dict[str, Any]) -> bool:
-        """Whether a whole row says that the lines held before it are no part of an object: what they are is an error then."""
+        """Whether a whole row shows that the stray lines before it are no part of an object; if so they are an error."""
         if not self._row_seen and not self._own.knows(row):
             return False
         odd = [line for line in self._stray if not (event_rows.is_chunk_size(line) or framing.is_keepalive(line))]
@@ -256,7 +257,7 @@ class StreamDecoder:
         return True
 
     def _end_stray(self, *, whole: bool = True) -> None:
-        """Take lines that were held as those of one object; where no more follow, what is no object is an error."""
+        """Take the stray lines as one object; `whole`: no more follow, so that an error is what is no object."""
         body = b"\n".join(self._stray)
         if not self._row_seen:
             self._whole(body)

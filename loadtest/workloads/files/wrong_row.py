@@ -18,11 +18,8 @@ from loadtest.workloads.files.csv_mistakes import split_head, wrong_csv, wrong_h
 from loadtest.workloads.files.data_row import HOLDS_COLUMNS, ONE_MESSAGE, names_of, read_row
 from loadtest.workloads.files.trace import is_trace_row
 
-DEPTH, LOOKED_AT, MOST_FOUND = (
-    5,
-    50,
-    3,
-)  # objects in objects that are looked through; elements of a list; places in a sentence
+# objects in objects that are looked through; elements of a list that are looked at; places in a sentence
+DEPTH, LOOKED_AT, MOST_FOUND = 5, 50, 3
 TRACE_ROW = (
     "is a row of a trace, with an instant and lengths but no text; give the file with --trace, or its lengths alone "
     "with --input-tokens 'empirical(FILE)'"

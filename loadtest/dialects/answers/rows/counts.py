@@ -126,7 +126,7 @@ class Usage:
     rises: int = 0  # how often the output's count rose
 
     def take(self, usage: dict[str, Any], note: Note, doubt: Note, *, pieces: int) -> bool:
-        """Take a usage and return whether it says anything: Ollama's completions carry a zero one on every chunk.
+        """Take a usage and return whether it says anything: Ollama's completions have one of zeros in every chunk.
 
         `pieces` is how many pieces of text had come by then.
         """
@@ -154,7 +154,7 @@ class Usage:
     def final_output(self, note: Note, doubt: Note, *, pieces: int) -> int | None:
         """Return the output tokens, reasoning included; each contradiction between counts is a doubt.
 
-        A count that is none of the whole answer, which had so many pieces, is unknown.
+        `pieces` is how many pieces the answer had. A count that is not of the whole answer is unknown.
         """
         prompt, output, usage = self.prompt, self.output, self.last
         if output is None:

@@ -31,7 +31,7 @@ _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 def as_chunk(row: dict[str, Any]) -> dict[str, Any] | None:
-    """Return a row of such an API, a piece of an answer or a whole one, as a chunk; None for any other row."""
+    """Return a row of another API, be it a piece of an answer or a whole one, as a chunk of OpenAI's; None for a row of none known."""
     if isinstance(row.get("Choices"), list):  # Tencent's
         return cast("dict[str, Any]", respelled(row))
     if not row.keys() & {"type", "object"} and (
@@ -79,7 +79,7 @@ def _of_bedrock(row: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _of_model(row: dict[str, Any]) -> dict[str, Any] | None:
-    """Return a row as a model behind Bedrock writes it as a chunk: a piece of its text, why that ended, and counts beside it."""
+    """Return a row of a model behind Bedrock or watsonx as a chunk of OpenAI's; None for any other row."""
     pieces = row.get("outputs") or row.get("results") or [row]
     piece = pieces[0] if isinstance(pieces, list) and len(pieces) == 1 and isinstance(pieces[0], dict) else {}
     named = next((each for each in _OF_MODELS if isinstance(piece.get(each[0]), str) and each[1] in piece), None)
@@ -106,7 +106,7 @@ _DEEPEST_PIECE = 5  # objects and lists in one another
 
 
 def bare_piece(row: dict[str, Any]) -> Texts:
-    """Return the text in a row of no known format that has one under such a name, however deep; none where it is not one."""
+    """Return the one text that a row of no known format has under a name of _PIECES, however deep; none where it has several."""
     found = list(_texts_in(row, _DEEPEST_PIECE))
     return as_marked((found[0], ""), row) if len(found) == 1 else NO_TEXTS
 
@@ -184,7 +184,7 @@ ALL_FORMATS: Formats = (OpenAIRows, _SureMessagesRows, ResponsesRows, OllamaRows
 
 
 class ForeignRows:
-    """Finds what takes a row that is not of the format that was asked for, which `own` takes; of `others` the first is meant."""
+    """Finds the format of rows that `own`, the format that was asked for, does not know: the first of `others` that knows a row."""
 
     __slots__ = ("_answer", "_others", "_own", "formats")
 
@@ -193,7 +193,7 @@ class ForeignRows:
         self.formats: list[Rows] = []  # empty until such a row was seen
 
     def known(self, row: dict[str, Any]) -> tuple[Rows | None, dict[str, Any]]:
-        """Return what takes the row, and the row as that has it; None for an error, which is taken here."""
+        """Return the rows that take this one, and the row in their format; None for a row that is an error, which is noted here."""
         inner = unwrapped(row, lambda one: self._own.knows(one) or bool(_of_gemini(one)))  # Code Assist wraps Gemini's
         if inner is not None:
             self._answer.note(IN_AN_ENVELOPE)
