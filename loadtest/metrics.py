@@ -62,7 +62,7 @@ def tpot(e2e_s: Any, ttft_s: Any, output_tokens: Any) -> Any:
 
 
 def shows_no_decoding(pieces: Any, reads: Any) -> Any:
-    """Whether an answer came so much at once that the time between its pieces is the way's, not the server's."""
+    """Whether so many pieces came in so few reads that the time between them is not the server's decoding."""
     return (pieces >= HELD_BACK_PIECES) & (reads > 0) & (reads <= AT_ONCE_READS)
 
 
@@ -339,9 +339,10 @@ def held_back_s(pieces: int, span_s: float, decode_s: float) -> float:
 
 
 def made_before_s(pieces: int, span_s: float, decode_s: float) -> float:
-    """Return by how much the first token was made before it came, of an answer whose first tokens came together; 0 for few.
+    """Return how long the first token had been made when it came, in an answer whose first tokens came together.
 
-    The server wrote the answer over `decode_s` (nan where it does not say), and it came over `span_s`.
+    The server wrote the answer over `decode_s` (nan where it does not say), and it came over `span_s`. Where only a few
+    tokens came together the result is 0.
     """
     early = decode_s - span_s
     return early if pieces >= HELD_BACK_PIECES and early * pieces > BUFFERED_PIECES * decode_s else 0.0

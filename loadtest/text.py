@@ -140,7 +140,7 @@ def listed(names: Sequence[object]) -> str:
 
 
 def writer_of(key: str) -> Callable[[float], str]:
-    """Return what writes a figure that has this key in summary.json: a share, a rate or a duration."""
+    """Return the function that writes a figure by its key in summary.json: `percent`, `number` or `seconds`."""
     return percent if "share" in key else number if "per_s" in key else seconds
 
 

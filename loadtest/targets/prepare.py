@@ -277,7 +277,7 @@ def _of_a_key(target: Target, status: int) -> str:
 
 
 def _around(target: Target, record: Record, words: str) -> str:
-    """Say how to find out more about a request that was refused, with a blank before it; "" where it is said."""
+    """Say how to find out more about a refused request, after a blank; "" where `words` or the status says enough."""
     server, name = target.server, target.model.name
     if record.status not in TRIED_ON or " --" in words:
         return ""

@@ -70,8 +70,8 @@ class Answer:
         self._recorder = recorder
         self._fire = fire
         self._record: Record | None = None
-        self._waits = False  # for the verdict of a with block
-        self._entered = False  # it is in that block
+        self._waits = False  # whether its event waits for the verdict of a with block
+        self._entered = False  # whether that block has begun
         self._fired = False
         self._verdict: Exception | Literal[True] | None = None
 

@@ -19,9 +19,9 @@ from loadtest.scenario import (
 
 
 class ReadParam(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 alone
-    """What `read` makes of a text, such as a number within bounds, which nan never is.
+    """A type whose values `read` makes of the option's text, within `bounds`, which nan is never within.
 
-    `kind` in capitals is its metavar. `wanted` says what a text is not where the reader does not say it.
+    The metavar is `kind` in capitals. `wanted` is what a text should have been, where `read` raises no sentence of its own.
     """
 
     def __init__(self, read: Callable[[str], Any], kind: str, wanted: str = "", bounds: Sequence[float] = ()) -> None:

@@ -146,8 +146,8 @@ def keys_of_client(client: httpx.Client) -> ConnectionKeys:
 def ask(client: httpx.Client, url: str, path: str, body: dict[str, Any] | None = None) -> ControlAnswer:
     """Ask the server at `url`, with its credentials: GET, or POST of `body`.
 
-    Redirects are not followed, but for one that only adds a slash at the path's end, or takes it away: the server itself is
-    asked there. Raises TargetError where no connection is made: refused, name not resolved, certificate not trusted.
+    One redirect is followed: to the same path with a slash at its end, or without it. Raises TargetError where no
+    connection is made: refused, name not resolved, certificate not trusted.
     """
     answer = _ask_once(client, url, path, body)
     place = answer.header("location") if body is None and 300 <= answer.status < 400 else None

@@ -216,7 +216,7 @@ def slots_listed(body: Any) -> tuple[int | None, int | None]:
 
 
 def _models_in(body: Any, loaded_alone: bool) -> list[Row]:
-    """Return the models of an answer; none of a list that a server gives at any path."""
+    """Return the models of an answer that say something of their loading or context: some servers give one list at any path."""
     if not loaded_alone:
         return [row for row in listed_models(body) or [] if _says(row)]
     fields = as_mapping(body)

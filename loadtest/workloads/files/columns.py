@@ -53,7 +53,7 @@ PARAMS = "params"  # the request of a row of Anthropic's batches
 READ = frozenset((*KNOWN, *IDS, *LENGTH_KEYS, *SYSTEMS, TURNS, PARAMS))
 AROUND = frozenset(("method", "url", *ANSWERS))  # what a batch file or a recorded answer says beside the request
 _OF_PYTHON = re.compile(r"""[\[{]\s*[{'"]""")  # how a list or a dict begins that Python wrote
-# an element of it, and the blanks behind it where another follows: numpy writes no commas
+# an element of such a list, and the blanks to the next one: numpy writes no commas
 _ELEMENT = re.compile(r"""('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|\})(\s+(?=['"{]))?""", re.DOTALL)
 
 

@@ -180,7 +180,7 @@ class DataFile:
         return ScenarioError(f"the data file {self.path}, {self._place(offset)}, {what}{stop}")
 
     def _place(self, offset: int, column: int | None = None) -> str:
-        """Return the line of an offset, and the column: `column` counts on from there, None: where the line says more before."""
+        """Return where an offset is: line and column. `column` counts from the offset; None: no column at a line's beginning."""
         before, line = b"", 1
         with self.path.open("rb") as file:
             while offset > 0 and (block := file.read(min(offset, BLOCK))):

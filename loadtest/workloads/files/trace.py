@@ -81,7 +81,10 @@ class Blocks:
 
     @classmethod
     def of(cls, hashes: array[int], ends: array[int], lengths: array[int]) -> Self:
-        """Return the blocks: of a power of two tokens, so that each request has one for each begun block, else of 512 or less."""
+        """Return the blocks, with the power of two as size by which each request has a hash for each block that it begins.
+
+        Where no size does that for all requests, it is 512 tokens or less.
+        """
         most, least = math.inf, 0.0
         for length, count in zip(lengths, np.diff(ends, prepend=0).tolist(), strict=True):
             most = min(most, (length - 1) / (count - 1)) if count > 1 else most
