@@ -105,6 +105,13 @@ class ServerSaid(NamedTuple):
     decode_s: float = math.nan  # from the first token to the last
 
 
+# By which llama.cpp's timings are known; others have an object of that name, too.
+_LLAMACPP_TIMINGS = frozenset(("prompt_n", "prompt_ms", "predicted_n", "predicted_ms", "cache_n"))
+# Of vLLM started with --enable-per-request-metrics. Its time to first token counts from when it took the request up; of a
+# server that says no time in a queue it may count from the request's arrival.
+VLLM_METRICS = frozenset(("queue_time_ms", "time_to_first_token_ms", "generation_time_ms"))
+
+
 def server_said(server: dict[str, Any]) -> ServerSaid:
     """Return what a record's `server` says; a duration that was not sent is unknown, never zero.
 
@@ -128,13 +135,6 @@ def server_said(server: dict[str, Any]) -> ServerSaid:
         cached = _server_number(server.get("prompt_eval_cached_count"))
     return ServerSaid(load, prefill, cached, False, _server_number(server.get("eval_duration")) * S_PER_NS)
 
-
-# By which llama.cpp's timings are known; others have an object of that name, too.
-_LLAMACPP_TIMINGS = frozenset(("prompt_n", "prompt_ms", "predicted_n", "predicted_ms", "cache_n"))
-
-# Of vLLM started with --enable-per-request-metrics. Its time to first token counts from when it took the request up; of a
-# server that says no time in a queue it may count from the request's arrival.
-VLLM_METRICS = frozenset(("queue_time_ms", "time_to_first_token_ms", "generation_time_ms"))
 
 # Of a usage or its details: OpenAI's and Moonshot's, DeepSeek's, Gemini's, Mistral's; all are part of the prompt's count.
 # Whether Anthropic's cache_read_input_tokens are, where a gateway leaves them in OpenAI's usage, differs by the gateway.

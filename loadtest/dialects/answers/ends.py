@@ -119,14 +119,14 @@ def names_an_error(event: bytes) -> bool:
     return "error" in name or "exception" in name or not _BAD_PARTS.isdisjoint(_PARTS.split(name))
 
 
+_OF_A_PIECE = frozenset(("model", "created_at", "message", "response", "done", "remote_model", "remote_host"))
+
+
 def is_last(row: dict[str, Any]) -> bool:
     """Whether a row with done:true is the last one. A few servers say done:true in every row, beside its piece of text alone."""
     message = row.get("message")
     text = message.get("content") if isinstance(message, dict) else message or row.get("response")
     return not text or not row.keys() <= _OF_A_PIECE
-
-
-_OF_A_PIECE = frozenset(("model", "created_at", "message", "response", "done", "remote_model", "remote_host"))
 
 
 def end_said_by(line: bytes) -> End | None:

@@ -65,6 +65,11 @@ def alike(text: str) -> str:
 _DIGITS = re.compile(r"\d+(?:[.:,T+-]?\d+)*")
 
 
+# an error whose words have quotes or backslashes that its server did not escape (transformers serve writes JSON by hand)
+_BROKEN_ERROR = re.compile(rb'\s*\{\s*"error"\s*:\s*"(.+)"\s*\}\s*', re.DOTALL)
+_CALLED_ERROR = re.compile(rb"\s*[\[<*]*error[\]>*]*\s*:\s*(?=\S)", re.IGNORECASE)
+
+
 def undecodable(line: bytes) -> str:
     """Say that a line of the answer is not the JSON that it should be.
 
@@ -86,9 +91,7 @@ def beginning(data: bytes, longest: int = 80) -> str:
     return quoted(_DIGITS.sub("#", alike(data[:400].decode(errors="replace"))), longest)
 
 
-# an error whose words have quotes or backslashes that its server did not escape (transformers serve writes JSON by hand)
-_BROKEN_ERROR = re.compile(rb'\s*\{\s*"error"\s*:\s*"(.+)"\s*\}\s*', re.DOTALL)
-_CALLED_ERROR = re.compile(rb"\s*[\[<*]*error[\]>*]*\s*:\s*(?=\S)", re.IGNORECASE)
+_PACKED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\x78\x9c", b"\x78\x01", b"\x78\xda")  # gzip, zstd, deflate
 
 
 def stranger(body: bytes) -> str:
@@ -107,14 +110,14 @@ def stranger(body: bytes) -> str:
     return f"the answer is no stream of a model server: it begins with {beginning(body, 160)}"
 
 
+_PRINTED = re.compile(rb"[\x20-\x7e]{6,}")
+
+
 def _words_amid(body: bytes) -> bytes:
     """Return the words in a binary answer, such as Amazon's event stream or a gRPC message; b"" where it has few or is text."""
     begin = body[: 2 * MOST_CHARACTERS]
     words = _PRINTED.findall(begin)
     return b" ".join(words) if b"\0" in begin.strip(b"\0") and 2 * sum(map(len, words)) > len(begin) else b""
-
-
-_PRINTED = re.compile(rb"[\x20-\x7e]{6,}")
 
 
 def _page(body: bytes) -> str | None:
@@ -147,12 +150,12 @@ def sentence_in(error: bytes) -> str:
     return error_sentence(error.strip().decode(errors="replace") if said is None else said)
 
 
+_OUR_BEGINNINGS = ("a line of the answer", "the answer ", "the server ")
+
+
 def is_ours(sentence: str) -> bool:
     """Whether the sentence of an error is one of this module on bytes that cannot be read, not the server's own words."""
     return sentence.startswith(_OUR_BEGINNINGS)
-
-
-_OUR_BEGINNINGS = ("a line of the answer", "the answer ", "the server ")
 
 
 def http_sentence(status: int, body: bytes, headers: Mapping[str, str] | None = None) -> str:
@@ -220,9 +223,6 @@ def _in_frames(body: bytes) -> Any:
         if isinstance(row := parse_json(line.removeprefix(b"data:").strip()), dict):
             return row
     return None
-
-
-_PACKED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\x78\x9c", b"\x78\x01", b"\x78\xda")  # gzip, zstd, deflate
 
 
 def _is_text(body: bytes) -> bool:

@@ -93,18 +93,22 @@ def _row_amid(data: bytes, knows: Callable[[dict[str, Any]], bool]) -> dict[str,
     return row if knows(row) else None
 
 
+_SIZE = re.compile(rb"[0-9a-f]{1,6}\r?", re.IGNORECASE)
+
+
 def is_chunk_size(line: bytes) -> bool:
     """Whether a line says how long the chunk behind it is, as HTTP has it: some proxies put that into the body."""
     return _SIZE.fullmatch(line) is not None
-
-
-_SIZE = re.compile(rb"[0-9a-f]{1,6}\r?", re.IGNORECASE)
 
 
 def _behind(text: str, at: int) -> int:
     """Return where the next object begins, behind what may stand between two."""
     between = _BETWEEN.match(text, at)
     return at if between is None else between.end()
+
+
+_PUNCTUATION = b"[], \t\r"
+MOST_HELD = 8  # lines of punctuation before a list's first row
 
 
 def row_in_list(line: bytes, held: Sequence[bytes], *, begun: bool) -> dict[str, Any] | None:
@@ -121,10 +125,6 @@ def row_in_list(line: bytes, held: Sequence[bytes], *, begun: bool) -> dict[str,
         return None
     row = parse_json(bare)
     return row if isinstance(row, dict) else None
-
-
-_PUNCTUATION = b"[], \t\r"
-MOST_HELD = 8  # lines of punctuation before a list's first row
 
 
 def unwrapped(

@@ -108,6 +108,9 @@ class MessagesRows(Rows):
             ending.hint = NO_STOP_REASON
 
 
+_PIECES = ("text", "think", "input_json")
+
+
 def _texts(row: dict[str, Any], kind: str, note: Note) -> Texts:
     """Return the text in one event: a piece of a block, what a block begins with, or the blocks of a whole message."""
     if kind == "content_block_delta" and isinstance(text := row.get("delta", row.get("text")), str | list):
@@ -130,9 +133,6 @@ def _texts(row: dict[str, Any], kind: str, note: Note) -> Texts:
         found = [_texts_in_block(block) for block in content if isinstance(block, dict)]
         return "".join(seen for seen, _ in found), "".join(hidden for _, hidden in found)
     return NO_TEXTS
-
-
-_PIECES = ("text", "think", "input_json")
 
 
 def _texts_in_block(block: dict[str, Any]) -> Texts:

@@ -19,6 +19,10 @@ from loadtest.dialects.answers.rows.counts import (
 )
 from loadtest.dialects.answers.rows.text_shapes import as_marked, texts_in_message
 
+_COUNTS = ("prompt_tokens", "completion_tokens")
+_CONTENTS = ("response", "content", "text", "delta")  # the text of a line that has no message
+_OTHER_TEXTS = ("thinking", "reasoning", "reasoning_content", "tool_calls")  # text in a line of /api/generate
+
 
 class OllamaRows(Rows):
     """Takes the lines of /api/chat and /api/generate, streamed or not."""
@@ -121,9 +125,9 @@ def _reason(row: dict[str, Any]) -> Any:
     return row.get("done_reason") or row.get("finish_reason")
 
 
-_COUNTS = ("prompt_tokens", "completion_tokens")
-_CONTENTS = ("response", "content", "text", "delta")  # the text of a line that has no message
-_OTHER_TEXTS = ("thinking", "reasoning", "reasoning_content", "tool_calls")  # text in a line of /api/generate
+_INSTANT = re.compile(
+    r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d)(?:\.(\d+))?(?:[Zz]|([+-])([01]\d|2[0-3])(?::?([0-5]\d))?)", re.ASCII
+)
 
 
 def nanoseconds(stamp: Any) -> int | None:
@@ -145,11 +149,6 @@ def nanoseconds(stamp: Any) -> int | None:
         return _in_64_bits((_second(second) - offset) * 1_000_000_000 + int(fraction[:9].ljust(9, "0")))
     except ValueError:  # the 32nd of a month
         return None
-
-
-_INSTANT = re.compile(
-    r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d)(?:\.(\d+))?(?:[Zz]|([+-])([01]\d|2[0-3])(?::?([0-5]\d))?)", re.ASCII
-)
 
 
 def _in_64_bits(instant: int) -> int | None:

@@ -108,6 +108,11 @@ REASONING = frozenset(
 TAKEN_FOR_REASONING = "taken for reasoning"
 _VISIBLE_KEYS = ("content", "refusal")  # a refusal is what the user reads instead of an answer
 
+SHORTEST_BASE64 = 256  # characters
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")
+_OF_BASE64 = tuple(map(re.compile, ("[A-Z]", "[a-z]", "[0-9]")))
+BINARY = "a piece of the answer is base64, as audio and images are: left out"
+
 
 def texts_in(value: Any, depth: int = DEEPEST) -> Texts:
     """Return the text in a value: a string, an object with text, or a list of those."""
@@ -127,10 +132,7 @@ def is_base64(text: str) -> bool:
     return _BASE64.fullmatch(bare) is not None and all(kind.search(bare) is not None for kind in _OF_BASE64)
 
 
-SHORTEST_BASE64 = 256  # characters
-_BASE64 = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")
-_OF_BASE64 = tuple(map(re.compile, ("[A-Z]", "[a-z]", "[0-9]")))
-BINARY = "a piece of the answer is base64, as audio and images are: left out"
+_OF_CALLS = ("name", "arguments", "args", "input", "partial_json")
 
 
 def _texts_in_part(part: dict[str, Any], depth: int) -> Texts:
@@ -154,6 +156,20 @@ def _is_secret(part: dict[str, Any]) -> bool:
     """Whether a part's type says that it is a thought or a call, or a mark of thoughts does."""
     kind = str(part.get("type") or "").lower()
     return any(word in kind for word in _HIDDEN_PARTS) or _is_thought(part)
+
+
+_ENDINGS_WITHOUT_TEXT = (
+    "_opaque",
+    "_encrypted",
+    "_id",
+    "_ids",
+    "_tokens",
+    "signature",
+    "_type",
+    "_at",
+    "_count",
+    "_duration",
+)
 
 
 def texts_in_message(message: dict[str, Any], note: Note) -> Texts:
@@ -205,6 +221,11 @@ def texts_in_message(message: dict[str, Any], note: Note) -> Texts:
     return as_marked((seen, "".join(hidden)), message)
 
 
+_FLAGS = ("thought", "thinking", "reasoning", "is_thought", "is_thinking", "is_reasoning")
+_KINDS = ("type", "channel", "phase", "kind", "content_type", "message_type")
+_MARKS = frozenset((*_FLAGS, *_KINDS, "extra_content"))
+
+
 def as_marked(texts: Texts, holder: dict[str, Any]) -> Texts:
     """Return the texts of a piece, all of them hidden where what they lie in is marked as a thought."""
     if texts[0] and not _MARKS.isdisjoint(holder) and _is_thought(holder):
@@ -219,6 +240,12 @@ def _calls_and_own(message: dict[str, Any]) -> list[str]:
     return calls + ["".join(texts_in(own[key])) for key in REASONING if isinstance(own, dict) and own.get(key)]
 
 
+_NAMED_TEXT = re.compile(
+    r"(?!.*(?:err|warn|reason|filter|format|finish|status|stop))\w*(?:text|content|output|answer|response|completion|token|result|generat|message|delta)",
+    re.IGNORECASE,
+)
+
+
 def under_odd_names(holder: dict[str, Any]) -> list[tuple[str, str]]:
     """Return each name that is not known and says of itself that it holds text, and that text; a list may be anything."""
     return [
@@ -227,12 +254,6 @@ def under_odd_names(holder: dict[str, Any]) -> list[tuple[str, str]]:
         if isinstance(value, str | dict) and _NAMED_TEXT.match(key) and not key.endswith(_ENDINGS_WITHOUT_TEXT)
         if (text := "".join(texts_in(value)))
     ]
-
-
-_NAMED_TEXT = re.compile(
-    r"(?!.*(?:err|warn|reason|filter|format|finish|status|stop))\w*(?:text|content|output|answer|response|completion|token|result|generat|message|delta)",
-    re.IGNORECASE,
-)
 
 
 def _of_strange(key: str, value: Any) -> str:
@@ -258,31 +279,12 @@ def _is_thought(message: dict[str, Any]) -> bool:
     )
 
 
-_FLAGS = ("thought", "thinking", "reasoning", "is_thought", "is_thinking", "is_reasoning")
-_KINDS = ("type", "channel", "phase", "kind", "content_type", "message_type")
-_MARKS = frozenset((*_FLAGS, *_KINDS, "extra_content"))
-
-
 def texts_of_bare(value: Any, note: Note) -> Texts:
     """Return the text of completions, or of a delta that is no object; Cloudflare's gateway takes the tokens 6 and true for JSON."""
     if not isinstance(value, int | float):
         return texts_in(value)
     note("a piece of text is a number: taken for its digits")
     return compact(value), ""
-
-
-_ENDINGS_WITHOUT_TEXT = (
-    "_opaque",
-    "_encrypted",
-    "_id",
-    "_ids",
-    "_tokens",
-    "signature",
-    "_type",
-    "_at",
-    "_count",
-    "_duration",
-)
 
 
 def tool_text(calls: Any) -> str:
@@ -304,9 +306,6 @@ def tool_text(calls: Any) -> str:
 def by_number(value: Any) -> list[Any]:
     """Return the values of a list that PHP wrote as an object, each under its number; nothing of any other value."""
     return list(value.values()) if isinstance(value, dict) and all(map(str.isdecimal, value)) else []
-
-
-_OF_CALLS = ("name", "arguments", "args", "input", "partial_json")
 
 
 def plain_text(value: Any) -> str:
