@@ -104,7 +104,9 @@ class EmbeddingRows(Rows):
         if said is not None:
             answer.fail(said)
         elif not full:
-            answer.fail(f"{NO_VECTORS}: it begins with {server_errors.beginning(server_errors.as_json(row), 160)}")
+            answer.fail(
+                f"{NO_VECTORS}: it begins with {server_errors.quoted_beginning(server_errors.as_json(row), 160)}"
+            )
         elif empty:
             answer.doubt(EMPTY_VECTORS)
         elif isinstance(value, list) and any(map(_is_zero, value)):

@@ -11,7 +11,7 @@ from typing import Any
 
 from loadtest.dialects.answers import gateway_headers
 from loadtest.dialects.answers.answer_reader import AnswerReader
-from loadtest.dialects.answers.errors.refusals import advised
+from loadtest.dialects.answers.errors.refusals import with_advice
 from loadtest.dialects.answers.errors.server_errors import http_sentence
 from loadtest.dialects.base import ContentEvents, Dialect, Ending
 from loadtest.measure.failure import Failure, bug, with_server_words
@@ -288,7 +288,9 @@ class Request:
             return known if known.sentence else Failure(known.outcome, received.failure or "")
         if received.status is not None and not received.success:
             sentence = http_sentence(received.status, reads.body, received.headers)
-            return Failure(Outcome.HTTP_ERROR, advised(self.dialect, self.job.output_tokens, received.status, sentence))
+            return Failure(
+                Outcome.HTTP_ERROR, with_advice(self.dialect, self.job.output_tokens, received.status, sentence)
+            )
         wrong = ending.error
         readable = ending.done and wrong is None  # some servers name a coding that they do not use
         if received.packed is not None and not readable:

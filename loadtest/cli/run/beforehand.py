@@ -86,7 +86,7 @@ def probed(target: Target, workload: Workload) -> KeepIn:
     return keep
 
 
-def question(slo: str | None, find_max: int | None, scenario: Scenario) -> dict[str, Any]:
+def held_against(slo: str | None, find_max: int | None, scenario: Scenario) -> dict[str, Any]:
     """Return what run.json notes of what the run is held against, so that a report can name the whole command."""
     if slo is None:
         return {}

@@ -133,7 +133,7 @@ class Decoded:
         ending = self.ending
         ending.server = {name: storable(said, name, self.note) for name, said in ending.server.items()}
         if not ending.done:
-            ending.hint = server_errors.repeated(self.events.texts) or ending.hint
+            ending.hint = server_errors.stopped_for_repeats(self.events.texts) or ending.hint
 
     def say_last(self, words: bytes) -> None:
         """Keep a row of no known format: where the answer breaks off behind it, it may say why."""
@@ -153,11 +153,11 @@ class Decoded:
         row = parse_json(words)
         said = error_rows.message_alone(row) if isinstance(row, dict) else None
         if said is None and isinstance(row, dict) and not self.events:
-            said = server_errors.stranger(server_errors.as_json(row))
+            said = server_errors.not_a_stream(server_errors.as_json(row))
         if said is not None:
             self.fail(said)
         elif ending.error is None and ending.hint != server_errors.MID_LINE:
-            ending.hint = _ENDED_BEHIND.format(server_errors.beginning(words, 160))
+            ending.hint = _ENDED_BEHIND.format(server_errors.quoted_beginning(words, 160))
 
     def has_all(self, texts: Texts) -> bool:
         """Whether these texts are all that came before, blanks around them aside."""

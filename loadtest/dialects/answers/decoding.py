@@ -366,7 +366,7 @@ class StreamDecoder:
         if body.lstrip().startswith(b"{"):
             self._answer.ending.hint = server_errors.MID_LINE
         else:
-            self._answer.fail(server_errors.stranger(body))
+            self._answer.fail(server_errors.not_a_stream(body))
 
     def _row(self, row: dict[str, Any]) -> bool:
         """Take a row; return whether it is of the format that was asked for and the text of one event is all that it says.

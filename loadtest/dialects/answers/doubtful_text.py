@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 
-from loadtest.dialects.answers.errors.server_errors import alike, quoted
+from loadtest.dialects.answers.errors.server_errors import masked, quoted
 from loadtest.dialects.base import ContentEvents
 
 CUMULATIVE = "every piece of the answer repeats all text before it: its text, and tokens counted from it, are wrong"
@@ -44,7 +44,7 @@ def _error_at_the_end(events: ContentEvents) -> str | None:
     last = next((i for i in range(len(events) - 1, -1, -1) if i not in events.hidden), None)
     if last is None or len(events.texts[last]) < FEWEST_LETTERS or _AN_ERROR.match(events.texts[last]) is None:
         return None
-    return f"the answer's last piece reads like an error: {quoted(alike(events.texts[last]))}"
+    return f"the answer's last piece reads like an error: {quoted(masked(events.texts[last]))}"
 
 
 def _repetition(events: ContentEvents, counted: int | None, began: Sequence[int]) -> str | None:

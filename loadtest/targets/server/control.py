@@ -15,7 +15,7 @@ import httpx
 from loadtest import credentials, reach
 from loadtest.dialects.answers.errors.error_headers import bare_location, other_slash
 from loadtest.dialects.answers.errors.error_rows import error_in_envelope, error_in_row
-from loadtest.dialects.answers.errors.server_errors import http_sentence, shorten, stranger
+from loadtest.dialects.answers.errors.server_errors import http_sentence, not_a_stream, shorten
 from loadtest.dialects.answers.lines.lenient_json import parse_json
 from loadtest.dialects.answers.rows.counts import storable
 from loadtest.errors import TargetError
@@ -90,7 +90,7 @@ class ControlAnswer:
             return f"an error ({error})"
         if row is not None:
             return "JSON of another shape"
-        what = stranger(self.body).removeprefix("the answer is ")
+        what = not_a_stream(self.body).removeprefix("the answer is ")
         if kind == "text/html" or what.startswith("a web page"):
             return what if what.startswith("a web page") else "a web page"
         return f"{kind}, not JSON" if kind and kind != "application/json" else "something that is not JSON"

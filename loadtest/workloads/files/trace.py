@@ -35,7 +35,7 @@ from loadtest.scenario import (
 )
 from loadtest.scenario.files import parsed
 from loadtest.text import listed, percent, seconds
-from loadtest.workloads.files.columns import IDS, KNOWN, LENGTH_KEYS, loads, plain_name
+from loadtest.workloads.files.columns import IDS, KNOWN, LENGTH_KEYS, plain_name, row_json
 from loadtest.workloads.files.csv_mistakes import split_head, wrong_cells, wrong_csv, wrong_head
 from loadtest.workloads.files.json_rows import remedy
 
@@ -313,7 +313,7 @@ def _json_rows(path: Path, rows: Sequence[tuple[int, str]]) -> Iterator[tuple[in
     for number, line in rows:
         row = parsed(line)
         try:
-            row = loads(line.encode()) if row is None else row
+            row = row_json(line.encode()) if row is None else row
         except orjson.JSONDecodeError as error:
             hint = remedy(line.encode(), error.msg, error.doc[error.pos :])
             raise ScenarioError(

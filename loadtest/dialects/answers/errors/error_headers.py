@@ -99,7 +99,7 @@ def other_slash(asked: str, location: str, path: str) -> str | None:
     return f"{bare}/{mark}{query}" if there.path.endswith("/") else f"{bare.rstrip('/')}{mark}{query}"
 
 
-def instead(location: str) -> str:
+def url_to_give(location: str) -> str:
     """Return what the user has to give where a redirect leads to `location`: the words that follow "give"."""
     ends_so = location.endswith("/") and location.rstrip("/").endswith(_OF_AN_API)
     return "its path with --path, slash and all" if ends_so else "that URL"

@@ -106,7 +106,7 @@ def without_field(dialect: Dialect, name: str) -> Refusal | None:
     return Refusal(name, key, () if key == "stop" else None)
 
 
-def advised(dialect: Dialect, output_tokens: int | None, status: int | None, sentence: str) -> str:
+def with_advice(dialect: Dialect, output_tokens: int | None, status: int | None, sentence: str) -> str:
     """Return an error's sentence; where it calls a field of ours unknown, or misses a header, with what to do at its end."""
     if (header := wanted_header(status, sentence)) is not None:
         return f"{sentence}; {give_header(header)}"

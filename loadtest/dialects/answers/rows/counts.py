@@ -93,7 +93,7 @@ PROMPT, OUTPUT, TOTAL = "prompt", "output", "total"
 
 
 @lru_cache(maxsize=256)
-def counted(name: str) -> str | None:
+def kind_of_count(name: str) -> str | None:
     """Return what a count of this name counts, PROMPT, OUTPUT or TOTAL; None for any other name."""
     words = frozenset(word.lower() for word in _WORDS.findall(name))
     if len(words) == 1 and not words <= _BY_THEMSELVES:
@@ -206,8 +206,8 @@ def usage_in(value: Any) -> Any:
 
 
 def first_count(usage: dict[str, Any], kind: str, note: Note) -> int | None:
-    """Return the largest count of this kind (see `counted`); None where there is none."""
-    found = [known_number(usage[name], name, note, MOST_TOKENS) for name in usage if counted(name) == kind]
+    """Return the largest count of this kind (see `kind_of_count`); None where there is none."""
+    found = [known_number(usage[name], name, note, MOST_TOKENS) for name in usage if kind_of_count(name) == kind]
     known = [count for count in found if count is not None]
     return max(known, default=None)
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 from loadtest.dialects.answers.decoded import OF_ANOTHER, Decoded, Rows
 from loadtest.dialects.answers.ends import kind_of
 from loadtest.dialects.answers.errors import error_rows, server_errors
-from loadtest.dialects.answers.rows.counts import MOST_TOKENS, counted, known_number
+from loadtest.dialects.answers.rows.counts import MOST_TOKENS, kind_of_count, known_number
 from loadtest.dialects.answers.rows.event_rows import IN_AN_ENVELOPE, unwrapped
 from loadtest.dialects.answers.rows.messages_rows import MessagesRows
 from loadtest.dialects.answers.rows.ollama_rows import OllamaRows
@@ -86,7 +86,7 @@ def _of_model(row: dict[str, Any]) -> dict[str, Any] | None:
     if named is None:
         return None
     text, reason = named
-    counts = {name: count for name, count in (row | piece).items() if name != text and counted(name)}
+    counts = {name: count for name, count in (row | piece).items() if name != text and kind_of_count(name)}
     counts["output_tokens"] = piece.get("tokenCount")
     choice = {"text": piece[text], "finish_reason": piece[reason]}
     return {**row, "choices": [choice], "usage": row.get("usage") or counts}

@@ -11,7 +11,7 @@ from loadtest.dialects.answers.rows.counts import (
     BEDROCK,
     MOST_TOKENS,
     OUTPUT,
-    counted,
+    kind_of_count,
     known_number,
     timing_contradiction,
     usage_in,
@@ -245,7 +245,7 @@ class OpenAIRows(Rows):
         """Take usage from wherever it is sent: the row, or an object of the row's, such as x_groq; and timings."""
         for name, value in row.items():
             if type(value) is dict:
-                counts = (key for key in value if "token" in key.lower() and counted(key) == OUTPUT)
+                counts = (key for key in value if "token" in key.lower() and kind_of_count(key) == OUTPUT)
                 if name in USAGES or (not row.get("usage") and any(counts)):
                     self._answer.take_usage(value)
                 elif usage := value.get("usage") or value.get("tokens"):
