@@ -39,9 +39,8 @@ class Key:
     span: bool = False  # of seconds: a number, or a distribution as a text
     share: bool = False  # may be written `5%`
     locust: tuple[str, ...] = ()  # where Locust's users can set the key: ATTRIBUTE, OPTION
-    repeat: str | None = (
-        None  # of a list that belongs to every level: the metavar of its option, which is given once a value
-    )
+    # of a list that belongs to every level: the metavar of its option, which is given once a value
+    repeat: str | None = None
     joined: str | None = None  # of a text that may name several things: what stands between two of them
     metavar: str | None = None  # stands for a value in help where its type says too little
     valid: Callable[[Any], object] | None = None  # raises for a value that is wrong in a way of its own

@@ -27,13 +27,8 @@ from loadtest.measure.request import Request
 from loadtest.records import Outcome, Record
 from loadtest.users.processes import recording
 
-CONTROL = (
-    StopUser,
-    StopTest,
-    RescheduleTask,
-    RescheduleTaskImmediately,
-    InterruptTaskSet,
-)  # exceptions that steer a user
+# exceptions that steer a user
+CONTROL = (StopUser, StopTest, RescheduleTask, RescheduleTaskImmediately, InterruptTaskSet)
 WITH_BLOCK = "with self.client.chat(…, catch_response=True) as answer."
 
 logger = logging.getLogger(__name__)

@@ -228,9 +228,8 @@ class Client:
             self._recorder.backlog.add(answer.lapse)
 
     def _raise_pending(self) -> None:
-        if (
-            recording.current_test.recorder is not self._recorder
-        ):  # its heartbeat has stopped: a request would wait for ever
+        # The heartbeat of an ended test has stopped: a request would wait for ever.
+        if recording.current_test.recorder is not self._recorder:
             raise LocustError(
                 "the test has ended, and nothing is recorded any more; send a user's last requests in on_stop."
             )

@@ -25,9 +25,8 @@ SMALL_READ = 512 - sys.getsizeof(b"")
 STALE_NS = 250_000_000  # a kept connection that dies this soon after the send had been closed before the request came
 # an idle connection that dies this soon was never meant to be kept, whatever its headers say
 AT_ONCE_NS = 1_000_000_000
-FEWEST_DIED = (
-    4  # kept connections of an origin that the server closed at once: from then on none is kept, unless one was used
-)
+# kept connections of an origin that the server closed at once: from then on none is kept, unless one was used
+FEWEST_DIED = 4
 FULL_READS = 8  # small reads filled to the last byte: from then on an answer is no stream of small chunks
 
 

@@ -23,9 +23,8 @@ MESSAGE_TOKENS = 8  # that a chat template may put around a message
 MOST_PLAYED = 10_000  # turns of a conversation
 CONVERSATIONS_DRAWN = 200  # conversations whose lengths are drawn to tell how many end early
 PAST_CONTEXT = "would pass the context of"  # in the note of a conversation that ends early
-SURE_SHARE = (
-    0.8  # of what a made-up turn adds, for sure_tokens: vocabularies and templates may count the rest otherwise
-)
+# of what a made-up turn adds, for sure_tokens: vocabularies and templates may count the rest otherwise
+SURE_SHARE = 0.8
 
 
 @dataclass(frozen=True, slots=True)

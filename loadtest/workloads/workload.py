@@ -20,13 +20,8 @@ from loadtest.workloads.source import Session, Source, nonce_of, seed_from
 from loadtest.workloads.synthetic import HashedBlocks, Synthetic, made_up
 from loadtest.workloads.tokens import Counter, TokenFit
 
-SOURCES: list[type[Source]] = [
-    ConversationSource,
-    LiteralText,
-    DataSource,
-    HashedBlocks,
-    Synthetic,
-]  # the first that a scenario asks for gives its sessions
+# the first that a scenario asks for gives its sessions
+SOURCES: list[type[Source]] = [ConversationSource, LiteralText, DataSource, HashedBlocks, Synthetic]
 
 # by our own count: what the server counts of so short a text and of a longer one gives the template's overhead and the ratio
 FIT_SHORT = 32

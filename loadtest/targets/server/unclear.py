@@ -30,9 +30,8 @@ _ASKS_FOR_A_KEY = re.compile(
 )
 
 _IN_QUOTES = re.compile(r'"[^"]*"')
-_SCHEMES = re.compile(
-    r"(?:^|,)\s*([A-Za-z][A-Za-z0-9_-]*)(?!\s*=)(?=\s|,|$)"
-)  # of a WWW-Authenticate without its quotes
+# of a WWW-Authenticate without its quotes
+_SCHEMES = re.compile(r"(?:^|,)\s*([A-Za-z][A-Za-z0-9_-]*)(?!\s*=)(?=\s|,|$)")
 _NOT_SPOKEN = {"digest", "negotiate", "ntlm", "kerberos"}
 
 

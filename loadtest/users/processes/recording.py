@@ -33,9 +33,8 @@ from loadtest.wire import kernel_stamping, now
 from loadtest.workloads.data_source import WORKER_STRIDE
 from loadtest.workloads.schedule import PlanShare
 
-MOST_TO_END_NS = (
-    1_000_000_000  # limit of ending what is in flight: a task may begin another request whenever one is ended
-)
+# limit of ending what is in flight: a task may begin another request whenever one is ended
+MOST_TO_END_NS = 1_000_000_000
 
 logger = logging.getLogger(__name__)
 

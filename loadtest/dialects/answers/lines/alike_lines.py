@@ -44,9 +44,8 @@ class Alike:
     leading: bytes  # of the first value
     kinds: tuple[type, ...]  # of the values in a line
     text: int  # the index of the value that is the text
-    minute: (
-        int | None
-    )  # the instant, ns since 1970, to which a line's seconds are added; None where lines have no instants
+    # the instant, ns since 1970, to which a line's seconds are added; None where lines have no instants
+    minute: int | None
 
     @classmethod
     def like(cls, line: bytes, text: str, created: int | None) -> Self | None:

@@ -39,9 +39,8 @@ NO_FINISH = (
 _OWN = frozenset(
     ("id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier", "timings")
 )
-_OF_CHOICES = frozenset(
-    ("index", "delta", "finish_reason", "logprobs", "stop_reason", "token_ids")
-)  # no text but the delta's
+# keys of a choice beside which no text stands but the delta's
+_OF_CHOICES = frozenset(("index", "delta", "finish_reason", "logprobs", "stop_reason", "token_ids"))
 MOST_INDICES = 64  # of choices, and of ids, that are kept
 # the same under other servers' names
 USAGES = frozenset(
@@ -52,9 +51,8 @@ _REASONS = dict.fromkeys(
     ("finish_details", "finishReason", "finish_reasons", "native_finish_reason", "stop_reason", "stopReason")
 )
 _BESIDE = (*REASONING, "content", "refusal", "tool_calls", "function_call")
-_FLAGS = frozenset(
-    ("done", "is_finished", "is_end", "is_final", "is_last", "finished", "stop")
-)  # that say in a choice that it is the last
+# that say in a choice that it is the last
+_FLAGS = frozenset(("done", "is_finished", "is_end", "is_final", "is_last", "finished", "stop"))
 SEVERAL_IDS = "the answer's pieces carry more than one id"
 MIXED = "the answer's pieces carry two ids in turns: they are of two answers, and its figures are of both"
 BEHIND_PIECES = "the answer has text in two places, its pieces and beside them: both are counted"
