@@ -19,7 +19,7 @@ from loadtest.analyse.run import LevelData, Series, believed, grouped, has_token
 from loadtest.analyse.summary import Analysis, believed_knee, series_with, with_most
 from loadtest.analyse.verdict.remedies import REMEDIES
 from loadtest.metrics import SUSPECT, VALID, VOID, needed
-from loadtest.text import capitalised, joined, listed, number, out_of, seconds
+from loadtest.text import capitalised, joined, levels_are, listed, number, seconds
 
 MOST_NAMED = 4  # levels in one sentence
 ALL_VOID = "every level is void"
@@ -128,9 +128,7 @@ def verdict_in_words(summary: dict[str, Any]) -> str:
     said: list[str] = []
     for word in (VOID, SUSPECT):
         if count := sum(level["verdict"] == word for level in levels):
-            of_all = (
-                f"{count} {'is' if count == 1 else 'are'}" if said else capitalised(out_of(count, len(levels), "level"))
-            )
+            of_all = f"{count} {'is' if count == 1 else 'are'}" if said else levels_are(count, len(levels))
             said.append(f"{of_all} {word}")
     words = OF_SIMULATED.get((summary["verdict"], simulated_badge(summary) or ""), IN_WORDS[summary["verdict"]])
     words += f" {listed(said)}." if said else ""
