@@ -32,7 +32,7 @@ SHORT_ANSWER = 4096
 class Stay:
     """How long one user stays with one request."""
 
-    patience_s: float | None = None  # for the first token; None: for ever
+    patience: float | None = None  # s, for the first token; None: for ever
     pieces: int | None = None  # of the answer, after which the user hangs up; None: to its end
     expected: int = 0  # tokens of the answer, of which `pieces` are those before the user hangs up
 
@@ -130,7 +130,7 @@ class Request:
         self.received = Received(AnswerReader(dialect, stay.pieces, stay.expected))
         if posts is not None:
             self.order = posts.order(dialect.posted_to, dialect.body(job), self.received)
-            self.order.patience = stay.patience_s
+            self.order.patience = stay.patience
 
     @property
     def left(self) -> bool:
