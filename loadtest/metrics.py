@@ -62,7 +62,7 @@ def tpot(e2e_s: Any, ttft_s: Any, output_tokens: Any) -> Any:
 
 
 def shows_no_decoding(pieces: Any, reads: Any) -> Any:
-    """Whether an answer came so much at once that the time between its pieces is the way's, not the server's."""
+    """Whether so many pieces came in so few reads that the time between them is not the server's decoding."""
     return (pieces >= HELD_BACK_PIECES) & (reads > 0) & (reads <= AT_ONCE_READS)
 
 
@@ -105,6 +105,13 @@ class ServerSaid(NamedTuple):
     decode_s: float = math.nan  # from the first token to the last
 
 
+# By which llama.cpp's timings are known; others have an object of that name, too.
+_LLAMACPP_TIMINGS = frozenset(("prompt_n", "prompt_ms", "predicted_n", "predicted_ms", "cache_n"))
+# Of vLLM started with --enable-per-request-metrics. Its time to first token counts from when it took the request up; of a
+# server that says no time in a queue it may count from the request's arrival.
+VLLM_METRICS = frozenset(("queue_time_ms", "time_to_first_token_ms", "generation_time_ms"))
+
+
 def server_said(server: dict[str, Any]) -> ServerSaid:
     """Return what a record's `server` says; a duration that was not sent is unknown, never zero.
 
@@ -128,13 +135,6 @@ def server_said(server: dict[str, Any]) -> ServerSaid:
         cached = _server_number(server.get("prompt_eval_cached_count"))
     return ServerSaid(load, prefill, cached, False, _server_number(server.get("eval_duration")) * S_PER_NS)
 
-
-# By which llama.cpp's timings are known; others have an object of that name, too.
-_LLAMACPP_TIMINGS = frozenset(("prompt_n", "prompt_ms", "predicted_n", "predicted_ms", "cache_n"))
-
-# Of vLLM started with --enable-per-request-metrics. Its time to first token counts from when it took the request up; of a
-# server that says no time in a queue it may count from the request's arrival.
-VLLM_METRICS = frozenset(("queue_time_ms", "time_to_first_token_ms", "generation_time_ms"))
 
 # Of a usage or its details: OpenAI's and Moonshot's, DeepSeek's, Gemini's, Mistral's; all are part of the prompt's count.
 # Whether Anthropic's cache_read_input_tokens are, where a gateway leaves them in OpenAI's usage, differs by the gateway.
@@ -225,9 +225,10 @@ def held_back_s(pieces: int, span_s: float, decode_s: float) -> float:
 
 
 def made_before_s(pieces: int, span_s: float, decode_s: float) -> float:
-    """Return by how much the first token was made before it came, of an answer whose first tokens came together; 0 for few.
+    """Return how long the first token had been made when it came, in an answer whose first tokens came together.
 
-    The server wrote the answer over `decode_s` (nan where it does not say), and it came over `span_s`.
+    The server wrote the answer over `decode_s` (nan where it does not say), and it came over `span_s`. Where only a few
+    tokens came together the result is 0.
     """
     early = decode_s - span_s
     return early if pieces >= HELD_BACK_PIECES and early * pieces > BUFFERED_PIECES * decode_s else 0.0

@@ -217,6 +217,9 @@ def proxy_to(keys: ConnectionKeys, url: str) -> str | None:
     return proxy_named(keys) if proxy is not None and place is not None and proxy.leads_to(place) else None
 
 
+_PORT_BEHIND = re.compile(r":\d+$")
+
+
 def without_login(proxy: str) -> str:
     """Return a proxy's URL as http://host:port, and keep its user:pass in the environment; raise ScenarioError."""
     scheme, found, rest = proxy.strip().partition("://")
@@ -238,9 +241,6 @@ def without_login(proxy: str) -> str:
         place = f"{place}:{SOCKS_PORT}"
     credentials.keep_apart(dataclasses.replace(address, base=_with_http(f"{scheme}://{place}")))
     return f"{scheme}://{place}"
-
-
-_PORT_BEHIND = re.compile(r":\d+$")
 
 
 def _with_http(proxy: str) -> str:

@@ -111,9 +111,9 @@ def some_of(count: int, whole: int, noun: str) -> str:
     return f"the only {noun}" if whole == 1 else f"both {noun}s" if whole == 2 else f"all {whole} {noun}s"
 
 
-def out_of(count: int, whole: int, noun: str) -> str:
-    """Return how many of all, with the verb: "1 of 4 levels is", "all 3 levels are"."""
-    return f"{some_of(count, whole, noun)} {'is' if count == 1 else 'are'}"
+def levels_are(count: int, whole: int) -> str:
+    """Return the beginning of a sentence on some levels of a run: "1 of 4 levels is", "All 3 levels are"."""
+    return f"{capitalised(some_of(count, whole, 'level'))} {'is' if count == 1 else 'are'}"
 
 
 def rated(rate: float, noun: str = "request", form: str = "g") -> str:
@@ -140,7 +140,7 @@ def listed(names: Sequence[object]) -> str:
 
 
 def writer_of(key: str) -> Callable[[float], str]:
-    """Return what writes a figure that has this key in summary.json: a share, a rate or a duration."""
+    """Return the function that writes a figure by its key in summary.json: `percent`, `number` or `seconds`."""
     return percent if "share" in key else number if "per_s" in key else seconds
 
 

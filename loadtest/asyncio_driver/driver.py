@@ -276,10 +276,7 @@ class Driver:
             request = request or stock.take()
             if request is None or (turns is not None and turns.over):
                 return  # nothing left to send: no pause before the end
-            pause = think_time(self._scenario, request.job) + back_off(failures)
-            free = (over or now()) + int(pause * metrics.NS_PER_S)
-            if pause:
-                await self._alarm.until(free)
+            free = await self._pause(request, over, failures)
 
     async def _release(self, tally: Tally, start: int, schedule: Sequence[int], stock: Stock) -> None:
         """Begin every session of a schedule at its instant after `start`, then wait for the last answer.
@@ -318,10 +315,18 @@ class Driver:
             over = request.received.t_over
             request = self._makers[request.target].following(request)
             if request is not None:
-                pause = think_time(self._scenario, request.job)
-                request.t_sched = (over or now()) + int(pause * metrics.NS_PER_S)
-                if pause:
-                    await self._alarm.until(request.t_sched)
+                request.t_sched = await self._pause(request, over, failures=0)
+
+    async def _pause(self, request: Request, over: int | None, failures: int) -> int:
+        """Wait until the user of `request` has thought since the answer before was `over`; return when it is due.
+
+        After failures on the wire, one right after the other, the wait grows: a dead server is not hammered.
+        """
+        pause = think_time(self._scenario, request.job) + back_off(failures)
+        due = (over or now()) + int(pause * metrics.NS_PER_S)
+        if pause:
+            await self._alarm.until(due)
+        return due
 
     def _note_counted(self, t: int) -> None:
         """Note that a counted request is released at `t`: a level by duration lasts from its first one on."""

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from loadtest.asyncio_driver.run import measure
 from loadtest.cli.demo import simulated_server
+from loadtest.cli.options.param_types import names_callback
 from loadtest.cli.output.printing import json_option, print_json
 from loadtest.errors import RunFolderError, ScenarioError, TargetError
 from loadtest.grid import Grid
@@ -148,20 +149,13 @@ def _descriptors() -> int:
     return sys.maxsize if allowed == resource.RLIM_INFINITY else max(allowed - OTHER_FILES, 1)
 
 
-def _arrival_kinds(_context: click.Context, _option: click.Parameter, text: str) -> tuple[str, ...]:
-    kinds = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-    if not kinds or any(kind not in ARRIVAL_PROFILES for kind in kinds):
-        raise click.BadParameter(f"{text!r} is not {' or '.join(ARRIVAL_PROFILES)}, or both with a comma between.")
-    return kinds
-
-
 @click.command()
 @click.option("--driver", type=click.Choice(list(DRIVERS)), default="asyncio", show_default=True, help="Who measures.")
 @click.option(
     "--arrivals",
     default=",".join(ARRIVAL_PROFILES),
     show_default=True,
-    callback=_arrival_kinds,
+    callback=names_callback(ARRIVAL_PROFILES, f"{' or '.join(ARRIVAL_PROFILES)}, or both with a comma between"),
     metavar="KIND,…",
     help="When tokens come: each stream's independently, or those of all streams together, as in the steps of a real "
     "engine.",

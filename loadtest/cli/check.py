@@ -15,15 +15,15 @@ from loadtest import credentials, reach
 from loadtest.cli.options.environment import named_in_environment, url_taken
 from loadtest.cli.options.scenario_options import SERVER_OPTIONS, key_options, make_scenario, one_url
 from loadtest.cli.output.printing import at_work, json_option, print_json, print_wrapped
-from loadtest.dialects import Dialect
 from loadtest.dialects.answers.errors.error_words import SIGN_IN
-from loadtest.dialects.answers.errors.refusals import key_header, refused_key, wanted_header
+from loadtest.dialects.answers.errors.refusals import key_header, wanted_header
 from loadtest.errors import ScenarioError, TargetError
 from loadtest.scenario import ConnectionKeys, RequestKeys, Scenario, keys_of
 from loadtest.scenario.several_targets import urls_in
 from loadtest.targets.server.control import control_client
 from loadtest.targets.server.hazards import hazards
 from loadtest.targets.server.probe import ServedModel, Server, choose_model, models_named, probe, with_details
+from loadtest.targets.server.unclear import key_advice
 from loadtest.targets.slot_probe import SlotProbe, probe_slots
 from loadtest.targets.target import check_num_ctx, reread, target_of
 from loadtest.targets.trials import COMPRESSED, PAGE, TRIAL_TOKENS, Attempt, attempts, changes, command_for, what_came
@@ -241,7 +241,7 @@ def _missing(attempt: Attempt, url: str) -> str:
     if wanted_header(attempt.record.status, attempt.words) is not None:
         return ": the header that it names is missing"  # the sentence says how to give it
     if attempt.of_the_key and SIGN_IN not in attempt.words:
-        of_key = _of_a_key(attempt.dialect, url)
+        of_key = key_advice(attempt.dialect, url, None)  # which request would be answered is not known yet
         return f": {of_key}, or give a header of the gateway's with --header '{key_header(attempt.words) or 'Name'}: ${{VARIABLE}}'"
     if COMPRESSED in attempt.words:
         return ": a compressed answer hides when its tokens came; have the server, or the gateway before it, send this path plain"
@@ -262,14 +262,6 @@ def _missing(attempt: Attempt, url: str) -> str:
         shorter = parts._replace(path=parts.path.rpartition("/")[0]).geturl()
         return f": the server has no such path below {url}; see whether its URL is {shorter}"
     return ""
-
-
-def _of_a_key(dialect: Dialect, url: str) -> str:
-    """Say what to do about the key where a request was refused for want of one, or with one."""
-    if (name := credentials.key_variable(url, dialect.api, key_env=dialect.key_env)) is not None:
-        return refused_key(name, None)  # which request would be answered is not known yet
-    names = " or ".join(credentials.variables_for(url, dialect.api, key_env=dialect.key_env))
-    return f"a key may be missing; set {names}"
 
 
 named_in_environment(check, ["url", "model", *SERVER_OPTIONS])

@@ -165,7 +165,7 @@ def compare(
                 1 a figure is worse by more than --tolerance
                 2 a mistake, or nothing could be compared
     """
-    from loadtest.analyse.charts.compare import draw
+    from loadtest.analyse.charts.compare import draw, draw_many
 
     alone = len(runs) == 1 and not against
     if alone and not (runs[0] / "run.json").is_file():
@@ -177,7 +177,14 @@ def compare(
         if alone and not every[0].groups:
             raise LoadTestError(ONE_RUN)
         many = compare_many(every, tolerance=tolerance, run_noise=run_noise, across=keys)
-        _show_many(many, out_folder(runs[-1], out), as_json=as_json)
+        write_and_print(
+            out_folder(runs[-1], out),
+            partial(draw_many, many),
+            many_report.markdown(many, PICTURE),
+            many_report.to_dict(many),
+            partial(_print_many, many),
+            as_json=as_json,
+        )
         return 0
     base, new = (runs, against) if against else (runs[:1], runs[1:])
     with at_work("Reading the runs"):
@@ -194,19 +201,6 @@ def compare(
     if found.verdict == NOT_COMPARABLE:
         raise LoadTestError(f"nothing was judged. {compare_report.outcome(found)}.")
     return 1 if found.regressions else 0
-
-
-def _show_many(many: Many, folder: Path, *, as_json: bool) -> None:
-    from loadtest.analyse.charts.compare import draw_many
-
-    write_and_print(
-        folder,
-        partial(draw_many, many),
-        many_report.markdown(many, PICTURE),
-        many_report.to_dict(many),
-        partial(_print_many, many),
-        as_json=as_json,
-    )
 
 
 def _across_keys(across: str, runs: Sequence[Path]) -> frozenset[str]:

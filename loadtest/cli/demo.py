@@ -24,7 +24,7 @@ from loadtest.cli.run.results import Showing, show_ended
 from loadtest.doubts import VOID
 from loadtest.errors import TargetError
 from loadtest.scenario import Scenario
-from loadtest.text import capitalised, out_of
+from loadtest.text import levels_are
 
 if TYPE_CHECKING:
     from loadtest.analyse.report import Report
@@ -112,7 +112,7 @@ def _afterwards(written: Report, folder: Path, speed: float) -> Iterator[str]:
     yield f"Open {folder / 'report.html'}: every chart, every figure with its formula."
     if void:
         yield (
-            f"{capitalised(out_of(void, len(levels), 'level'))} void: this machine was too busy to take the answers in time, so the "
+            f"{levels_are(void, len(levels))} void: this machine was too busy to take the answers in time, so the "
             "figures there tell of the machine, not of the server. Nothing is broken, and a real run would say the same. Stop what "
             "else is running and try again, or let tokens come more slowly:"
         )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 import orjson
 
+from loadtest.cli.options.param_types import names_callback
 from loadtest.cli.output.printing import out_folder, out_option
 from loadtest.credentials import scrubber
 from loadtest.errors import LoadTestError, ScenarioError, StorageError
@@ -25,14 +26,6 @@ STDOUT = Path("-")
 ROWS_AT_ONCE = 10_000  # of a JSON file, so that a table of millions of rows is not in memory twice
 
 
-def _tables(_context: click.Context, _option: click.Parameter, text: str) -> tuple[str, ...]:
-    asked = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-    wrong = [name for name in asked if name not in TABLES]
-    if wrong or not asked:
-        raise click.BadParameter(f"{(wrong or [text])[0]!r} is not a table; tables are {', '.join(TABLES)}.")
-    return asked
-
-
 @click.command()
 @click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
 @click.option(
@@ -42,7 +35,7 @@ def _tables(_context: click.Context, _option: click.Parameter, text: str) -> tup
     "--what",
     default=",".join(TABLES),
     show_default=True,
-    callback=_tables,
+    callback=names_callback(TABLES, f"a table; tables are {', '.join(TABLES)}"),
     metavar="TABLE,…",
     help="levels (a row each, with figures and verdict), requests (a row each), chunks (a row for each piece of an answer).",
 )

@@ -15,7 +15,7 @@ from loadtest import credentials, metrics
 from loadtest.errors import ScenarioError
 from loadtest.metrics import NS_PER_S, ServerSaid
 from loadtest.scenario import MAX_TOKENS_KEYS, SAID_KEYS, THINK, Scenario
-from loadtest.scenario.request_additions import filled_body, filled_headers, merged
+from loadtest.scenario.request_additions import filled_body, filled_headers
 from loadtest.text import join_text
 from loadtest.workloads.job import Job
 
@@ -169,6 +169,20 @@ def field_named(name: str) -> Said:
     return lambda value, _: {name: value}
 
 
+def merged(base: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with `patch` laid over it by RFC 7396: null takes a key out, tables are laid over tables."""
+    found = dict(base)
+    for key, value in patch.items():
+        if value is None:
+            found.pop(key, None)
+        elif isinstance(value, Mapping):
+            below = found.get(key)
+            found[key] = merged(below if isinstance(below, Mapping) else {}, value)
+        else:
+            found[key] = value
+    return found
+
+
 _OF_SOME_SERVERS: Mapping[str, Said] = {  # options whose usual field has another name
     "sampling_seed": field_named("seed"),
     "think": lambda value, _: {"chat_template_kwargs": {"enable_thinking": value != "off"}},
@@ -260,12 +274,15 @@ class Dialect(ABC):
         """Return all that a body says beside model and prompt; of what the user adds, the templates."""
         return merged(merged(self.fixed(output_tokens), self.options), self.patch)
 
-    def laid_over(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return what a row of data lays over its request's body, in this format's words."""
+    def of_row(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return what a row of data says of its request's body, in this format's words."""
         return row
 
     def body(self, job: Job) -> bytes:
-        """Return the request's body, JSON: `fixed`, the user's options and --body, made once for each length; then `said`."""
+        """Return the request's body, JSON: `fixed`, the user's options and --body, made once for each length; then `said`.
+
+        What a row of data says of its own body is laid over all of that.
+        """
         head = self._heads.get(job.output_tokens)
         if head is None:
             if len(self._heads) >= MOST_LENGTHS:
@@ -273,7 +290,8 @@ class Dialect(ABC):
             fields = merged(merged(self.fixed(job.output_tokens), self.options), filled_body(self.patch))
             sent = {"model": self.model, **fields}
             head = self._heads[job.output_tokens] = orjson.dumps(sent)[:-1] + b","
-        return head + memoryview(orjson.dumps(self.said(job)))[1:]  # no copy more of a long history than must be
+        body = head + memoryview(orjson.dumps(self.said(job)))[1:]  # no copy more of a long history than must be
+        return orjson.dumps(merged(orjson.loads(body), self.of_row(job.body))) if job.body else body
 
     @abstractmethod
     def decoder(self) -> Decoder:

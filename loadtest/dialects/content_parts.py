@@ -37,7 +37,9 @@ def has_parts(job: Job) -> bool:
     return job.encoded is None or PARTS in job.encoded.body
 
 
-def said_by(message: Mapping[str, Any], part_as: Callable[[Mapping[str, Any], str], Mapping[str, Any] | None]) -> Any:
+def with_parts_as(
+    message: Mapping[str, Any], part_as: Callable[[Mapping[str, Any], str], Mapping[str, Any] | None]
+) -> Any:
     """Return a message with each part as `part_as` has it, given the message's role; None leaves a part as it is."""
     parts = message.get("content")
     if not isinstance(parts, list):

@@ -16,7 +16,7 @@ from loadtest.dialects.answers.rows.counts import (
     TOTAL,
     durations_and_counts,
     first_count,
-    kept,
+    storable,
 )
 from loadtest.dialects.answers.rows.openai_rows import OpenAIRows
 from loadtest.dialects.base import Dialect, Said, field_named
@@ -90,7 +90,7 @@ class EmbeddingRows(Rows):
 
     __slots__ = ()
 
-    def takes(self, row: dict[str, Any]) -> bool:
+    def knows(self, row: dict[str, Any]) -> bool:
         return any(isinstance(row.get(key), list) for key in _NAMES[:3])
 
     def take(self, row: dict[str, Any]) -> bool:
@@ -98,11 +98,15 @@ class EmbeddingRows(Rows):
         name = next((key for key in _NAMES if row.get(key)), "")
         value = row.get(name)
         full, empty = _count_vectors(value)
-        said = error_rows.in_row(row) or (None if full else error_rows.envelope(row) or error_rows.words(row))
+        said = error_rows.error_in_row(row) or (
+            None if full else error_rows.error_in_envelope(row) or error_rows.message_alone(row)
+        )
         if said is not None:
             answer.fail(said)
         elif not full:
-            answer.fail(f"{NO_VECTORS}: it begins with {server_errors.beginning(server_errors.as_json(row), 160)}")
+            answer.fail(
+                f"{NO_VECTORS}: it begins with {server_errors.quoted_beginning(server_errors.as_json(row), 160)}"
+            )
         elif empty:
             answer.doubt(EMPTY_VECTORS)
         elif isinstance(value, list) and any(map(_is_zero, value)):
@@ -112,7 +116,7 @@ class EmbeddingRows(Rows):
         ending.done = ending.error is None
         usage = row.get("usage")
         if isinstance(usage, dict):
-            ending.server["usage"] = kept(usage, "usage", note)
+            ending.server["usage"] = storable(usage, "usage", note)
         elif isinstance(meta := row.get("meta"), dict):  # Cohere's
             usage = meta.get("billed_units")
         counts = usage if isinstance(usage, dict) else {name: row[name] for name in _COUNTS if name in row}

@@ -10,9 +10,9 @@ from loadtest import credentials, metrics
 from loadtest.dialects.answers.decoding import StreamDecoder
 from loadtest.dialects.answers.ends import end_said_by
 from loadtest.dialects.answers.rows.messages_rows import MessagesRows
-from loadtest.dialects.answers.rows.text_shapes import in_value
+from loadtest.dialects.answers.rows.text_shapes import texts_in
 from loadtest.dialects.base import Dialect, EndMarks, Said, field_named
-from loadtest.dialects.content_parts import has_parts, image_in, said_by
+from loadtest.dialects.content_parts import has_parts, image_in, with_parts_as
 from loadtest.metrics import ServerSaid
 from loadtest.workloads.job import Job
 
@@ -77,9 +77,9 @@ def _system_apart(conversation: Sequence[Mapping[str, Any]]) -> tuple[str, list[
     system, others = [], []
     for message in conversation:
         if message.get("role") in ("system", "developer"):
-            system.append("".join(in_value(message.get("content"))))
+            system.append("".join(texts_in(message.get("content"))))
         else:
-            others.append(said_by(message, _part))
+            others.append(with_parts_as(message, _part))
     return "\n".join(system), others
 
 

@@ -56,8 +56,8 @@ class _OllamaDialect(Dialect):
     }
     num_ctx: int | None = None
 
-    def laid_over(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return what a row lays over the body; sampling that stands beside `options`, as OpenAI has it, Ollama would ignore."""
+    def of_row(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return what a row says, with its sampling in `options`: beside them, where OpenAI has it, Ollama would ignore it."""
         said = {key: value for key, value in row.items() if key in SAMPLING}
         if not said or not isinstance(row.get("options", {}), dict):
             return row

@@ -22,15 +22,6 @@ def think(value: str, kind: str) -> dict[str, Any]:
     return {"reasoning_effort": {"on": "medium", "off": "none"}.get(value, value)}
 
 
-def _of_engines(name: str) -> Said:
-    return lambda value, kind: {name: value} if kind in ENGINES else None
-
-
-def _unless_ollama(name: str) -> Said:
-    """Return a field that Ollama's /v1 passes over without a word."""
-    return lambda value, kind: {name: value} if kind != "ollama" else None
-
-
 @dataclass(frozen=True, slots=True)
 class _OpenAIDialect(Dialect):
     """What both endpoints take.
@@ -43,10 +34,11 @@ class _OpenAIDialect(Dialect):
     says: ClassVar[Mapping[str, Said]] = {
         "temperature": field_named("temperature"),
         "top_p": field_named("top_p"),
-        "top_k": _unless_ollama("top_k"),
+        # Ollama's /v1 passes over it without a word
+        "top_k": lambda value, kind: {"top_k": value} if kind != "ollama" else None,
         "stop": field_named("stop"),
         "sampling_seed": field_named("seed"),
-        "ignore_eos": _of_engines("ignore_eos"),
+        "ignore_eos": lambda value, kind: {"ignore_eos": value} if kind in ENGINES else None,
     }
     max_tokens_key: str = "max_tokens"
 

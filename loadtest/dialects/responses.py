@@ -10,7 +10,7 @@ from loadtest.dialects.answers.decoding import StreamDecoder
 from loadtest.dialects.answers.ends import LAST_OF_RESPONSES, end_said_by
 from loadtest.dialects.answers.rows.responses_rows import ResponsesRows
 from loadtest.dialects.base import Dialect, EndMarks, Said, field_named
-from loadtest.dialects.content_parts import has_parts, image_in, said_by
+from loadtest.dialects.content_parts import has_parts, image_in, with_parts_as
 from loadtest.workloads.job import Job
 
 
@@ -39,7 +39,7 @@ class OpenAIResponses(Dialect):
             return {"input": self.messages(job)}
         if job.encoded is None and job.messages is None:
             return {"input": job.prompt}
-        return {"input": [said_by(message, _part) for message in job.conversation]}
+        return {"input": [with_parts_as(message, _part) for message in job.conversation]}
 
     def decoder(self) -> StreamDecoder:
         return StreamDecoder(ResponsesRows, (b"response.",))

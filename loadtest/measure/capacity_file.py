@@ -84,7 +84,7 @@ def read_file(path: Path) -> dict[str, Any]:
     return found if known else {}
 
 
-def applying(driver: str) -> dict[str, Any] | None:
+def known_capacity(driver: str) -> dict[str, Any] | None:
     """Return what is known of a driver on this machine: its capacities by arrivals and stamps; None where nothing is."""
     try:
         found = read_file(file_path())

@@ -9,17 +9,14 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-import orjson
-
 from loadtest.dialects.answers import gateway_headers
 from loadtest.dialects.answers.answer_reader import AnswerReader
-from loadtest.dialects.answers.errors.refusals import advised
+from loadtest.dialects.answers.errors.refusals import with_advice
 from loadtest.dialects.answers.errors.server_errors import http_sentence
 from loadtest.dialects.base import ContentEvents, Dialect, Ending
 from loadtest.measure.failure import Failure, bug, with_server_words
 from loadtest.measure.server_figures import hold_durations, hold_prompt_count, token_fields
 from loadtest.records import Clock, Outcome, Record
-from loadtest.scenario.request_additions import merged
 from loadtest.wire import Heartbeat, Order, Posts
 from loadtest.wire.receiving.received import Reads, Received
 from loadtest.workloads.conversations import Conversation
@@ -35,47 +32,33 @@ SHORT_ANSWER = 4096
 class Stay:
     """How long one user stays with one request."""
 
-    patience_s: float | None = None  # for the first token; None: for ever
+    patience: float | None = None  # s, for the first token; None: for ever
     pieces: int | None = None  # of the answer, after which the user hangs up; None: to its end
-    of: int = 0  # tokens that were expected
+    expected: int = 0  # tokens of the answer, of which `pieces` are those before the user hangs up
 
 
 STAYS = Stay()
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
-    """What an answer's body held: its events, the read that completed each, and how the answer ended."""
-
-    events: ContentEvents
-    read_of: list[int]  # per event: index of its read
-    ending: Ending
+EventsAndEnding = tuple[ContentEvents, Ending]  # of one answer
 
 
-def decode(dialect: Dialect, reads: Reads | None, decoded: tuple[ContentEvents, Ending] | None = None) -> Content:
-    """Decode the body of an answer, unless it is `decoded`; the events do not depend on how the reads cut it."""
-    events, ending = decoded or _decoded(dialect, reads.body if reads is not None else b"")
-    read_of, i, read_ends = [], 0, reads.ends if reads is not None else ()
-    for end in events.ends:
-        while read_ends[i] < end:
-            i += 1
-        read_of.append(i)
-    return Content(events, read_of, ending)
-
-
-def _body(dialect: Dialect, job: Job) -> bytes:
-    """Return a request's body, with what a row of a data file lays over it."""
-    body = dialect.body(job)
-    if not job.body:
-        return body
-    return orjson.dumps(merged(orjson.loads(body), dialect.laid_over(job.body)))
-
-
-def _decoded(dialect: Dialect, body: bytes) -> tuple[ContentEvents, Ending]:
+def decode(dialect: Dialect, body: bytes) -> EventsAndEnding:
+    """Decode an answer's body; how its reads cut it makes no difference."""
     decoder = dialect.decoder()
     if body:
         decoder.feed(body)
     return decoder.events, dialect.closed(decoder)
+
+
+def reads_of(events: ContentEvents, reads: Reads) -> list[int]:
+    """Return for each event the index of the read that completed it."""
+    read_of, i, read_ends = [], 0, reads.ends
+    for end in events.ends:
+        while read_ends[i] < end:
+            i += 1
+        read_of.append(i)
+    return read_of
 
 
 class Request:
@@ -89,7 +72,7 @@ class Request:
     """
 
     __slots__ = (
-        "_content",
+        "_decoded",
         "_heartbeat",
         "_reads",
         "_short",
@@ -142,12 +125,12 @@ class Request:
         self.failure: Failure | None = None
         self.remark: str | None = None  # what the record notes besides what the answer says
         self._reads: Reads | None = None
-        self._content: Content | None = None
-        self._short: tuple[int, tuple[ContentEvents, Ending]] | None = None  # a short answer's size, and it decoded
-        self.received = Received(AnswerReader(dialect, stay.pieces, stay.of))
+        self._decoded: EventsAndEnding | None = None
+        self._short: tuple[int, EventsAndEnding] | None = None  # a short answer's size, and it decoded
+        self.received = Received(AnswerReader(dialect, stay.pieces, stay.expected))
         if posts is not None:
-            self.order = posts.order(dialect.posted_to, _body(dialect, job), self.received)
-            self.order.patience = stay.patience_s
+            self.order = posts.order(dialect.posted_to, dialect.body(job), self.received)
+            self.order.patience = stay.patience
 
     @property
     def left(self) -> bool:
@@ -170,7 +153,7 @@ class Request:
         if received.began and received.marked is not None:
             return False
         try:
-            self._short = received.size, _decoded(self.dialect, received.body())
+            self._short = received.size, decode(self.dialect, received.body())
         except Exception:  # noqa: BLE001 - the record will say so
             return True
         ending = self._short[1][1]
@@ -185,12 +168,14 @@ class Request:
         return self._reads
 
     @property
-    def content(self) -> Content:
-        """What the answer's body holds, decoded when first asked for; nothing of an error's body."""
-        if self._content is None:
-            whole = self._short[1] if self._short is not None and self._short[0] == len(self.reads.body) else None
-            self._content = decode(self.dialect, self.reads if self.received.success else None, whole)
-        return self._content
+    def decoded(self) -> EventsAndEnding:
+        """The answer's events and how it ended, decoded when first asked for; nothing of an error's body."""
+        if self._decoded is None:
+            body = self.reads.body if self.received.success else b""
+            short = self._short
+            whole = short[1] if short is not None and short[0] == len(body) else None
+            self._decoded = whole or decode(self.dialect, body)
+        return self._decoded
 
     def answered(self) -> Answered | None:
         """Return the answer as the request's session takes it; None where it has none, or this turn failed."""
@@ -199,7 +184,8 @@ class Request:
         if isinstance(self.session, Conversation) and not self.session.hears:
             return Answered("", None, None)
         try:
-            text, ending = self.content.events.answer, self.content.ending
+            events, ending = self.decoded
+            text = events.answer
         except Exception:  # noqa: BLE001 - the record will say so
             return None
         return Answered(text, ending.prompt_tokens, ending.output_tokens) if ending.error is None else None
@@ -207,14 +193,14 @@ class Request:
     def finish(self) -> Record:
         """Return the request's one Record, whatever went wrong."""
         try:
-            return self._record(self.reads, self.content)
+            return self._record(self.reads, *self.decoded)
         except Exception as error:  # noqa: BLE001 - a bug costs this request, no other
             self.failure = bug(error)
         return self._bare(self.failure)
 
-    def _record(self, reads: Reads, content: Content) -> Record:
-        received, ending = self.received, content.ending
-        at = list(map(reads.t.__getitem__, content.read_of))  # when each event arrived
+    def _record(self, reads: Reads, events: ContentEvents, ending: Ending) -> Record:
+        received, read_of = self.received, reads_of(events, reads)
+        at = list(map(reads.t.__getitem__, read_of))  # when each event arrived
         if received.success:
             gateway_headers.remark(ending, received.header_lines)
         if not self.dialect.streams:
@@ -226,7 +212,7 @@ class Request:
             hold_durations(ending, said, received.t_send, at[0], at[-1], self._ended())
         tokens: dict[str, Any] = {}
         if received.success or ending.output_tokens is not None:  # of an answer that is an error nothing is counted
-            tokens = token_fields(content.events, ending, self.job, self.count, streams=self.dialect.streams)
+            tokens = token_fields(events, ending, self.job, self.count, streams=self.dialect.streams)
         return self._bare(
             self._failure(ending, reads),
             status=received.status,
@@ -238,16 +224,16 @@ class Request:
             new_conn=received.new_conn,
             bytes=len(reads.body),
             prompt=self.job.prompt if self.save_text else None,
-            answer=content.events.answer if self.save_text else None,
+            answer=events.answer if self.save_text else None,
             t_connect=self._since(received.t_connect),
             t_send=self._since(received.t_send),
             send_us=(received.send_ns or 0) // 1000,
             resent=self._since(received.t_resent),
             t_headers=self._since(received.t_headers),
             t_first_byte=self._since(received.t_first_byte),
-            **self._arrival_of(content, at),
-            **_lag(content.read_of, at, reads, stamped=received.stamped_count == received.read_count),
-            **content.events.server_clock,
+            **self._arrival_of(events, at),
+            **_lag(read_of, at, reads, stamped=received.stamped_count == received.read_count),
+            **events.server_clock,
             **tokens,
         )
 
@@ -306,7 +292,9 @@ class Request:
             return known if known.sentence else Failure(known.outcome, received.failure or "")
         if received.status is not None and not received.success:
             sentence = http_sentence(received.status, reads.body, received.headers)
-            return Failure(Outcome.HTTP_ERROR, advised(self.dialect, self.job.output_tokens, received.status, sentence))
+            return Failure(
+                Outcome.HTTP_ERROR, with_advice(self.dialect, self.job.output_tokens, received.status, sentence)
+            )
         wrong = ending.error
         readable = ending.done and wrong is None  # some servers name a coding that they do not use
         if received.packed is not None and not readable:
@@ -321,10 +309,10 @@ class Request:
             return Failure(Outcome.TRUNCATED, received.failure or "the connection ended inside the answer")
         return Failure(Outcome.TRUNCATED, ending.hint or "the answer ended without saying that it is whole")
 
-    def _arrival_of(self, content: Content, at: Sequence[int]) -> dict[str, Any]:
+    def _arrival_of(self, events: ContentEvents, at: Sequence[int]) -> dict[str, Any]:
         """Return the fields on when content arrived: µs from t_send, one entry an event, never going back."""
         start = self.received.t_send if self.received.t_send is not None else self.t_sched
-        visible = content.events.first_visible
+        visible = events.first_visible
         chunks = [(t - start) // 1000 for t in at]
         return {
             "chunks": chunks,

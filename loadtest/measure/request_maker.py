@@ -76,12 +76,12 @@ def stay_of(scenario: Scenario, job: Job) -> Stay:
 
     Warm-ups stay to the end, for they show nothing.
     """
-    patience, share = scenario.patience, scenario.leave or 0.0
-    if job.warmup or (patience is None and not share):
+    share = scenario.leave or 0.0
+    if job.warmup or (scenario.patience is None and not share):
         return STAYS
     place = job.session if job.session is not None else job.id
     rng = random.Random(seed_from(scenario.seed, "stay", job.level, place, job.turn))
-    patience_s = None if patience is None else times_of(patience).seconds(rng)
+    patience = None if scenario.patience is None else times_of(scenario.patience).seconds(rng)
     expected = job.output_tokens or 0
     leaves = rng.random() < share and expected > 0
-    return Stay(patience_s, rng.randint(1, max(expected - 1, 1)) if leaves else None, expected)
+    return Stay(patience, rng.randint(1, max(expected - 1, 1)) if leaves else None, expected)

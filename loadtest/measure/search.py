@@ -1,11 +1,13 @@
 """Find-max: which level to measure next, from the levels measured; pure, nothing is sent here.
 
 The load doubles until a level misses the objectives. Then the gap between the highest load that meets them and the lowest
-that misses them is halved. An unclear level is measured once more with twice the requests, unless it meets by its figures and
-more load is tried anyway; then only where it is the answer. Where it stays unclear, its figures decide where the search goes on,
-and the answer says how sure it is. Where no level surely met the objectives, half of the
-lowest load is measured, with twice the requests at once. A void level is measured again with the same number of requests; where it stays void, the search
-ends, because this client cannot measure more either.
+that misses them is halved, until the answer is as good as asked for.
+
+- Where the interval of a figure holds the limit, the level is unclear, and its figures alone decide where the search goes on. It
+  is measured once more with twice the requests, but while the load still doubles only if it misses by its figures.
+- Where the answer is unclear at the end, it is measured once more, too. Where no level surely met the objectives, half of the
+  lowest load follows, with twice the requests at once.
+- A void level is measured again with as many requests. Where it stays void the search ends: this client can measure no more.
 
 Loads are whole numbers: streams, people, or steps of a rate.
 """

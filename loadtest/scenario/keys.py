@@ -24,8 +24,9 @@ ATTRIBUTE, OPTION = "attribute", "option"  # of Locust: an attribute of a user c
 class Key:
     """A key with all that its readers need: TOML files, command lines and Locust."""
 
-    name: str = ""  # this, type and default are the field's own, which has them only once its class is made
-    hint: Any = None  # its type, as `coerce` takes it
+    # `keys_of` fills in these three: a dataclass field has its name and its type only once the class is made
+    name: str = ""
+    hint: Any = None  # the field's type, as `coerce` takes it
     default: Any = None
     help: str
     unit: str = ""
@@ -35,11 +36,12 @@ class Key:
     table: str | None = None  # TOML table that the key stands in; keys of the first releases stand above all tables
     also_in: str | None = None  # a second table in which it may stand
     length: bool = False  # of tokens: a number, or a distribution as a text
-    span: bool = False  # of seconds: the same
+    span: bool = False  # of seconds: a number, or a distribution as a text
     share: bool = False  # may be written `5%`
     locust: tuple[str, ...] = ()  # where Locust's users can set the key: ATTRIBUTE, OPTION
-    repeat: str | None = None  # of a list whose values hold together: what its option is given with, each time again
-    joined: str | None = None  # of a text that may name several things, or of a list of texts: what stands between them
+    # of a list that belongs to every level: the metavar of its option, which is given once a value
+    repeat: str | None = None
+    joined: str | None = None  # of a text that may name several things: what stands between two of them
     metavar: str | None = None  # stands for a value in help where its type says too little
     valid: Callable[[Any], object] | None = None  # raises for a value that is wrong in a way of its own
     convert: Callable[[Any], Any] | None = None  # turns what else a user may give into a value of the key's type

@@ -221,20 +221,6 @@ def check_body(text: str, given: Sequence[str]) -> None:
             raise ScenarioError(f"body sets options.{key}, which is set by {option}; take it out of --body.")
 
 
-def merged(base: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `base` with `patch` laid over it by RFC 7396: null takes a key out, tables are laid over tables."""
-    found = dict(base)
-    for key, value in patch.items():
-        if value is None:
-            found.pop(key, None)
-        elif isinstance(value, Mapping):
-            below = found.get(key)
-            found[key] = merged(below if isinstance(below, Mapping) else {}, value)
-        else:
-            found[key] = value
-    return found
-
-
 def _check_variables(what: str, value: str) -> None:
     if "${" in VARIABLE.sub("", value.replace("$${", "")):
         raise ScenarioError(

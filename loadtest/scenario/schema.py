@@ -1,9 +1,9 @@
 """The scenario, the levels that its keys make, how it is read from a file, and what its keys must be together.
 
-Every combination of concurrency (or rate, in an open loop), input length, output length and
-{words} is a level, and levels run one after another.
+Every combination of concurrency (or rate, in an open loop), input length, output length and number of {words} is a level.
+Levels run one after another.
 
-What needs a part only asks for that part: a Scenario is LoadKeys, RequestKeys and so on.
+Code that needs the keys of one part takes that part: a Scenario is a LoadKeys, a RequestKeys and so on.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from loadtest.text import counted, rated
 
 MOST_LEVELS = 10_000  # levels of a scenario
 NO_OUTPUT = "an answer of embeddings has no output tokens; leave output_tokens out."
-IDLE_BESIDE = {  # keys that say nothing beside others, and why
+IDLE_BESIDE = {  # keys that change nothing where one of the others is given, and why
     "input_tokens": (
         ("prompt", "prompt_file", "data"),
         "they are lengths of made-up prompts, and a text has its own",
@@ -45,7 +45,7 @@ MOST_WARMUPS = 100_000  # of a level, whose warm-up requests are all made before
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Level:
-    """One combination of them: what is put on the server at once, and for how many requests."""
+    """One load with one length of prompts and of answers: what is put on the server at once, and for how many requests."""
 
     index: int
     concurrency: int | None  # None in an open loop

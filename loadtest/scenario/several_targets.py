@@ -1,7 +1,7 @@
 """Several servers and several models in one scenario: how they are written, and who is sent to which of them.
 
-Both keys stay one text, in run.json too: URLs with blanks between, models with commas, each with a weight where it has
-one ("a=3,b=1").
+The keys `url` and `model` hold one text each, in run.json too: URLs with blanks between, models with commas between, and
+behind a model its weight where it has one ("a=3,b=1").
 """
 
 from __future__ import annotations

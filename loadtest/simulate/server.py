@@ -267,7 +267,7 @@ class SimulatedServer:
         if route == ("GET", "/metrics"):
             return 200, METRICS_TYPE, self._metrics().encode()
         answers: dict[tuple[str, str], Callable[[], dict[str, Any]]] = {
-            ("GET", "/api/version"): control_plane.api_version,
+            ("GET", "/api/version"): lambda: {"version": control_plane.IMITATED_VERSION},
             ("GET", "/api/tags"): lambda: control_plane.api_tags(self.profile),
             ("GET", "/api/ps"): self._ps,
             ("POST", "/api/show"): lambda: self._show(http),

@@ -13,7 +13,7 @@ import httpx
 
 from loadtest import credentials
 from loadtest.dialects.answers.errors.error_words import SIGN_IN
-from loadtest.dialects.answers.errors.refusals import NO_CHAT, refused_key
+from loadtest.dialects.answers.errors.refusals import NO_CHAT
 from loadtest.dialects.answers.errors.server_errors import shorten
 from loadtest.errors import ScenarioError, TargetError
 from loadtest.measure.request import Request
@@ -24,6 +24,7 @@ from loadtest.targets.context import check_lengths, context_of, lengths_left_out
 from loadtest.targets.server.hazards import not_listed, one_of_several
 from loadtest.targets.server.not_reached import https_instead
 from loadtest.targets.server.probe import lists_model, models_named
+from loadtest.targets.server.unclear import key_advice
 from loadtest.targets.target import Target, find_targets, reread
 from loadtest.text import counted, listed, shown
 from loadtest.urls import endpoint_url
@@ -268,16 +269,8 @@ def _https_instead(wire: SyncWire, target: Target) -> str | None:
     return None if wire.proxy_to(Origin.of(target.server.url)) is not None else https_instead(target.server.url)
 
 
-def _of_a_key(target: Target, status: int) -> str:
-    """Say what to do about the key where a request is refused."""
-    url, api, key_env = target.server.url, target.dialect.api, target.dialect.key_env
-    if (name := credentials.key_variable(url, api, key_env=key_env)) is not None:
-        return refused_key(name, status)
-    return f"set {credentials.variables_for(url, api, key_env=key_env)[0]} to a key that it accepts"
-
-
 def _around(target: Target, record: Record, words: str) -> str:
-    """Say how to find out more about a request that was refused, with a blank before it; "" where it is said."""
+    """Say how to find out more about a refused request, after a blank; "" where `words` or the status says enough."""
     server, name = target.server, target.model.name
     if record.status not in TRIED_ON or " --" in words:
         return ""
@@ -295,7 +288,7 @@ def _accept(record: Record, wire: SyncWire, target: Target) -> None:
     where = f"{target.server.url} (model {shown(target.model.name)}, {target.dialect.name})"
     if record.status in (401, 403):
         is_advised = any(what in (record.error or "") for what in (" --", SIGN_IN))
-        does = "" if is_advised else f"; {_of_a_key(target, record.status)}"
+        does = "" if is_advised else f"; {key_advice(target.dialect, target.server.url, record.status)}"
         raise TargetError(f"{where} refuses us with status {record.status} ({record.error}){does}.")
     if record.status in (None, 400) and (instead := _https_instead(wire, target)):
         raise TargetError(instead)

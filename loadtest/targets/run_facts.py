@@ -27,7 +27,7 @@ def initial_facts(scenario: Scenario, ready: Sequence[ReadyTarget], *, driver: s
     """
     targets = [target_entry(scenario, one) for one in ready]
     first = targets[0]
-    capacity = capacity_file.applying(driver)
+    capacity = capacity_file.known_capacity(driver)
     return {
         "name": scenario.name,
         "driver": driver,

@@ -52,8 +52,8 @@ class BurstSeen:
     at_work: int
     limit: int | None  # None: nobody was passed over, or the burst does not tell
     sentence: str
-    tells: bool = True  # False: longer answers would be needed, …
-    over: bool = False  # … unless it failed for a reason that the next one would meet as well
+    tells: bool = True  # whether it shows that somebody was passed over, or that nobody was
+    hopeless: bool = False  # of a burst that does not tell: whether one with longer answers would not tell either
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ class _Probing:
         for tokens in (self._tokens(size, idle), LONGEST_ANSWER, LONGEST_ANSWER):
             found = seen_in(await self._send(wire, size, tokens), idle)
             self._witnesses.append(found.sentence)
-            if found.tells or found.over:
+            if found.tells or found.hopeless:
                 break
         return found
 
@@ -212,12 +212,12 @@ def seen_in(records: Sequence[Record], idle: float) -> BurstSeen:
             None,
             f"{len(refused)} of {sent} sent together were turned away with status {refused[0].status}, and {len(answered)} answered",
             tells=False,
-            over=True,
+            hopeless=True,
         )
     if failed := [record for record in records if record not in answered]:
         why = failed[0].error or (WITHOUT_TEXT if failed[0].outcome is Outcome.OK else str(failed[0].outcome))
         told = f"{len(failed)} of {sent} failed ({shown(redacted(shorten(why)))})"
-        return BurstSeen(sent, 0, None, told, tells=False, over=any(one.outcome not in MAY_PASS for one in failed))
+        return BurstSeen(sent, 0, None, told, tells=False, hopeless=any(one.outcome not in MAY_PASS for one in failed))
     begun = sorted((record.t_first_token or 0) * S_PER_NS for record in answered)
     first_end = min(map(_last, answered))
     early = [at for at in begun if at < first_end]

@@ -82,7 +82,7 @@ _OF_THE_KEY = re.compile(  # of whatever status
     re.IGNORECASE | re.DOTALL,
 )
 COMPRESSED, PAGE = "the server compressed", "the answer is a web page"  # in the wire's own words
-# The moment's or the key's fault, not the request's; or it is too large, though none could be smaller.
+# Statuses that no other request would change: they speak of the moment or the key, or call these small ones too large.
 _NOT_NOW = frozenset((401, 402, 403, 407, 408, 413, 425, 429, 502, 503, 504, *range(520, 531)))
 
 

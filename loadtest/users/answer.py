@@ -27,13 +27,8 @@ from loadtest.measure.request import Request
 from loadtest.records import Outcome, Record
 from loadtest.users.processes import recording
 
-CONTROL = (
-    StopUser,
-    StopTest,
-    RescheduleTask,
-    RescheduleTaskImmediately,
-    InterruptTaskSet,
-)  # exceptions that steer a user
+# exceptions that steer a user
+CONTROL = (StopUser, StopTest, RescheduleTask, RescheduleTaskImmediately, InterruptTaskSet)
 WITH_BLOCK = "with self.client.chat(…, catch_response=True) as answer."
 
 logger = logging.getLogger(__name__)
@@ -70,8 +65,8 @@ class Answer:
         self._recorder = recorder
         self._fire = fire
         self._record: Record | None = None
-        self._waits = False  # for the verdict of a with block
-        self._entered = False  # it is in that block
+        self._waits = False  # whether its event waits for the verdict of a with block
+        self._entered = False  # whether that block has begun
         self._fired = False
         self._verdict: Exception | Literal[True] | None = None
 
@@ -112,7 +107,7 @@ class Answer:
     @property
     def text(self) -> str:
         """What the model said, reasoning left out; as far as it came."""
-        return self.request.content.events.answer
+        return self.request.decoded[0].answer
 
     @property
     def status(self) -> int | None:

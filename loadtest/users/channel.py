@@ -46,7 +46,7 @@ class RequestKind:
     text: str | None = None  # sent instead of a made-up prompt
 
 
-# What a scenario has of chats alone, when its texts are embedded.
+# Keys that speak of chats alone, with the values by which embeddings are asked for without them.
 NOT_EMBEDDED: dict[str, Any] = {
     **dict.fromkeys(("system", "system_tokens", "prefixes", "prefix_zipf")),
     "output_tokens": (),
@@ -89,7 +89,7 @@ class Channel:
             self.wire.prepare(self.url, count)
         except httpx.HTTPError as error:
             logger.debug("%s does not answer before the test: %s", self.url, error)  # the records will tell
-        except GivenUpError as error:  # the test is stopped before it has begun
+        except GivenUpError as error:  # the test was stopped while it was being prepared
             raise error.thrown from None
         for _ in range(count):
             self.restock(plain)
@@ -102,7 +102,7 @@ class Channel:
         output_tokens: int | str | None = None,
         text: str | None = None,
     ) -> RequestKind:
-        """Return what a user wants sent: lengths are the scenario's where they are None, and embeddings have no answer's."""
+        """Return what a user wants sent. A length of None is the scenario's; embeddings have no length of an answer."""
         scenario = self._workload(endpoint).scenario
         output = None if endpoint == EMBEDDINGS else output_tokens or next(iter(scenario.output_tokens), None)
         return RequestKind(endpoint, input_tokens or next(iter(scenario.input_tokens), None), output, text)
@@ -115,7 +115,7 @@ class Channel:
         return shelf.popleft() if shelf else self._make(kind)
 
     def restock(self, kind: RequestKind, most: int = MOST_AHEAD) -> None:
-        """Make one more request ahead, unless `most` are: for a quiet moment, as a prompt of 128 tokens takes 0.5 ms."""
+        """Make one more request ahead, up to `most`. To be called in a quiet moment: a prompt of 128 tokens takes 0.5 ms."""
         if kind not in self._shelf and len(self._shelf) >= MOST_KINDS:
             del self._shelf[next(iter(self._shelf))]
         shelf = self._shelf.setdefault(kind, deque())
@@ -135,7 +135,7 @@ class Channel:
         return self.maker(kind.endpoint).request(Job(number, 0, number, text, None, output, **sent), number=number)
 
     def conversation_of(self, scenario: Scenario) -> tuple[Conversation, ConversationSource]:
-        """Return a new made-up conversation of a scenario, which differs from this channel's in keys of sessions alone."""
+        """Return a new made-up conversation of `scenario`: this channel's own, but for keys that a UserSession was given."""
         counter, fit = self._counter, self._asked.fit
         lengths = DrawnLengths(scenario.seed, counter, fit, self._asked.context)
         source = ConversationSource(scenario, counter, fit, lengths, behind_prefix(scenario, counter, fit))
@@ -149,7 +149,7 @@ class Channel:
         if endpoint not in self._makers:
             asked, target = self._asked, self._asked.target
             if endpoint != self.endpoint:
-                api = "openai" if target.dialect.api == "anthropic" else target.dialect.api  # of what is no message
+                api = "openai" if target.dialect.api == "anthropic" else target.dialect.api  # it has only messages
                 scenario = self._scenario(endpoint)
                 dialect = dialect_for(scenario, api=api, model=target.model.name, kind=target.server.kind)
                 target = replace(target, dialect=dialect)

@@ -212,7 +212,7 @@ class Client:
         return answer, request.answered()
 
     def take_turn_end(self, answer: Answer, *, over: bool, catch_response: bool) -> None:
-        """Take the end of a turn of a UserSession; `over`: nothing follows it in its conversation."""
+        """Take the end of a turn of a UserSession; `over` says that this turn was the conversation's last."""
         self._in_session = not over
         self._take_end(answer, over=over, catch_response=catch_response)
 
@@ -228,9 +228,8 @@ class Client:
             self._recorder.backlog.add(answer.lapse)
 
     def _raise_pending(self) -> None:
-        if (
-            recording.current_test.recorder is not self._recorder
-        ):  # whose hub beats no more: the request would wait for ever
+        # The heartbeat of an ended test has stopped: a request would wait for ever.
+        if recording.current_test.recorder is not self._recorder:
             raise LocustError(
                 "the test has ended, and nothing is recorded any more; send a user's last requests in on_stop."
             )
@@ -243,7 +242,10 @@ class Client:
         return int(think_time(scenario, request.job) * metrics.NS_PER_S)
 
     def _thought(self, request: Request, scenario: Scenario, free: int) -> int:
-        """Wait until the user has thought, from the end of the last answer on; return when that was, or when it was free."""
+        """Wait for the end of the user's think time, which begins with the end of its last answer; return when a request is due.
+
+        `free` is when the user is ready where it has no think time, or no answer yet.
+        """
         if not scenario.think_time or not self._ended:
             return free
         due = max(self._ended + self._pause(request, scenario), free)
@@ -290,7 +292,7 @@ class Client:
         return gevent.getcurrent() is user.greenlet or user._state == LOCUST_STATE_STOPPING  # noqa: SLF001
 
     def _warming_up(self, level: int, request: Request) -> bool:
-        """Count this user's requests of a level; the first ones are warm-up, or the first sessions."""
+        """Count a request of this user; return whether it is a warm-up: one of a level's first requests, or first sessions."""
         if level != self._level:
             self._level, self._sent, self._sessions = level, 0, 0
         self._sent += 1
@@ -333,7 +335,10 @@ HAS: dict[type, str] = {
 
 
 def misuse(error: object) -> str | None:
-    """Return what a task did wrong with its client, where that is what an exception says: each iteration would repeat it."""
+    """Return what a task did wrong with its client; None for an exception that speaks of anything else.
+
+    Every iteration of the task would repeat such a mistake, so it ends the test.
+    """
     if isinstance(error, ScenarioError):
         return str(error).rstrip(".")
     if isinstance(error, AttributeError) and (known := HAS.get(type(error.obj))):
@@ -344,7 +349,7 @@ def misuse(error: object) -> str | None:
 
 
 def _instead(wrong: str) -> str:
-    """Return what to write in the place of an argument that a call lacks: max_tokens is output_tokens, timeout the class's."""
+    """Return what to write for an argument that a call does not take, such as output_tokens for max_tokens; "" if unknown."""
     named = re.search(r"keyword argument '(\w+)'$", wrong)
     key = KEY_OF.get(named[1], named[1]) if named else ""
     if key in ("input_tokens", "output_tokens"):

@@ -100,13 +100,13 @@ class OpenLoopUser(ModelUser):
             in_flight.spawn(self._arrive, due)
 
     def _arrive(self, due: int) -> None:
-        """Send the request that is due; what a locustfile's own `arrive` raises, Locust hears of as from a task."""
+        """Send the request that is due; report to Locust, as a task's, what a locustfile's own `arrive` raises."""
         events: Any = self.environment.events  # untyped in Locust
         try:
             self.arrive(due)
         except CONTROL:
             pass  # these steer a task, and an arrival is none
         except Exception as error:
-            with contextlib.suppress(StopUser):  # where the test ends by it
+            with contextlib.suppress(StopUser):  # a listener may end the test by it
                 events.user_error.fire(user_instance=self, exception=error, tb=error.__traceback__)
                 logger.exception("arrive() failed")

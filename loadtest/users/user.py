@@ -81,7 +81,7 @@ class ModelUser(User):
 
     @classmethod
     def _other_names(cls) -> Iterator[tuple[str, str]]:
-        """Yield attributes that say how long an answer is or what a body holds under other tools' names, and our keys."""
+        """Yield (attribute, our key) where a class sets what a body holds, such as max_tokens, under another tool's name."""
         theirs = {name for each in cls.__mro__ if ModelUser in each.__mro__[1:] for name in vars(each)}
         yield from ((name, KEY_OF[name]) for name in sorted(theirs & KEY_OF.keys()) if KEY_OF[name] in OF_BODIES)
 

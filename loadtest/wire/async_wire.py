@@ -86,7 +86,7 @@ class AsyncWire(Shell):
         raise failure
 
     async def fetch(self, order: Order) -> None:
-        """Send `order` and wait until its answer is over, which wakes the task that waits once.
+        """Send `order` and wait until its answer is over; the task that waits is woken once.
 
         An answer that was cut off inside its body raises nothing: see received.complete and received.failure. Raises
         httpx's ConnectError and ConnectTimeout, ReadTimeout (which limit, in words), ReadError, WriteError or

@@ -138,8 +138,8 @@ class WallClock:
 class LagLog:
     """Gaps of 4 ms and more between two heartbeats, in which the loop polled nothing, in order of time; 16 bytes each."""
 
-    # Between two beats the loop polls at least once. Data handled at t lay unread at most since the poll before the one
-    # that found it, and that poll lies within the last three gaps before t: older gaps delayed other reads.
+    # Between two beats the loop polls at least once. What is handled at t was found by one poll, and had not yet come at the poll
+    # before it. Both lie within the last three gaps before t, so that no older gap can have delayed it.
     _BACK = 3
 
     def __init__(self) -> None:

@@ -25,7 +25,8 @@ SMALL_READ = 512 - sys.getsizeof(b"")
 STALE_NS = 250_000_000  # a kept connection that dies this soon after the send had been closed before the request came
 # an idle connection that dies this soon was never meant to be kept, whatever its headers say
 AT_ONCE_NS = 1_000_000_000
-FEWEST_DIED = 4  # kept connections, of which none was of use: from then on none is kept
+# kept connections of an origin that the server closed at once: from then on none is kept, unless one was used
+FEWEST_DIED = 4
 FULL_READS = 8  # small reads filled to the last byte: from then on an answer is no stream of small chunks
 
 
@@ -233,12 +234,12 @@ class Pool:
     """
 
     def __init__(self, close: Callable[[Connection], None], *, watched: bool) -> None:
-        """`watched`: a loop calls `receive` of idle connections, too, so that one that the server closes is soon dropped."""
+        """`watched`: a loop reads idle connections, too, so that one which the server closes is soon dropped."""
         self._watched = watched
         self._idle: dict[Origin, list[Connection]] = {}
         self._close = close
         self._died: Counter[Origin] = Counter()  # kept connections that the server closed at once
-        self._reused: set[Origin] = set()  # of which a kept connection carried a further request
+        self._reused: set[Origin] = set()  # origins of which a kept connection has carried a further request
 
     def count(self, origin: Origin) -> int:
         return len(self._idle.get(origin, ()))
@@ -279,8 +280,8 @@ class Pool:
             self._died[origin] += 1
         elif connection.uses > 1:
             self._reused.add(origin)
-        is_of_use = origin in self._reused or self._died[origin] < FEWEST_DIED  # to keep one, as far as is known
-        if reusable and not connection.unsent and is_of_use:
+        worth_keeping = origin in self._reused or self._died[origin] < FEWEST_DIED
+        if reusable and not connection.unsent and worth_keeping:
             self.park(connection)
         else:
             self._close(connection)

@@ -39,7 +39,7 @@ class Timeouts:
     first_token: float | None = 3600.0
     idle: float | None = 300.0  # since the last content, or while the server takes no more of the request
     total: float | None = None  # from the request's first byte to the answer's last
-    patience: float | None = None  # of the user who waits for the first token, and then hangs up: no limit of ours
+    patience: float | None = None  # how long the user waits for the first token before hanging up; no limit of ours
 
     @property
     def sharp(self) -> bool:
@@ -86,8 +86,8 @@ class Order:
     received: Received
     limits: Timeouts | None = None  # None: the wire's own
     patience: float | None = None  # s; see Timeouts
-    # Whether to wait until all requests that can be made now are made, and then leave right behind those before it: 1000 users
-    # who begin together reach the server within 12 ms so, and within 20 where each sends as soon as it can.
+    # Whether the wire first lets all other tasks make their requests, and then sends them one right behind the other: 1000
+    # users who begin together so reach the server within 12 ms, and within 20 ms where each request leaves once it is made.
     in_burst: bool = False
 
     @classmethod
@@ -109,7 +109,7 @@ class Order:
 
 
 class Posts:
-    """Makes POST requests below one URL ready. Their heads differ in the body's length alone, so each path has one head.
+    """Makes POST requests below one URL ready. The head of each path is made once: only the body's length differs in it.
 
     Building a request with httpx and sending it through its client takes 0.25 ms: a wave of 300 users would then take
     75 ms to leave.

@@ -52,9 +52,9 @@ class Call:
 
     @property
     def deadline(self) -> tuple[float, str]:
-        """When `check` has something to do (monotonic ns or infinite), and why: the name of a limit, or "end".
+        """The instant from which `check` has something to do (monotonic ns or infinite), and why: a limit's name, or "end".
 
-        "end" is no limit: see Received.until and Received.look_at.
+        At "end" the answer may be over without a limit passed: see Received.until and Received.look_at.
         """
         deadline, until = self._limits.deadline(self.received, self._started), self.received.until
         end = self.received.look_at if until is None else until
@@ -116,7 +116,7 @@ class Call:
         """Have whoever waits for the call look at it again."""
 
     def _expect_end(self) -> None:
-        """See to it that `check` is called at about received.until, when the answer is over though its framing goes on."""
+        """Have `check` called at about received.until, when the answer is over though its framing goes on."""
 
 
 class Shell:
@@ -275,7 +275,7 @@ class Shell:
         raise NotImplementedError
 
     def _expect_no_stamps(self) -> None:
-        """See to it that reads are made at once: the kernel stamps nothing that comes over a unix socket."""
+        """Have reads made at once from now on: the kernel stamps nothing that comes over a unix socket."""
         raise NotImplementedError
 
     def _watch(self, connection: Connection) -> None:

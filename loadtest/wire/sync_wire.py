@@ -46,7 +46,7 @@ class Waiter:
         """Drop what is kept for `fd`, which is about to be closed."""
 
     def expect_no_stamps(self) -> None:
-        """See to it that reads are made at once: some sockets get no stamps from the kernel."""
+        """Have reads made at once from now on: some sockets get no stamps from the kernel."""
 
 
 class BlockingWaiter(Waiter):

@@ -23,7 +23,8 @@ MESSAGE_TOKENS = 8  # that a chat template may put around a message
 MOST_PLAYED = 10_000  # turns of a conversation
 CONVERSATIONS_DRAWN = 200  # conversations whose lengths are drawn to tell how many end early
 PAST_CONTEXT = "would pass the context of"  # in the note of a conversation that ends early
-SURE_SHARE = 0.8  # of what a made-up turn adds; vocabularies and templates may count the rest otherwise
+# of what a made-up turn adds, for sure_tokens: vocabularies and templates may count the rest otherwise
+SURE_SHARE = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +32,8 @@ class Turn:
     """What a user says in one turn, and the answer that it asks for."""
 
     text: str
-    tokens: int  # that the text adds to the prompt, by the server's count; about so many in a text of the user's
-    sure_tokens: int  # of them those that no way of counting leaves out
+    tokens: int  # that the text adds to the prompt by the server's count; of a text of the user's about so many
+    sure_tokens: int  # of those the ones that are counted whatever the vocabulary and the template
     seed: int
     input_tokens: int | None  # asked for
     output_tokens: int | None
@@ -81,7 +82,7 @@ class Conversation:
 
     @property
     def hears(self) -> bool:
-        """Whether the turn to come depends on the answer before it; otherwise that need not be decoded first."""
+        """Whether the next turn needs the answer before it; where it does not, that answer need not be decoded first."""
         return self._spoken is not None and self._spoken.recorded is None
 
     def next(self, answer: Answered | None) -> Job | None:
@@ -94,7 +95,7 @@ class Conversation:
         return self.fitting(self._turn(self._next))
 
     def fitting(self, turn: Turn | None) -> Turn | None:
-        """Return this turn as the one to come; None where there is none, or the context has no room for it."""
+        """Return `turn` where the context has room for it, else None, and note in `passed` that the conversation ends."""
         context = self._setting.context
         if turn is None or context is None or not self._next:
             return turn
@@ -301,7 +302,7 @@ class ConversationSource:
                 return None
             said, answer = played[number]
             text = text_of(said)
-            # an answer that calls a tool is kept in any case, for what answers the call follows
+            # a recorded call of a tool is kept in any case: the tool's recorded answer follows it
             kept = answer is not None and (self.scenario.answers == "recorded" or calls_a_tool(answer))
             return Turn(
                 text,

@@ -21,7 +21,7 @@ from loadtest.workloads.source import Session, SingleRequest, seed_of
 from loadtest.workloads.tokens import Counter, TokenFit
 
 WORKER_STRIDE = 10**9  # ordinals of one worker's requests; every worker counts in a stretch of its own
-GOLDEN = (5**0.5 - 1) / 2  # multiples of it, without their whole part, lie far apart
+GOLDEN = (5**0.5 - 1) / 2  # the fractional parts of its multiples lie far apart
 MOST_NAMED, MOST_NAME = 8, 40  # columns in a sentence, characters of each
 MOST_COUNTED = 20_000  # rows whose tokens are counted to see whether they fit the context, the longest first
 
@@ -186,8 +186,8 @@ def _first_prompt(row: Row, scenario: Scenario) -> str:
 def check_rows_fit(file: DataFile, scenario: Scenario, counter: Counter, fit: TokenFit, context: int) -> None:
     """Raise ScenarioError for a row that does not fit the context with its answer: the server would cut it.
 
-    A token has one byte or more, so only longer rows need counting; the longest come first. What made-up words take on this
-    server more than in our count may be theirs alone, so a row is taken to be no longer than our count.
+    A token has one byte or more, so rows of no more bytes than the context has tokens need no counting. The fit comes from
+    made-up words: where it says more tokens than we count, that may not hold of a row, whose own count is then taken.
     """
     least = replace(fit, ratio=min(fit.ratio, 1.0))
     asked = max((each for each in scenario.output_tokens if isinstance(each, int)), default=1)

@@ -45,7 +45,7 @@ class DrawnLengths:
         return sum(wanted != got for wanted, got in tries) / TRIES
 
     def of_turn(self, level: Level, i: int, turn: int, *, warmup: bool) -> Level:
-        """Return a level with the lengths of a turn, from the second on, of its i-th session; the context cuts nothing."""
+        """Return a level with the lengths of a later turn of its i-th session, which are not cut to the context."""
         return self._uncut(level, i, warmup=warmup, turn=(turn,))
 
     def _uncut(self, level: Level, i: int, *, warmup: bool, turn: tuple[int, ...] = ()) -> Level:
@@ -53,7 +53,7 @@ class DrawnLengths:
         for side, text in (("input", level.input_lengths), ("output", level.output_lengths)):
             if text is None:
                 continue
-            # Prompt and answer are drawn at one place of a file: they belong together.
+            # A file's prompt and answer are drawn at one `place`: they belong together.
             where = ("lengths", "warm-up" if warmup else "job", self.seed, level.index, i, *turn)
             place = seed_from(*where, "place") / (1 << 53)
             rng = random.Random(seed_from(*where, side))

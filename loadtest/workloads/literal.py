@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Self
 
 from loadtest.scenario import Level, Scenario
-from loadtest.workloads.job import Job
-from loadtest.workloads.source import Session, SingleRequest, behind_nonce, seed_of, with_inputs
+from loadtest.workloads.source import Session, behind_nonce, request_of_text
 from loadtest.workloads.tokens import Counter, TokenFit
 
 
@@ -24,9 +24,7 @@ class LiteralText:
         return None if text is None else cls(scenario, text)
 
     def session(self, level: Level, i: int, *, warmup: bool = False) -> Session:
-        seed = seed_of(self.scenario, level, i, warmup=warmup)
-        job = Job(i, level.index, seed, self.prompt(level, seed), None, level.output_tokens, warmup=warmup)
-        return SingleRequest(with_inputs(job, self.scenario, lambda each: self.prompt(level, each)))
+        return request_of_text(self.scenario, level, i, functools.partial(self.prompt, level), None, warmup=warmup)
 
     def prompt(self, level: Level, seed: int) -> str:
         text = self.text if level.words is None else self.text.replace("{words}", str(level.words))

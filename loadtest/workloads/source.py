@@ -89,14 +89,18 @@ class SingleRequest:
         return job
 
 
-def with_inputs(job: Job, scenario: Scenario, text: Callable[[int], str]) -> Job:
-    """Return the job with as many inputs as the scenario asks for, the first its own prompt; `text` makes one of a seed.
+def request_of_text(
+    scenario: Scenario, level: Level, i: int, text: Callable[[int], str], input_tokens: int | None, *, warmup: bool
+) -> SingleRequest:
+    """Return the i-th session of a level: one request whose prompt `text` makes of a seed.
 
-    The length asked for is that of all inputs together, as the server counts them.
+    For embeddings it makes as many inputs as the scenario asks for. `input_tokens` are those of one input; the request asks
+    for those of all together, as the server counts them.
     """
-    count = scenario.inputs_per_request
-    if count == 1:
-        return job
-    more = (job.seed if scenario.warm_cache else seed_from(job.seed, "input", number) for number in range(1, count))
-    asked = None if job.input_tokens is None else job.input_tokens * count
-    return dataclasses.replace(job, inputs=(job.prompt, *map(text, more)), input_tokens=asked)
+    seed, count = seed_of(scenario, level, i, warmup=warmup), scenario.inputs_per_request
+    job = Job(i, level.index, seed, text(seed), input_tokens, level.output_tokens, warmup=warmup)
+    if count > 1:
+        more = (seed if scenario.warm_cache else seed_from(seed, "input", number) for number in range(1, count))
+        asked = None if input_tokens is None else input_tokens * count
+        job = dataclasses.replace(job, inputs=(job.prompt, *map(text, more)), input_tokens=asked)
+    return SingleRequest(job)

@@ -1,4 +1,4 @@
-"""Made-up prompts of exactly the length asked for, each a text of its own or of blocks that others begin with, too.
+"""Made-up prompts of exactly the length asked for: a text of its own for each, or blocks that several begin with.
 
 A prompt can be rebuilt from its seed, so records need not hold it. Servers keep the prefixes of earlier prompts and would
 use them instead of reading ours, so every prompt begins with a nonce drawn from its seed.
@@ -15,7 +15,7 @@ from loadtest.scenario import Level, Scenario
 from loadtest.workloads.files.trace import Blocks
 from loadtest.workloads.job import Job
 from loadtest.workloads.schedule import trace_of
-from loadtest.workloads.source import Session, SingleRequest, nonce_of, seed_from, seed_of, with_inputs
+from loadtest.workloads.source import Session, SingleRequest, nonce_of, request_of_text, seed_from, seed_of
 from loadtest.workloads.tokens import Counter, TokenFit
 
 
@@ -32,11 +32,8 @@ class Synthetic:
         return cls(scenario, counter, fit)
 
     def session(self, level: Level, i: int, *, warmup: bool = False) -> Session:
-        seed = seed_of(self.scenario, level, i, warmup=warmup)
-        job = Job(
-            i, level.index, seed, self.prompt(level, seed), level.input_tokens, level.output_tokens, warmup=warmup
-        )
-        return SingleRequest(with_inputs(job, self.scenario, lambda each: self.prompt(level, each)))
+        made = functools.partial(self.prompt, level)
+        return request_of_text(self.scenario, level, i, made, level.input_tokens, warmup=warmup)
 
     def prompt(self, level: Level, seed: int) -> str:
         nonce = "" if self.scenario.warm_cache else nonce_of(seed)
@@ -66,7 +63,7 @@ def _filler(tokens: int, rng: random.Random) -> str:
         pieces += (" The", f" {first}", f" {subject}", f" {verb}", " the", f" {second}", f" {thing}", ".")
     pieces = pieces[:tokens]
     if tokens % _SENTENCE == 1:
-        pieces[-1] = " Now"  # a lone full stop would melt into one token with the one before it
+        pieces[-1] = " Now"  # two full stops in a row would be one token
     elif tokens:
         pieces[-1] = "."
     return "".join(pieces)
@@ -91,10 +88,10 @@ def made_up(tokens: int, output_tokens: int | None, seed: int, counter: Counter,
 
 
 def _filled(tokens: int, start: str, end: str, room: int, seed: int, counter: Counter) -> str:
-    """Return start, sentences and end, of `tokens` tokens in all; by the count of its parts there is `room` for sentences.
+    """Return start, sentences and end, of `tokens` tokens in all; `room` is what start and end, counted apart, leave.
 
     The sum of the parts is the whole for our words, but vocabularies may join the nonce's end to what follows, so the
-    whole is counted, and corrected by what it is off.
+    whole is counted, and the sentences are made longer or shorter by the difference.
     """
     filler, text = max(room, 0), start + end
     for _ in range(6):

@@ -142,7 +142,7 @@ def cache_folder() -> Path | None:
 
 
 def is_cached(ranks: Ranks, folder: Path) -> bool:
-    """Say whether tiktoken would accept what lies in `folder`; one that it would not, it deletes and fetches anew."""
+    """Whether `folder` holds these ranks whole: tiktoken deletes a file with another hash, and fetches it anew."""
     try:
         data = (folder / ranks.file_name).read_bytes()
     except OSError:

@@ -20,13 +20,8 @@ from loadtest.workloads.source import Session, Source, nonce_of, seed_from
 from loadtest.workloads.synthetic import HashedBlocks, Synthetic, made_up
 from loadtest.workloads.tokens import Counter, TokenFit
 
-SOURCES: list[type[Source]] = [
-    ConversationSource,
-    LiteralText,
-    DataSource,
-    HashedBlocks,
-    Synthetic,
-]  # the first that a scenario asks for gives its sessions
+# the first that a scenario asks for gives its sessions
+SOURCES: list[type[Source]] = [ConversationSource, LiteralText, DataSource, HashedBlocks, Synthetic]
 
 # by our own count: what the server counts of so short a text and of a longer one gives the template's overhead and the ratio
 FIT_SHORT = 32
@@ -86,10 +81,10 @@ class Workload:
         return job
 
     def fit_job(self, number: int, tokens: int) -> tuple[Job, int]:
-        """Return a prompt of so many tokens by our count, to fit counts by, and that count; equal numbers are equal texts.
+        """Return a request to fit token counts by, whose prompt has `tokens` tokens by our count, and that count.
 
-        Behind the nonce they are so in every run: a few texts show the mean of a vocabulary that splits our words only to some
-        percent, and runs whose prompts differ by that cannot be compared, nor one predicted from another.
+        Behind the nonce, equal numbers give equal texts in every run. The fit of a few texts is off by some percent where
+        the server's vocabulary splits our words. With equal texts all runs are off by the same, and can be compared.
         """
         seed = seed_from(self.scenario.seed, "calibration", number)
         text = made_up(tokens, None, seed_from("calibration", number), self.counter, nonce=nonce_of(seed))

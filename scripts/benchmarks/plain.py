@@ -108,13 +108,14 @@ async def with_aiohttp(task: Task, seen: Seen) -> None:
 def _decoded(task: Task, seen: Seen, wall: Any, all_received: list[Any]) -> None:
     """Turn what the wires received into what was seen, once all is over: that is not the wire's cost."""
     from loadtest.dialects import OllamaChat, OpenAIChat
-    from loadtest.measure.request import decode
+    from loadtest.measure.request import decode, reads_of
 
     dialect = (OpenAIChat if task.path.startswith("/v1") else OllamaChat)("llama3.2:1b")
     done = seen.done_ns
     for received in all_received:
         reads = received.reads(wall)
-        seen.add(received.t_send or 0, [reads.t[i] for i in decode(dialect, reads).read_of])
+        events, _ = decode(dialect, reads.body)
+        seen.add(received.t_send or 0, [reads.t[i] for i in reads_of(events, reads)])
     seen.done_ns = done
 
 

@@ -154,7 +154,7 @@ def write_canned(path: Path) -> Path:
     answers = {
         "GET /": b"Ollama is running",
         "GET /health": b"ok",
-        "GET /api/version": orjson.dumps(control_plane.api_version()),
+        "GET /api/version": orjson.dumps({"version": control_plane.IMITATED_VERSION}),
         "GET /api/tags": orjson.dumps(control_plane.api_tags(profile)),
         "GET /api/ps": orjson.dumps(control_plane.api_ps(profile, num_ctx=4096, wall_ns=time.time_ns())),
         "POST /api/show": orjson.dumps(control_plane.api_show(profile)),

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from support.reported_errors import ALIKE, DIFFERENT, JSON_SHAPES, OTHER_SHAPES
 
-from loadtest.dialects.answers.errors.server_errors import error_sentence, http_sentence, stranger
+from loadtest.dialects.answers.errors.server_errors import error_sentence, http_sentence, not_a_stream
 
 SHAPES = JSON_SHAPES | OTHER_SHAPES
 
@@ -51,4 +51,4 @@ def test_a_number_that_says_something_stays(text: str) -> None:
     ],
 )
 def test_what_is_no_answer_of_a_model_server(body: bytes, said: str) -> None:
-    assert stranger(body) == said
+    assert not_a_stream(body) == said

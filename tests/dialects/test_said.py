@@ -13,10 +13,10 @@ import pytest
 from support.made_servers import OPENAI_STREAM, made, refuse
 
 from loadtest.dialects import dialect_for
-from loadtest.dialects.answers.errors.refusals import advised
+from loadtest.dialects.answers.errors.refusals import with_advice
+from loadtest.dialects.base import merged
 from loadtest.errors import ScenarioError
 from loadtest.scenario import Scenario
-from loadtest.scenario.request_additions import merged
 from loadtest.workloads.job import Job
 
 Call = Callable[..., tuple[int, str, str]]
@@ -224,7 +224,7 @@ def test_keys_stand_in_their_table_and_a_body_may_be_a_table_or_a_file(tmp_path:
 )  # fmt: skip
 def test_a_refused_field_names_the_way_around_it(keys: dict[str, Any], status: int, words: str, ends: str) -> None:
     dialect = dialect_for(Scenario(**keys), api="openai", model="m", kind="vllm" if "ignore_eos" in keys else "")
-    assert advised(dialect, 7, status, words) == words + ends
+    assert with_advice(dialect, 7, status, words) == words + ends
 
 
 @pytest.fixture(autouse=True)

@@ -43,23 +43,23 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_capacity_applies_to_its_driver_on_its_machine(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert capacity_file.applying("asyncio") is None
+    assert capacity_file.known_capacity("asyncio") is None
     capacity_file.check_writable(kept)
     capacity_file.store(kept, FOUND, driver="asyncio", arrivals="steps", stamps="kernel")
     capacity_file.store(kept, dataclasses.replace(FOUND, streams=2), driver="asyncio", arrivals="steps", stamps="user")
-    known = capacity_file.applying("asyncio")
+    known = capacity_file.known_capacity("asyncio")
     assert known is not None
     assert known["arrivals"]["steps"]["kernel"] == dataclasses.asdict(FOUND)
     assert known["arrivals"]["steps"]["user"]["streams"] == 2
-    assert capacity_file.applying("locust") is None
+    assert capacity_file.known_capacity("locust") is None
     monkeypatch.setattr(capacity_file, "usable_cores", lambda: 4711)
-    assert capacity_file.applying("asyncio") is None
+    assert capacity_file.known_capacity("asyncio") is None
 
 
 def test_a_folder_that_the_environment_names_holds_the_file(kept: Path) -> None:
     kept.mkdir(parents=True)
     capacity_file.store(capacity_file.file_path(), FOUND, driver="asyncio", arrivals="steps", stamps="kernel")
-    assert capacity_file.applying("asyncio") is not None
+    assert capacity_file.known_capacity("asyncio") is not None
     assert [path.name for path in kept.iterdir()] == ["calibration.json"]
 
 
@@ -75,7 +75,7 @@ def test_capacities_of_other_software_are_dropped(kept: Path, monkeypatch: pytes
 def test_a_file_that_makes_no_sense_is_as_none(kept: Path, text: str) -> None:
     kept.parent.mkdir(parents=True)
     kept.write_text(text)
-    assert capacity_file.applying("asyncio") is None
+    assert capacity_file.known_capacity("asyncio") is None
 
 
 def test_where_the_file_lies(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,6 +235,6 @@ def test_a_user_without_a_home_measures_all_the_same(monkeypatch: pytest.MonkeyP
     for name in ("LOADTEST_CALIBRATION", "XDG_STATE_HOME", "HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
-    assert capacity_file.applying("asyncio") is None
+    assert capacity_file.known_capacity("asyncio") is None
     with pytest.raises(ScenarioError, match="set HOME"):
         capacity_file.file_path()

@@ -103,15 +103,15 @@ def seen(dialect: Dialect, data: bytes, cuts: list[int], *, decoding: bool) -> S
     assert received.t_end is not None
     assert received.t_over is not None
     assert received.t_end <= received.t_over
-    content = decode(dialect, reads if decoding else None)
+    events, ending = decode(dialect, reads.body if decoding else b"")
     return Seen(
         received.status,
         reads.body,
         received.failure and received.failure.partition(" begins with")[0],  # it quotes what has come
         received.complete,
         received.marked,
-        tuple(content.events.texts),
-        repr(content.ending),
+        tuple(events.texts),
+        repr(ending),
     )
 
 

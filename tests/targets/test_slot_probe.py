@@ -143,10 +143,10 @@ def test_a_burst_that_the_next_one_would_fail_like_is_not_sent_again() -> None:
         ({"outcome": Outcome.TRUNCATED}, False),
         ({"outcome": Outcome.OK}, False),
     ]
-    for end, over in ends:
+    for end, hopeless in ends:
         gone = dataclasses.replace(record(1, 2), chunks=[], t_first_token=None, **end)  # type: ignore[arg-type]
-        assert seen_in([*burst((10, 400)), gone], idle=0.010).over is over, end
-    assert not seen_in(burst((10, 40), (50, 90)), idle=0.030).over  # too short: longer answers may tell
+        assert seen_in([*burst((10, 400)), gone], idle=0.010).hopeless is hopeless, end
+    assert not seen_in(burst((10, 40), (50, 90)), idle=0.030).hopeless  # too short: longer answers may tell
 
 
 @pytest.mark.parametrize(("outcome", "bursts"), [(Outcome.HTTP_ERROR, 1), (Outcome.TRUNCATED, 3)])

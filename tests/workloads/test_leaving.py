@@ -48,7 +48,7 @@ def test_who_leaves_when_follows_from_the_seed_and_the_place_alone() -> None:
     scenario = Scenario.from_dict({"patience": "uniform(5, 15)", "leave": "25%", "seed": 3})
     stays = [stay_of(scenario, job(number)) for number in range(2000)]
     assert stays == [stay_of(scenario, job(number)) for number in range(2000)]
-    assert all(stay.patience_s is not None and 5 <= stay.patience_s <= 15 for stay in stays)
+    assert all(stay.patience is not None and 5 <= stay.patience <= 15 for stay in stays)
     pieces = [stay.pieces for stay in stays if stay.pieces is not None]
     assert len(pieces) / len(stays) == pytest.approx(0.25, abs=0.03)
     assert min(pieces) == 1

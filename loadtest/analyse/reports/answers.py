@@ -30,7 +30,7 @@ from loadtest.analyse.summary import Analysis, believed_knee
 from loadtest.analyse.verdict.remedies import REMEDIES
 from loadtest.doubts import SUSPECT, VALID, VOID
 from loadtest.metrics import PERCENTILES, needed
-from loadtest.text import capitalised, joined, listed, number, out_of, seconds
+from loadtest.text import capitalised, joined, levels_are, listed, number, seconds
 
 MOST_NAMED = 4  # levels in one sentence
 ALL_VOID = "every level is void"
@@ -139,9 +139,7 @@ def verdict_in_words(summary: dict[str, Any]) -> str:
     said: list[str] = []
     for word in (VOID, SUSPECT):
         if count := sum(level["verdict"] == word for level in levels):
-            of_all = (
-                f"{count} {'is' if count == 1 else 'are'}" if said else capitalised(out_of(count, len(levels), "level"))
-            )
+            of_all = f"{count} {'is' if count == 1 else 'are'}" if said else levels_are(count, len(levels))
             said.append(f"{of_all} {word}")
     words = OF_SIMULATED.get((summary["verdict"], simulated_badge(summary) or ""), IN_WORDS[summary["verdict"]])
     words += f" {listed(said)}." if said else ""

@@ -19,7 +19,7 @@ from loadtest.analyse.summary import Analysis
 from loadtest.errors import RunFolderError
 from loadtest.grid import Grid
 from loadtest.metrics import FORMULAS, S_PER_US
-from loadtest.text import capitalised, counted, listed, number, out_of, percent, seconds, signed
+from loadtest.text import capitalised, counted, levels_are, listed, number, percent, seconds, signed
 
 STORY, TITLE = "tell a story in", "give a title"  # how the two prompts begin
 PROMPT_FILE = "text_484_words.txt"
@@ -312,7 +312,7 @@ def _labels(found: Published) -> Iterator[str]:
         )
     void = sum(row.verdict == "void" for row in found.rows)
     if void:
-        yield f"{capitalised(out_of(void, len(found.rows), 'level'))} void: do not quote void figures."
+        yield f"{levels_are(void, len(found.rows))} void: do not quote void figures."
     if found.simulated:
         yield "Everything measured here is simulated: it holds the model to the published tables, not the hardware."
 

@@ -31,17 +31,11 @@ RESERVED = (
     "HEADER_",
     "QUERY_",
 )
+# options that change nothing in what is measured
 SHOWING = (
-    "report",
-    "no_report",
-    "quiet",
-    "as_json",
-    "junit",
-    "github_summary",
-    "price_per_hour",
-    "price_per_kwh",
-    "out",
-)  # change nothing in what is measured
+    *("report", "no_report", "quiet", "as_json", "junit", "github_summary"),
+    *("price_per_hour", "price_per_kwh", "out"),
+)
 
 
 def flag_of(option: click.Option) -> str:

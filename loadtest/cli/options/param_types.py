@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import click
@@ -19,9 +19,9 @@ from loadtest.scenario import (
 
 
 class ReadParam(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 alone
-    """What `read` makes of a text, such as a number within bounds, which nan never is.
+    """A type whose values `read` makes of the option's text, within `bounds`, which nan is never within.
 
-    `kind` in capitals is its metavar. `wanted` says what a text is not where the reader does not say it.
+    The metavar is `kind` in capitals. `wanted` is what a text should have been, where `read` raises no sentence of its own.
     """
 
     def __init__(self, read: Callable[[str], Any], kind: str, wanted: str = "", bounds: Sequence[float] = ()) -> None:
@@ -61,6 +61,21 @@ def read_lengths(text: str) -> tuple[float | str, ...]:
 
 def _list_of(read: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:
     return lambda text: tuple(read(item) for item in text.split(",") if item.strip())
+
+
+def names_callback(
+    known: Collection[str], wanted: str
+) -> Callable[[click.Context, click.Parameter, str], tuple[str, ...]]:
+    """Return the callback of an option whose text names some of `known`, with commas between; `wanted` says what a text is not."""
+
+    def read(_context: click.Context, _option: click.Parameter, text: str) -> tuple[str, ...]:
+        asked = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+        wrong = [name for name in asked if name not in known]
+        if wrong or not asked:
+            raise click.BadParameter(f"{(wrong or [text])[0]!r} is not {wanted}.")
+        return asked
+
+    return read
 
 
 SHARE = ReadParam(read_share, "share", "a share like 5% or 0.05")

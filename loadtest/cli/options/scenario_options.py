@@ -40,7 +40,7 @@ from loadtest.urls import is_socket, without_secrets
 SCENARIO_KEYS = {key.name: key for key in keys_of(Scenario)}
 CONNECTION = tuple(key.name for key in keys_of(ConnectionKeys))
 SERVER_OPTIONS = ("api", *CONNECTION, "connect_timeout")  # what server is asked, and how it is reached
-# a key in a sentence, and its value; in a file's name or in quotes it is none, and in brackets it stands beside its option
+# A key in a sentence, and its value. A name in quotes or in a path is no key; one in brackets has its option before it.
 _KEY_IN_SENTENCE = re.compile(
     rf"""(?<![\w/'"(-])({"|".join(SCENARIO_KEYS)})(?: = (\[[^\]]*\]|[^\s,;]*[^\s,;.]))?(?![\w/'"-])"""
 )

@@ -17,7 +17,7 @@ from loadtest.cli.options.environment import named_in_environment, url_taken
 from loadtest.cli.options.scenario_options import file_and_url, make_scenario, scenario_options
 from loadtest.cli.output.printing import LiveLine, NoLine
 from loadtest.cli.report import slo_option
-from loadtest.cli.run.beforehand import as_predicted, beforehand_of, question
+from loadtest.cli.run.beforehand import as_predicted, beforehand_of, held_against
 from loadtest.cli.run.expected_time import say_how_long, search_sentence, with_enough_requests
 from loadtest.cli.run.find_max import Finder, check_find_max
 from loadtest.cli.run.results import Showing, show_ended, showing_options
@@ -193,7 +193,7 @@ def run(
     scenario = as_predicted(make_scenario(scenario_file, values), prediction)
     if find_max is None and (scenario.requests or scenario.duration or scenario.trace):
         refuse_idle(("requests_per_stream",), "where requests, duration, rate or trace say when a level ends")
-    asked = question(slo, find_max, scenario)
+    asked = held_against(slo, find_max, scenario)
     beforehand = beforehand_of(scenario, prediction, asked, probe_slots=probe_slots)
     line = NoLine() if showing.quiet else LiveLine()
     measured = functools.partial(

@@ -18,7 +18,7 @@ from loadtest.workloads.workload import Workload
 def beforehand_of(
     scenario: Scenario, prediction: Path | None, asked: dict[str, Any], *, probe_slots: bool
 ) -> Beforehand:
-    """Return what keeps a prediction, which is read and checked now, and what it finds when it probes the slots.
+    """Return what a run keeps before its first request: the prediction, which is read and checked now, and a slot probe.
 
     `asked` goes into run.json beside them.
     """
@@ -53,7 +53,7 @@ def kept_prediction(file: Path) -> KeepIn:
 
 
 def as_predicted(scenario: Scenario, prediction: Path | None) -> Scenario:
-    """Return the scenario that sends the very requests of a prediction, where it is of such."""
+    """Return the scenario with the seed and number of requests of a prediction that was made for given requests."""
     from loadtest.analyse.whatif.predictions.prediction_file import read_document
 
     plan = None if prediction is None else read_document(prediction).plan
@@ -71,7 +71,7 @@ def as_predicted(scenario: Scenario, prediction: Path | None) -> Scenario:
 
 
 def probed(target: Target, workload: Workload) -> KeepIn:
-    """Probe the slots, say what came of it, and return what keeps the records of it."""
+    """Probe the slots, print what they showed, and return what writes the probe's records into the run folder."""
     from loadtest.targets.slot_probe import probe_slots
 
     with at_work("Sending bursts of short requests"):
@@ -86,7 +86,7 @@ def probed(target: Target, workload: Workload) -> KeepIn:
     return keep
 
 
-def question(slo: str | None, find_max: int | None, scenario: Scenario) -> dict[str, Any]:
+def held_against(slo: str | None, find_max: int | None, scenario: Scenario) -> dict[str, Any]:
     """Return what run.json notes of what the run is held against, so that a report can name the whole command."""
     if slo is None:
         return {}

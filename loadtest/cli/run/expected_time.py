@@ -23,9 +23,8 @@ def with_enough_requests(scenario: Scenario, objectives: Sequence[Objective], *,
         return scenario
     if scenario.duration is not None and not (scenario.rate and scenario.duration == OPEN_LOOP_S):
         return scenario
-    least = (
-        least_requests(objectives) * scenario.requests_per_rarest_target
-    )  # each model and server is judged by its own requests
+    # each model and server is judged by its own requests
+    least = least_requests(objectives) * scenario.requests_per_rarest_target
     return scenario.replace(least_requests=max(scenario.least_requests or 0, least))
 
 

@@ -18,7 +18,7 @@ from loadtest.doubts import VOID
 from loadtest.errors import LoadTestError, ScenarioError
 from loadtest.measure.search import SearchResult
 from loadtest.slo import Objective, judge_objectives
-from loadtest.text import capitalised, out_of
+from loadtest.text import levels_are
 
 if TYPE_CHECKING:
     from loadtest.analyse.report import Report
@@ -105,7 +105,7 @@ def show_ended(
 def _void_last(levels: Sequence[dict[str, Any]]) -> str:
     """Say at the end of a long report why the exit code is 3, and where it says what to do."""
     void = sum(level["verdict"] == VOID for level in levels)
-    which = f"{capitalised(out_of(void, len(levels), 'level'))} void" if void else "The run is void"
+    which = f"{levels_are(void, len(levels))} void" if void else "The run is void"
     return f"{which}: do not quote void figures. What to do is said above, under the verdict."
 
 

@@ -12,7 +12,7 @@ class AnswerReader:
     __slots__ = ("_decoder", "_dialect", "_expected", "_held", "_lines", "_pieces", "began", "ends", "listens")
 
     def __init__(self, dialect: Dialect, pieces: int | None = None, expected: int = 0) -> None:
-        """`pieces` of the answer, of so many expected tokens, are enough for its user; None: all are wanted."""
+        """`pieces` of the answer are enough for its user (None: all are wanted), of so many `expected` tokens."""
         self.began = False  # the first content event came
         self.listens = True  # whether `take` wants further bytes
         self.ends = dialect.ends
@@ -24,7 +24,7 @@ class AnswerReader:
     def take(self, body: bytes) -> None:
         """Take body bytes as they come."""
         if self._pieces is not None and self.began:
-            # decoding many at a time is cheaper, and a line holds two pieces at most: a thought, and text
+            # decoding many lines at a time is cheaper; a line holds two pieces at most, a thought and a text
             self._held.append(body)
             self._lines += body.count(b"\n") + body.count(b"\r")
             if 2 * self._lines < self._pieces - len(self._decoder.events):
@@ -43,13 +43,13 @@ class AnswerReader:
         return f"the user hung up in mid-answer, after {self._pieces} of {self._expected} expected tokens (--leave)"
 
     def is_empty(self, line: bytes) -> bool:
-        """Whether a line of the answer is one whole row, and no text of the model's is in it."""
+        """Whether a line of the answer is one whole row without any text of the model's."""
         decoder = self._dialect.decoder()
         decoder.feed(line + b"\n")
         return row_of_line(line) is not None and not decoder.events
 
     def is_whole(self, tail: bytes) -> bool:
-        """Whether the last lines of an answer say that it is over; a reason with every piece of text says little."""
+        """Whether the last lines of an answer say that it is over; a reason with text behind it does not say so."""
         if not self.ends.needles:
             return False
         decoder = self._dialect.decoder()

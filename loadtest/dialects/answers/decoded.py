@@ -9,7 +9,7 @@ from typing import Any
 from loadtest.dialects.answers import ends
 from loadtest.dialects.answers.errors import error_rows, server_errors
 from loadtest.dialects.answers.lines.lenient_json import parse_json
-from loadtest.dialects.answers.rows.counts import Usage, kept
+from loadtest.dialects.answers.rows.counts import Usage, storable
 from loadtest.dialects.answers.rows.text_shapes import NO_TEXTS, Texts
 from loadtest.dialects.base import ContentEvents, Ending
 from loadtest.metrics import VLLM_METRICS
@@ -82,16 +82,20 @@ class Decoded:
         self.stamped = False  # an instant of the server's was sent, or what should be one
         self.unstamped = False  # an event came without an instant of the server's
         self.over = False  # the end mark came: what follows is not part of the answer
-        self._aside = 0  # how many events are text that may be anything: all of them, or none
-        self._begun: Any = None  # the id with which it began
-        self.model = ""  # that the last piece of text was said to be of
-        self._of_another = False  # some of it is of rows of no known format
-        # what of no known format came last, and behind how many events
-        self._last = b"", 0
-        self._echoes, self._echoed = 0, ""  # how many events came first under a role of who asks, and that role
+        # how many events are text of which nothing says that it is the model's: all events so far, or none
+        self._aside = 0
+        self._begun: Any = None  # the id with which the answer began
+        self.model = ""  # the model that the last piece of text was said to be of
+        self._of_another = False  # some of the text aside came in rows of no known format
+        self._last = b"", 0  # the last row of no known format, and how many events had come before it
+        # how many events came first under a role that asks, such as user, and that role
+        self._echoes, self._echoed = 0, ""
 
     def begin(self, said: Any) -> None:
-        """Take the event that begins an answer, `said` being of the whole: some servers repeat it, with its id, before every piece."""
+        """Take the event that begins an answer; `said` is what the event says of the whole answer, its id among it.
+
+        Some servers repeat that event, with the same id, before every piece.
+        """
         name = said.get("id") if isinstance(said, dict) else None
         if self.events and not (name and name == self._begun):
             self.doubt(BEGUN_TWICE)
@@ -109,7 +113,7 @@ class Decoded:
             self.events.add(seen, self.end)
 
     def add_aside(self, texts: Texts, name: str = "") -> None:
-        """Take text of which nothing says that it is the model's; `name`: under which it stands in a row of a known format."""
+        """Take text of which nothing says that it is the model's; in a row of a known format it stands under `name`."""
         if name:
             self.note(_ASIDE.format(server_errors.quoted(name, 40)))
         if self._aside == len(self.events) and not (self._aside > 1 and self.has_all(texts)):
@@ -117,7 +121,7 @@ class Decoded:
             self._aside, self._of_another = self._aside + 1, self._of_another or not name
 
     def take_end(self) -> None:
-        """Take the body's end: text aside is the model's where there is no other, and the last finish_reason is the answer's."""
+        """Take the body's end: text aside counts as the model's where no other text came."""
         if (name := self.ending.finish_reason) and self.ending.error is None and ends.known_reason(name) is None:
             self.doubt(_ODD_REASON.format(server_errors.quoted(name, 40)))
         if self._aside and self._of_another:
@@ -127,12 +131,12 @@ class Decoded:
     def close(self) -> None:
         """Take the end of all rows: what a record keeps of the server's words, and Ollama's repeat guard."""
         ending = self.ending
-        ending.server = {name: kept(said, name, self.note) for name, said in ending.server.items()}
+        ending.server = {name: storable(said, name, self.note) for name, said in ending.server.items()}
         if not ending.done:
-            ending.hint = server_errors.repeated(self.events.texts) or ending.hint
+            ending.hint = server_errors.stopped_for_repeats(self.events.texts) or ending.hint
 
     def say_last(self, words: bytes) -> None:
-        """Keep what is of no known format: where nothing of the answer comes behind it, it may say why."""
+        """Keep a row of no known format: where the answer breaks off behind it, it may say why."""
         self._last = words, len(self.events)
 
     @property
@@ -147,13 +151,13 @@ class Decoded:
         if ending.done or not words:
             return
         row = parse_json(words)
-        said = error_rows.words(row) if isinstance(row, dict) else None
+        said = error_rows.message_alone(row) if isinstance(row, dict) else None
         if said is None and isinstance(row, dict) and not self.events:
-            said = server_errors.stranger(server_errors.as_json(row))
+            said = server_errors.not_a_stream(server_errors.as_json(row))
         if said is not None:
             self.fail(said)
         elif ending.error is None and ending.hint != server_errors.MID_LINE:
-            ending.hint = _ENDED_BEHIND.format(server_errors.beginning(words, 160))
+            ending.hint = _ENDED_BEHIND.format(server_errors.quoted_beginning(words, 160))
 
     def has_all(self, texts: Texts) -> bool:
         """Whether these texts are all that came before, blanks around them aside."""
@@ -164,10 +168,10 @@ class Decoded:
         return any(texts) and seen.strip() in ("", events.answer.strip()) and hidden.strip() in ("", secret.strip())
 
     def of_another(self, role: str, texts: Texts) -> Texts:
-        """Return what to add of text whose role is not the model's: nothing of a tool's, or behind the model's own.
+        """Return the text to add where a piece has a role that is not the model's: none for a tool's, nor behind the model's text.
 
-        What comes first under a role of who asks is an echo of the prompt, unless all of the answer has that role: see
-        `drop_echo`.
+        Text that comes first under a role that asks is kept for now: it is an echo of the prompt (see `drop_echo`), unless the
+        whole answer has that role.
         """
         if role not in _OF_TOOLS and self._echoes == len(self.events):
             self._echoes, self._echoed = self._echoes + sum(map(bool, texts)), role
@@ -182,13 +186,13 @@ class Decoded:
             self.note(_NOT_OF_MODEL.format(self._echoed))
 
     def drop_foreign(self) -> None:
-        """Leave out what came so far, where all of it is hidden text: a gateway wrote it before the model's answer began."""
+        """Leave out what came so far where it is hidden text alone: a gateway wrote it before the model's answer began."""
         if (count := len(self.events)) and len(self.events.hidden) == count:
             self.events.keep(count)
             self.note(GATEWAYS_OWN)
 
     def drop_blank(self) -> None:
-        """Leave out pieces before the first text that show nothing at all: they are signs of life, and no token."""
+        """Leave out the first pieces if they show nothing at all: they are signs of life, and no tokens."""
         texts = self.events.texts
         count = next((i for i, text in enumerate(texts) if text.strip(ZERO_WIDTH)), 0)
         if count:
@@ -205,7 +209,7 @@ class Decoded:
             self.ending.error = why
 
     def take_error(self, row: dict[str, Any], said: str | None) -> None:
-        """Take what a row has `said` is wrong, or its event's name says."""
+        """Fail the answer with what a row has `said` is wrong, or with the row where the event's name calls it an error."""
         if said is not None:
             self.fail(said)
         elif self.kind == b"error":
@@ -334,7 +338,7 @@ class Rows:
         self._answer = answer
         self.seen = False  # `take` was called, and so will `close` be
 
-    def takes(self, row: dict[str, Any]) -> bool:
+    def knows(self, row: dict[str, Any]) -> bool:
         """Whether a row is certainly one of this format's."""
         raise NotImplementedError
 
@@ -350,7 +354,7 @@ class Rows:
             if b'"usage"' in line:
                 self.count_behind(row)
             rows = type(self)(other := Decoded())
-            if rows.takes(row):
+            if rows.knows(row):
                 rows.take(row)
             if other.events:
                 self._answer.doubt(BEHIND_END)

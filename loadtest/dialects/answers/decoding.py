@@ -38,11 +38,12 @@ class StreamDecoder:
     others: ClassVar[Formats] = ALL_FORMATS
 
     def __init__(self, own: Callable[[Decoded], Rows], names: tuple[bytes, ...] = ()) -> None:
-        """`names` begin the names of this format's own events, which say nothing that the data does not."""
+        """`names` are how the names of this format's own events begin; such a name says nothing that the event's data does not."""
         self._names = names
         self._kind = ""  # the name of the latest event of this format
-        self._typed = False  # a row said its type: a server that leaves the types to the events' names leaves out all
-        self._silent: tuple[bytes, ...] = BLANK  # lines that say nothing: blank ones, and that name
+        # a row said its type; a server that says types by the events' names alone says none in the rows
+        self._typed = False
+        self._silent: tuple[bytes, ...] = BLANK  # lines that say nothing: blank ones, and the latest event's name
         self._answer = Decoded()
         self.events = self._answer.events
         self._alike = AlikeLines(self.events)
@@ -50,7 +51,7 @@ class StreamDecoder:
         self._foreign = ForeignRows(self._answer, self._own, self.others)
         self._lines = framing.LineSplitter()
         self._held: list[bytes] = []  # data lines of an event not yet whole
-        # lines before the first row that are no rows; later, those of an object that has many, outside of all events
+        # lines that are no rows: before the first row, any; later, those of an object over many lines outside of all events
         self._stray: list[bytes] = []
         self._row_seen = False
         self._events = False  # a row came as an event
@@ -194,7 +195,7 @@ class StreamDecoder:
     def _rows(self, value: Any, data: bytes) -> bool:
         """Take what is JSON of rows, though not of one row alone; return whether it is."""
         answer = self._answer
-        rows, line_end = event_rows.rows_within(value, data, answer.note, self._own.takes), answer.end
+        rows, line_end = event_rows.rows_within(value, data, answer.note, self._own.knows), answer.end
         for row, end in rows:
             if len(rows) > 1:
                 answer.end = line_end - self._newline - len(data) + end
@@ -225,7 +226,7 @@ class StreamDecoder:
     def _in_list(self, line: bytes) -> bool:
         """Take a line of a list that is sent a row at a time; return whether it is one."""
         row = event_rows.row_in_list(line, self._stray, begun=self._row_seen)
-        if row is None or (row and not (self._row_seen or self._own.takes(row))):
+        if row is None or (row and not (self._row_seen or self._own.knows(row))):
             return False
         if row:
             self._stray.clear()
@@ -246,17 +247,17 @@ class StreamDecoder:
             self._odd_line = line if self._odd_line is None else (self._odd_line + b"\n" + line)[:MOST_ODD]
 
     def _ends_stray(self, row: dict[str, Any]) -> bool:
-        """Whether a whole row says that the lines held before it are no part of an object: what they are is an error then."""
-        if not self._row_seen and not self._own.takes(row):
+        """Whether a whole row shows that the stray lines before it are no part of an object; if so they are an error."""
+        if not self._row_seen and not self._own.knows(row):
             return False
         odd = [line for line in self._stray if not (event_rows.is_chunk_size(line) or framing.is_keepalive(line))]
-        if any(odd) and error_rows.in_row(row) is None:  # else the server itself says why it broke off
+        if any(odd) and error_rows.error_in_row(row) is None:  # else the server itself says why it broke off
             self._answer.fail(server_errors.undecodable(b"\n".join(odd)))
         self._stray.clear()
         return True
 
     def _end_stray(self, *, whole: bool = True) -> None:
-        """Take lines that were held as those of one object; where no more follow, what is no object is an error."""
+        """Take the stray lines as one object; `whole`: no more follow, so that an error is what is no object."""
         body = b"\n".join(self._stray)
         if not self._row_seen:
             self._whole(body)
@@ -343,7 +344,7 @@ class StreamDecoder:
         if whole:
             rows = [parse_json(line) for line in self._held]
             if len(rows) > 1 and any(isinstance(row, dict) for row in rows):
-                is_said = any(isinstance(row, dict) and error_rows.in_row(row) for row in rows)
+                is_said = any(isinstance(row, dict) and error_rows.error_in_row(row) for row in rows)
                 for line, row in zip(tuple(self._held), rows, strict=True):  # a row that ends the answer empties _held
                     if self._answer.over:
                         break
@@ -365,7 +366,7 @@ class StreamDecoder:
         if body.lstrip().startswith(b"{"):
             self._answer.ending.hint = server_errors.MID_LINE
         else:
-            self._answer.fail(server_errors.stranger(body))
+            self._answer.fail(server_errors.not_a_stream(body))
 
     def _row(self, row: dict[str, Any]) -> bool:
         """Take a row; return whether it is of the format that was asked for and the text of one event is all that it says.
@@ -373,13 +374,15 @@ class StreamDecoder:
         It has its event's name for a type where it has none of its own, unless it is an error's.
         """
         self._typed = self._typed or "type" in row
-        if self._kind and not (self._typed or "object" in row or error_rows.in_row(row) or error_rows.envelope(row)):
+        if self._kind and not (
+            self._typed or "object" in row or error_rows.error_in_row(row) or error_rows.error_in_envelope(row)
+        ):
             row = {"type": self._kind, **row}
         if not self._row_seen:
             self._row_seen = True
             self._stray.clear()
         rows: Rows | None = self._own
-        is_own = self._own.takes(row)
+        is_own = self._own.knows(row)
         if not is_own:
             rows, row = self._foreign.known(row)
         alike = False

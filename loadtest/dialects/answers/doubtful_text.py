@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 
-from loadtest.dialects.answers.errors.server_errors import alike, quoted
+from loadtest.dialects.answers.errors.server_errors import masked, quoted
 from loadtest.dialects.base import ContentEvents
 
 CUMULATIVE = "every piece of the answer repeats all text before it: its text, and tokens counted from it, are wrong"
@@ -14,9 +14,9 @@ DOUBLED = "every piece of the answer was sent twice: its gaps between tokens, an
 REPEATS_ALL = "a piece of the answer repeats all of it so far: its text, and tokens counted from it, are wrong"
 ANEW = "the answer begins anew in its middle: somebody on the way asked again, and its figures are of both"
 ROUGHLY = 2  # pieces by which a count may differ from those of an attempt, such as a token without text
-FEWEST_BEFORE, FEWEST_LETTERS = 3, 8  # pieces before that one, and what they have; fewer may be repeated by chance
-FEWEST_GROWING = 4  # pieces; a text is short enough to do either by chance
-MOST_BLANKS = 8  # around that text, which some servers take away
+FEWEST_BEFORE, FEWEST_LETTERS = 3, 8  # pieces and letters that are repeated; fewer may be repeated by chance
+FEWEST_GROWING = 4  # pieces; fewer may grow by chance
+MOST_BLANKS = 8  # around a text that repeats the others: some servers take them away
 FEWEST_PAIRS = 4
 FEWEST_TEXTS = 3  # different ones: a simulated server may say one word again and again
 BEGINS_ALIKE = 0.9  # of the pieces: a character that is cut in one of them is another in the next
@@ -31,9 +31,10 @@ _AN_ERROR = re.compile(
 
 
 def doubts(events: ContentEvents, counted: int | None, began: Sequence[int]) -> list[str]:
-    """Return what is to be doubted of such an answer, nothing of any other; that costs about as much as one piece.
+    """Return what makes an answer's text doubtful, a sentence each.
 
-    Of its pieces the server `counted` so many tokens; at those of `began` another id begins.
+    The server `counted` so many tokens, None where it counted none. Another id begins at the pieces with the indices `began`.
+    For a usual answer this takes about as long as decoding one piece.
     """
     return list(filter(None, (_repetition(events, counted, began), _error_at_the_end(events))))
 
@@ -43,14 +44,14 @@ def _error_at_the_end(events: ContentEvents) -> str | None:
     last = next((i for i in range(len(events) - 1, -1, -1) if i not in events.hidden), None)
     if last is None or len(events.texts[last]) < FEWEST_LETTERS or _AN_ERROR.match(events.texts[last]) is None:
         return None
-    return f"the answer's last piece reads like an error: {quoted(alike(events.texts[last]))}"
+    return f"the answer's last piece reads like an error: {quoted(masked(events.texts[last]))}"
 
 
 def _repetition(events: ContentEvents, counted: int | None, began: Sequence[int]) -> str | None:
     """Say which part of an answer came more than once.
 
-    Where the server counted a token for each piece, none came twice: a model may say everything twice by itself. Of an
-    answer that was asked for twice it counts the second attempt; or another id `began` there.
+    Where the server counted a token for each piece, no piece was sent twice: the model itself said it twice. Where a gateway
+    asked again, the second attempt begins where another id `began`, or lies as many pieces before the end as were counted.
     """
     texts, hidden = events.texts, events.hidden
     kinds = [texts]

@@ -6,7 +6,7 @@ import re
 from functools import lru_cache
 from typing import Any
 
-from loadtest.dialects.answers.errors.error_rows import in_row
+from loadtest.dialects.answers.errors.error_rows import error_in_row
 from loadtest.dialects.answers.errors.error_words import words_in
 from loadtest.dialects.answers.errors.server_errors import error_sentence, quoted
 from loadtest.dialects.answers.lines.lenient_json import parse_json
@@ -18,8 +18,8 @@ _DONE = re.compile(rb"""\s*(?:"?\[*\s*DONE\s*\]*"?|\[done\])(?:\s|\\[nr])*""")
 _LONGEST_DONE = 32  # bytes
 
 _WELL = frozenset(("stop", "length", "tool_calls", "function_call", "content_filter", "load", "unload"))
-# The same in the words of other engines and APIs: a reason is one of these where it has a word of the first kind, and all
-# of its words are of either kind.
+# Reasons of other engines and APIs. A reason means the one on the left where it has a word of the first line, and no word
+# that is in neither line.
 _SAME = {
     "stop": (
         "stop stopped eos eot eog endoftext end pause finish finished done complete completed normal word",
@@ -95,7 +95,7 @@ def ended_badly(name: str, value: Any, row: Any = None) -> str | None:
 
 
 def known_reason(name: str) -> str | None:
-    """Return OpenAI's name for a reason with which answers end well; None for any other."""
+    """Return OpenAI's name for a reason with which answers end well; None for any other reason."""
     plain = _plain(name)
     if plain in _WELL:
         return plain
@@ -119,21 +119,21 @@ def names_an_error(event: bytes) -> bool:
     return "error" in name or "exception" in name or not _BAD_PARTS.isdisjoint(_PARTS.split(name))
 
 
+_OF_A_PIECE = frozenset(("model", "created_at", "message", "response", "done", "remote_model", "remote_host"))
+
+
 def is_last(row: dict[str, Any]) -> bool:
-    """Whether a row with done:true is the last one: a few servers say it with every piece of text, and nothing else there."""
+    """Whether a row with done:true is the last one. A few servers say done:true in every row, beside its piece of text alone."""
     message = row.get("message")
     text = message.get("content") if isinstance(message, dict) else message or row.get("response")
     return not text or not row.keys() <= _OF_A_PIECE
 
 
-_OF_A_PIECE = frozenset(("model", "created_at", "message", "response", "done", "remote_model", "remote_host"))
-
-
 def end_said_by(line: bytes) -> End | None:
-    """Say what one line of an answer, in whatever format, says of its end.
+    """Return what one line of an answer, in whatever format, says of the answer's end; None where it says nothing of it.
 
-    An error is a mark: servers send nothing but [DONE] behind it. The name of an event is none while its data is to come,
-    which may have no type.
+    An error is a mark: servers send nothing but [DONE] behind it. The name of an event that ends an answer is no mark yet, for
+    the event's data is still to come.
     """
     name, data = _field(line)
     if name == b"event":
@@ -187,7 +187,7 @@ def _of_row(row: dict[str, Any]) -> End | None:
         return End.FINISH
     if is_true(row.get("done")):
         return End.MARK if is_last(row) else End.FINISH
-    if in_row(row):
+    if error_in_row(row):
         return End.MARK
     choices = row.get("choices")
     if choices and reason_name(row.get("finish_reason")):

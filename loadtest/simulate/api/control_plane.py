@@ -21,10 +21,6 @@ _TEMPLATE = (
 )
 
 
-def api_version() -> dict[str, Any]:
-    return {"version": IMITATED_VERSION}
-
-
 def api_tags(profile: Profile) -> dict[str, Any]:
     model = profile.model
     entry = {

@@ -14,10 +14,10 @@ import httpx
 
 from loadtest import credentials, reach
 from loadtest.dialects.answers.errors.error_headers import bare_location, other_slash
-from loadtest.dialects.answers.errors.error_rows import envelope, in_row
-from loadtest.dialects.answers.errors.server_errors import http_sentence, shorten, stranger
+from loadtest.dialects.answers.errors.error_rows import error_in_envelope, error_in_row
+from loadtest.dialects.answers.errors.server_errors import http_sentence, not_a_stream, shorten
 from loadtest.dialects.answers.lines.lenient_json import parse_json
-from loadtest.dialects.answers.rows.counts import kept
+from loadtest.dialects.answers.rows.counts import storable
 from loadtest.errors import TargetError
 from loadtest.scenario import ConnectionKeys, Scenario
 from loadtest.scenario.request_additions import filled_headers
@@ -86,11 +86,11 @@ class ControlAnswer:
         if not self.body.strip():
             return "an empty answer"
         row = self.json()
-        if isinstance(row, dict) and (error := in_row(row) or envelope(row)):
+        if isinstance(row, dict) and (error := error_in_row(row) or error_in_envelope(row)):
             return f"an error ({error})"
         if row is not None:
             return "JSON of another shape"
-        what = stranger(self.body).removeprefix("the answer is ")
+        what = not_a_stream(self.body).removeprefix("the answer is ")
         if kind == "text/html" or what.startswith("a web page"):
             return what if what.startswith("a web page") else "a web page"
         return f"{kind}, not JSON" if kind and kind != "application/json" else "something that is not JSON"
@@ -146,8 +146,8 @@ def keys_of_client(client: httpx.Client) -> ConnectionKeys:
 def ask(client: httpx.Client, url: str, path: str, body: dict[str, Any] | None = None) -> ControlAnswer:
     """Ask the server at `url`, with its credentials: GET, or POST of `body`.
 
-    Redirects are not followed, but for one that only adds a slash at the path's end, or takes it away: the server itself is
-    asked there. Raises TargetError where no connection is made: refused, name not resolved, certificate not trusted.
+    One redirect is followed: to the same path with a slash at its end, or without it. Raises TargetError where no
+    connection is made: refused, name not resolved, certificate not trusted.
     """
     answer = _ask_once(client, url, path, body)
     place = answer.header("location") if body is None and 300 <= answer.status < 400 else None
@@ -235,4 +235,4 @@ def as_items(value: Any) -> list[Any]:
 
 def as_plain(value: Any) -> Any:
     """Return a server's own value as run.json and a terminal can hold it: short, shallow, no escapes, no absurd numbers."""
-    return kept(value, "", bool, longest=LONGEST_TEXT)
+    return storable(value, "", bool, longest=LONGEST_TEXT)

@@ -16,7 +16,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 
 from loadtest import credentials
-from loadtest.dialects.answers.errors.error_rows import envelope
+from loadtest.dialects.answers.errors.error_rows import error_in_envelope
 from loadtest.dialects.answers.errors.error_words import one_spelling
 from loadtest.targets.server.control import LONGEST_TEXT, as_items, as_mapping, as_positive, as_text, ask
 
@@ -80,7 +80,7 @@ def _rows(body: Any, depth: int) -> list[Any] | None:
             return rows
     if body.get("object") == "model" and _is_row(body):
         return [body]
-    is_none = found and all(one is None for one in found) and envelope(body) is None
+    is_none = found and all(one is None for one in found) and error_in_envelope(body) is None
     return [] if is_none else None
 
 
@@ -216,7 +216,7 @@ def slots_listed(body: Any) -> tuple[int | None, int | None]:
 
 
 def _models_in(body: Any, loaded_alone: bool) -> list[Row]:
-    """Return the models of an answer; none of a list that a server gives at any path."""
+    """Return the models of an answer that say something of their loading or context: some servers give one list at any path."""
     if not loaded_alone:
         return [row for row in listed_models(body) or [] if _says(row)]
     fields = as_mapping(body)

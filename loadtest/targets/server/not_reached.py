@@ -51,7 +51,7 @@ def not_reached(url: str, why: str, proxy: str | None) -> str:
 
 
 def _of_tls(url: str, proxy: str | None) -> tuple[str, str]:
-    """Return who may have failed in TLS, and the same by plain http; where both speak it, the error does not say which."""
+    """Return who may have failed in TLS: the server, its proxy, or one of the two; and the plain http URL to try instead."""
     plain = f"http://{url.partition('://')[2]}"
     if proxy is None or not proxy.startswith("https:"):
         return url, plain

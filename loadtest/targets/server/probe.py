@@ -198,7 +198,7 @@ def _ollama_models(client: httpx.Client, url: str, listed: list[dict[str, Any]])
         models.append(
             ServedModel(
                 row["name"],
-                # another machine's, or not said
+                # unknown of another machine's model, and where nothing says what is running
                 loaded=None if running_rows is None or row.get("remote_host") else name in running,
                 context=as_positive(live.get("context_length")),
                 size=as_positive(live.get("size")),
@@ -258,7 +258,7 @@ def choose_model(server: Server, asked: str | None) -> ServedModel:
         if not asked.strip():
             raise TargetError(f"the model's name is empty; {server.url} has: {present}. Choose one with --model.")
         called = [model for model in server.models if _is_called(model, asked)]
-        if not called and server.kind == "ollama":  # to which case means nothing
+        if not called and server.kind == "ollama":  # Ollama takes names in any case
             called = [
                 model for model in server.models if model.name.lower() in (asked.lower(), f"{asked.lower()}:latest")
             ]

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from loadtest import credentials, reach
+from loadtest.dialects import Dialect
 from loadtest.dialects.answers.errors.error_headers import redirect_advice
 from loadtest.dialects.answers.errors.refusals import give_header, key_header, refused_key, wanted_header
 from loadtest.errors import TargetError
@@ -29,9 +30,8 @@ _ASKS_FOR_A_KEY = re.compile(
 )
 
 _IN_QUOTES = re.compile(r'"[^"]*"')
-_SCHEMES = re.compile(
-    r"(?:^|,)\s*([A-Za-z][A-Za-z0-9_-]*)(?!\s*=)(?=\s|,|$)"
-)  # of a WWW-Authenticate without its quotes
+# of a WWW-Authenticate without its quotes
+_SCHEMES = re.compile(r"(?:^|,)\s*([A-Za-z][A-Za-z0-9_-]*)(?!\s*=)(?=\s|,|$)")
 _NOT_SPOKEN = {"digest", "negotiate", "ntlm", "kerberos"}
 
 
@@ -126,6 +126,15 @@ def refused_error(client: httpx.Client, url: str, answer: ControlAnswer) -> Targ
     return TargetError(
         f"{url} refuses us{by} with {answer.described}: {_to_be_let_in(url, answer, keys)}; if only its list of models is closed, "
         "add --api openai --model NAME."
+    )
+
+
+def key_advice(dialect: Dialect, url: str, status: int | None) -> str:
+    """Return what to do about the key of requests that a server refuses for want of one, or with the one it gets."""
+    if (name := credentials.key_variable(url, dialect.api, key_env=dialect.key_env)) is not None:
+        return refused_key(name, status)
+    return (
+        f"a key may be missing; set {' or '.join(credentials.variables_for(url, dialect.api, key_env=dialect.key_env))}"
     )
 
 

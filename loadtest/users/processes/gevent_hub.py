@@ -25,7 +25,7 @@ from loadtest.wire.sync_wire import Deadline
 READ, WRITE = 1, 2  # libev's event masks
 OVERDUE_S = 0.25  # between two looks for requests past their deadline; a nearer deadline gets a timer of its own
 PORTION_NS = 8_000_000  # longest sending between two reads of the sockets: less than a token gap of fast streams
-EARLY_NS = 1_500_000  # a sleep may end 1 ms late, so it ends this much before the instant; then others run
+EARLY_NS = 1_500_000  # a sleep may end 1 ms late: it is made so much shorter, and other greenlets run for the rest
 
 
 class HubReaders:
@@ -120,7 +120,7 @@ class GeventWaiter(Waiter):
             watcher.close()
 
     def wait_for_others(self) -> None:
-        """Wait until every greenlet that is ready now has run; those that wait here then go on one behind the other."""
+        """Wait until every greenlet that is ready now has run. Those that wait here then go on, one directly after another."""
         switch: Switch[None] = Switch()
         if not self._burst:
             self._loop.run_callback(self._go_on)
@@ -173,7 +173,7 @@ class GeventWaiter(Waiter):
 
 
 def _answer(switch: Switch[Any]) -> Any:
-    """Return what a switch was given; raise GivenUpError for an exception that others throw into the greenlet."""
+    """Wait for a switch, and return what it brings; raise GivenUpError for an exception thrown into this greenlet."""
     try:
         return switch.get()
     except BaseException as thrown:  # noqa: BLE001 - kept inside GivenUpError
@@ -271,7 +271,7 @@ def sleep_until(due: int) -> None:
 
 @contextlib.contextmanager
 def kill_put_off() -> Iterator[None]:
-    """Put off the kill that is on its way to a task which calls runner.quit(): what it ends there is ended whole."""
+    """Put off the kill of this greenlet to the end of the block: a task that calls runner.quit() kills itself in mid-work."""
     killed: GreenletExit | None = None
     try:
         gevent.sleep(0)

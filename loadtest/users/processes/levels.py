@@ -24,7 +24,7 @@ class CurrentLevel:
     steady: bool  # False while users are being started or stopped
 
 
-# Lengths and rates of requests, which only the processes with users know: level, key of run.json's level, value.
+# (level, key of run.json's level, value): lengths and rates of requests, which only the processes with users know.
 Seen = set[tuple[int, str, float | None]]
 SEEN_KEYS = ("input_tokens", "output_tokens", "rate")
 
@@ -38,7 +38,7 @@ class ReachedLevels:
         self._index: dict[int, int] = {}
         self._ours: dict[int, int] = {}  # of a user count, how many are users of models; a locustfile may have others
         self._since: tuple[int, int] | None = None  # the level whose users all run, and since when, monotonic ns
-        self._periods: list[tuple[int, int, int]] = []  # those that are over: level, start, end
+        self._periods: list[tuple[int, int, int]] = []  # (level, start, end) of earlier times in which all users ran
         self._more: defaultdict[int, dict[str, Any]] = defaultdict(dict)  # what else run.json says of a level
         self.seen: Seen = set()
 

@@ -2,9 +2,8 @@
 
 # From the master to its workers.
 RUN = "loadtest_run"  # a test begins: its id, folder, what users ask of whom, the level, how many users to prepare for
-LEVEL = (
-    "loadtest_level"  # the level in force, whether all its users run, and the worker's share of an open loop's schedule
-)
+# the present level, whether all its users run, and the worker's share of an open loop's schedule
+LEVEL = "loadtest_level"
 RESET = "loadtest_reset"  # live figures begin anew, under this generation
 FINISH = "loadtest_finish"  # the test of this id ends: stop, and answer with ENDED
 

@@ -33,7 +33,8 @@ from loadtest.wire import kernel_stamping, now
 from loadtest.workloads.data_source import WORKER_STRIDE
 from loadtest.workloads.schedule import PlanShare
 
-MOST_TO_END_NS = 1_000_000_000  # for a task that begins another request whenever one is ended
+# limit of ending what is in flight: a task may begin another request whenever one is ended
+MOST_TO_END_NS = 1_000_000_000
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ def close_recorder() -> Recorder | None:
 
 
 def _failures_allowed(user_targets: Iterable[UserTarget]) -> dict[int, int]:
-    """Return by server and model the fewest failures in a row with which one of its user classes ends a level."""
+    """Return, by index of server and model, how many failures in a row end a level: the fewest that a user class says."""
     found: dict[int, int] = {}
     for one in user_targets:
         if (most := one.scenario.stop_after_errors) is not None:
@@ -118,7 +119,7 @@ def _failures_allowed(user_targets: Iterable[UserTarget]) -> dict[int, int]:
 
 
 def why_not(error: Exception) -> str:
-    """Return one sentence on what keeps a process from recording; the log gets the traceback of what is loadtest's own fault."""
+    """Return one sentence on what keeps a process from recording; log the traceback where loadtest itself is at fault."""
     if isinstance(error, LoadTestError):
         return str(error)
     if isinstance(error, OSError):

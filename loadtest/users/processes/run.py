@@ -153,9 +153,7 @@ class LocustRun:
         one = next(iter(self.user_targets.values()))
         users = max(getattr(runner, "target_user_count", 1), 1)
         duration, rate = getattr(options, "run_time", None), getattr(options, "spawn_rate", None)
-        shaped = (
-            environment.shape_class is not None
-        )  # then the shape decides how fast users start, and how long all lasts
+        shaped = environment.shape_class is not None  # the shape then says how fast users start, and how long all lasts
         seconds = float(duration) if isinstance(duration, int) and duration > 0 and not shaped else None
         scenario = one.scenario.replace(concurrency=(users,), duration=seconds)
         facts = initial_facts(scenario, [one.ready()], driver="locust", loop="gevent")

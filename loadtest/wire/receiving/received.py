@@ -27,10 +27,10 @@ MARK_NS = 50_000_000  # how long to wait for the framing's end after an end mark
 FINISH_NS = 1_000_000_000  # without an end mark an answer is over when no data came for so long, for each finish_reason
 MOST_BEHIND_NS = 10_000_000_000  # how long data events without text may follow a finish_reason
 ORDINARY_END = 9  # bytes at the end of a read: `null}]}` or `false}` with line ends, but no text
-# So many reads may wait to be taken out of their HTTP framing: for many at a time that is cheaper than for each when it comes,
-# since the caches hold something else by the next read. It saves 0.5 µs a read of 12 at 1000 streams. The number differs from
-# answer to answer: streams that begin together would else all do this in the same step, for which 1000 of them need 20 ms, and
-# tokens of the next step would be read late.
+# So many reads of an answer may wait to be taken out of their HTTP framing. Taking many at a time finds code and data in the
+# core's cache, which between two reads of a stream holds other streams: at 1000 streams that saves 0.5 of 12 µs a read. The
+# number differs from answer to answer: else streams that begin together would take theirs in the same step of the server, which
+# takes 20 ms for 1000 of them, and tokens of the next step would be read late.
 MOST_WAITING = range(24, 41)
 _most_waiting = cycle(MOST_WAITING).__next__
 
@@ -67,9 +67,8 @@ class Received:
     def __init__(self, reader: AnswerReader | None = None) -> None:
         self.new_conn = False
         self.t_connect: int | None = None  # TCP, and TLS, ready; None unless a connection was opened for this request
-        self.t_turn: int | None = (
-            None  # the request was sent next, of those that waited for each other; see Order.in_burst
-        )
+        # of a request that was sent in a burst (see Order.in_burst): when its turn came
+        self.t_turn: int | None = None
         self.t_send: int | None = None  # the request's last byte handed to the kernel
         self.t_resent: int | None = None  # of the second send, where the server had closed the first connection
         self.t_headers: int | None = None
@@ -95,12 +94,13 @@ class Received:
         self._asked = 0  # how many reads had come when the reader was asked whether the answer is whole
         self._waiting: list[bytes] = []  # the latest reads, still in their HTTP framing
         self._most_waiting = _most_waiting()
-        # The last bytes of the latest read without a needle. A read that ends alike is searched only by `look`: a search takes
-        # a µs, and a line that ends an answer, or its framing, nearly always ends in other bytes. b"" lets no read pass.
+        # The last bytes of the latest read without a needle. A read that ends in the same bytes waits, and only `look` searches
+        # it: a search takes a µs, and a line that ends an answer, or its framing, nearly always ends in other bytes. With b""
+        # no read waits.
         self._ordinary_end = b""
-        # The same without what may be text; () lets none pass. Other lines may end so, too, hence needles are looked for.
+        # Those bytes without what may be text: a read that ends so waits unless a needle is in it. With () none waits.
         self._behind_text: bytes | tuple[()] = ()
-        self._quiet_ns = 0  # without data an answer is over so long after its finish_reason
+        self._quiet_ns = 0  # an answer is over when so long after its finish_reason no data came
         self._sent: tuple[int, int] | None = None
         self._headers_at: int | None = None
         self._end_at: int | None = None

@@ -53,7 +53,7 @@ PARAMS = "params"  # the request of a row of Anthropic's batches
 READ = frozenset((*KNOWN, *IDS, *LENGTH_KEYS, *SYSTEMS, TURNS, PARAMS))
 AROUND = frozenset(("method", "url", *ANSWERS))  # what a batch file or a recorded answer says beside the request
 _OF_PYTHON = re.compile(r"""[\[{]\s*[{'"]""")  # how a list or a dict begins that Python wrote
-# an element of it, and the blanks behind it where another follows: numpy writes no commas
+# an element of such a list, and the blanks to the next one: numpy writes no commas
 _ELEMENT = re.compile(r"""('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|\})(\s+(?=['"{]))?""", re.DOTALL)
 
 
@@ -65,7 +65,7 @@ class NoPromptError(RowError):
     """A row without a prompt where one is looked for; what to say of it depends on the rest of the file."""
 
 
-def loads(body: bytes) -> Any:
+def row_json(body: bytes) -> Any:
     """Read a row's JSON; NaN and Infinity, which Python and pandas write for unknown numbers, are null.
 
     Raises orjson.JSONDecodeError.
@@ -137,13 +137,13 @@ def found_prompt(value: dict[Any, Any], column: str | None) -> tuple[dict[Any, A
         value, name = {**value, "body": value[PARAMS]}, "body"  # a request of Anthropic's batches
     try:
         if name is not None:
-            return value, name, stands_in(value, name)
+            return value, name, cell_of(value, name)
     except KeyError:
         pass
     raise NoPromptError
 
 
-def at(value: Mapping[Any, Any], column: str) -> Any:
+def value_at(value: Mapping[Any, Any], column: str) -> Any:
     """Return what stands in a column; `a.b` is b in the object a where no column has that name. Raises KeyError."""
     if column in value:
         return value[column]
@@ -151,12 +151,12 @@ def at(value: Mapping[Any, Any], column: str) -> Any:
     inner = value[first]
     if not dot or not isinstance(inner, dict):
         raise KeyError(column)
-    return at(inner, rest)
+    return value_at(inner, rest)
 
 
-def stands_in(value: Mapping[str, Any], name: str) -> Any:
-    """Return what stands in a column, a conversation as its messages; read where it is one in a text, as tables have it."""
-    given = at(value, name)
+def cell_of(value: Mapping[str, Any], name: str) -> Any:
+    """Return what stands in a column; a conversation as its messages, also where it is JSON in a text, as tables have it."""
+    given = value_at(value, name)
     if isinstance(given, str) and given.lstrip()[:1] in ("[", "{"):
         given = _in_text(given, known=name in CONVERSATIONS or (name == "body" and given.lstrip()[0] == "{"), name=name)
     given = in_order(given, value)
@@ -169,7 +169,7 @@ def _in_text(given: str, *, known: bool, name: str) -> Any:
     What Python wrote is read as JSON is.
     """
     try:
-        read = loads(given.encode())
+        read = row_json(given.encode())
     except orjson.JSONDecodeError as error:
         read = loads_python(given.strip())
         if read is None and known:
@@ -235,7 +235,7 @@ def unsent_columns(value: dict[Any, Any], column: str | None) -> tuple[list[str]
     others = [name for name in beside if name not in filled]
     inner = None
     with contextlib.suppress(KeyError, RowError):
-        inner = None if prompt in (None, "body") else stands_in(value, prompt)
+        inner = None if prompt in (None, "body") else cell_of(value, prompt)
     if isinstance(inner, dict) and not is_turn(inner) and not is_tree(inner):
         filled += [f"{prompt}.{name}" for name in unsent_columns(inner, None)[0]]
         others.append(str(prompt).partition(".")[0])

@@ -24,7 +24,7 @@ from loadtest.errors import ScenarioError, os_error_as
 from loadtest.scenario import MOST_REQUESTS, file_version
 from loadtest.scenario.files import is_utf8, not_regular, not_rows
 from loadtest.text import counted
-from loadtest.workloads.files.columns import TURNS, NoPromptError, RowError, RowShape, is_plain, loads
+from loadtest.workloads.files.columns import TURNS, NoPromptError, RowError, RowShape, is_plain, row_json
 from loadtest.workloads.files.csv_mistakes import LONE_RETURNS, MOST_ROW, wrong_cells, wrong_csv
 from loadtest.workloads.files.data_row import HOLDS_COLUMNS, Row, read_row
 from loadtest.workloads.files.json_rows import BLOCK, RowSpan, array_rows, is_spread, object_rows, remedy
@@ -98,7 +98,7 @@ class DataFile:
         if self.lines:
             return body.decode().rstrip("\r\n")
         if self.head is None:
-            return loads(body)
+            return row_json(body)
         cells = next(csv.reader([body.decode()], delimiter=self.delimiter, strict=True))
         return dict(zip(self.head, cells, strict=False))
 
@@ -180,7 +180,7 @@ class DataFile:
         return ScenarioError(f"the data file {self.path}, {self._place(offset)}, {what}{stop}")
 
     def _place(self, offset: int, column: int | None = None) -> str:
-        """Return the line of an offset, and the column: `column` counts on from there, None: where the line says more before."""
+        """Return where an offset is: line and column. `column` counts from the offset; None: no column at a line's beginning."""
         before, line = b"", 1
         with self.path.open("rb") as file:
             while offset > 0 and (block := file.read(min(offset, BLOCK))):
@@ -212,7 +212,7 @@ class DataFile:
 
     def _parsed(self, span: RowSpan) -> Any:
         try:
-            return loads(span.body)
+            return row_json(span.body)
         except orjson.JSONDecodeError as error:
             if b"\0" in span.body:
                 raise self._wrong(span.start, "holds a NUL byte; save the file as UTF-8 text") from None
@@ -300,7 +300,7 @@ def _read_data(path: Path, column: str | None, _: tuple[int, ...]) -> DataFile:
 
 def _is_json(line: bytes) -> bool:
     try:
-        loads(line)
+        row_json(line)
     except orjson.JSONDecodeError:
         return False
     return True

@@ -18,8 +18,8 @@ from loadtest.workloads.files.columns import (
     SYSTEMS,
     NoPromptError,
     RowError,
+    cell_of,
     found_prompt,
-    stands_in,
 )
 from loadtest.workloads.files.trace import read_count
 from loadtest.workloads.files.turns import (
@@ -281,7 +281,7 @@ def _output_length(value: Mapping[str, Any]) -> int | None:
 
 def _body_keys(value: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Return what a row lays over its request's body."""
-    extra = stands_in(value, "body") if "body" in value else None
+    extra = cell_of(value, "body") if "body" in value else None
     if not isinstance(extra, dict):
         return None
     said = {key: each for key, each in extra.items() if key not in OWN}

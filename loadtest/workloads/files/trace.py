@@ -35,7 +35,7 @@ from loadtest.scenario import (
 )
 from loadtest.scenario.files import parsed
 from loadtest.text import listed, percent, seconds
-from loadtest.workloads.files.columns import IDS, KNOWN, LENGTH_KEYS, loads, plain_name
+from loadtest.workloads.files.columns import IDS, KNOWN, LENGTH_KEYS, plain_name, row_json
 from loadtest.workloads.files.csv_mistakes import split_head, wrong_cells, wrong_csv, wrong_head
 from loadtest.workloads.files.json_rows import remedy
 
@@ -81,7 +81,10 @@ class Blocks:
 
     @classmethod
     def of(cls, hashes: array[int], ends: array[int], lengths: array[int]) -> Self:
-        """Return the blocks: of a power of two tokens, so that each request has one for each begun block, else of 512 or less."""
+        """Return the blocks, with the power of two as size by which each request has a hash for each block that it begins.
+
+        Where no size does that for all requests, it is 512 tokens or less.
+        """
         most, least = math.inf, 0.0
         for length, count in zip(lengths, np.diff(ends, prepend=0).tolist(), strict=True):
             most = min(most, (length - 1) / (count - 1)) if count > 1 else most
@@ -310,7 +313,7 @@ def _json_rows(path: Path, rows: Sequence[tuple[int, str]]) -> Iterator[tuple[in
     for number, line in rows:
         row = parsed(line)
         try:
-            row = loads(line.encode()) if row is None else row
+            row = row_json(line.encode()) if row is None else row
         except orjson.JSONDecodeError as error:
             hint = remedy(line.encode(), error.msg, error.doc[error.pos :])
             raise ScenarioError(

@@ -30,11 +30,8 @@ PAIRS = (
 )
 PARENTS = ("parent", "parentId", "parentMessageId", "parent_message_uuid")  # of a node in a tree of messages
 NODES = ("id", "messageId", "uuid")  # names of such a node
-LEAVES = (
-    "current_node",
-    "currentId",
-    "current_leaf_message_uuid",
-)  # beside the tree: where the branch that was shown last ends
+# names, beside the tree, of the node in which the branch ends that was shown last
+LEAVES = ("current_node", "currentId", "current_leaf_message_uuid")
 REPLIES = ("children", "replies")  # of a message that holds what follows it
 
 

@@ -13,16 +13,13 @@ import orjson
 
 from loadtest.scenario import short_repr
 from loadtest.text import listed
-from loadtest.workloads.files.columns import IDS, KNOWN, LENGTH_KEYS, SYSTEMS, TURNS, RowError, loads, usual_name
+from loadtest.workloads.files.columns import IDS, KNOWN, LENGTH_KEYS, SYSTEMS, TURNS, RowError, row_json, usual_name
 from loadtest.workloads.files.csv_mistakes import split_head, wrong_csv, wrong_head
 from loadtest.workloads.files.data_row import HOLDS_COLUMNS, ONE_MESSAGE, names_of, read_row
 from loadtest.workloads.files.trace import is_trace_row
 
-DEPTH, LOOKED_AT, MOST_FOUND = (
-    5,
-    50,
-    3,
-)  # objects in objects that are looked through; elements of a list; places in a sentence
+# objects in objects that are looked through; elements of a list that are looked at; places in a sentence
+DEPTH, LOOKED_AT, MOST_FOUND = 5, 50, 3
 TRACE_ROW = (
     "is a row of a trace, with an instant and lengths but no text; give the file with --trace, or its lengths alone "
     "with --input-tokens 'empirical(FILE)'"
@@ -118,7 +115,7 @@ def _rows_in(value: Mapping[Any, Any], before: str = "", depth: int = DEPTH) -> 
 def _json_in(text: Any) -> Any:
     """Return the object that a text is in JSON; None for any other value."""
     try:
-        return loads(text.encode()) if isinstance(text, str) and text.lstrip().startswith("{") else None
+        return row_json(text.encode()) if isinstance(text, str) and text.lstrip().startswith("{") else None
     except (orjson.JSONDecodeError, UnicodeEncodeError):
         return None
 

@@ -16,7 +16,7 @@ _CHALLENGE = re.compile(r'\berror(?:_description)?="([^"]{1,300})"', re.IGNORECA
 _WAIT = re.compile(
     r"\+?(?:(\d{1,6})h)?(?:(\d{1,6})m(?!s))?(?:(\d{1,12}(?:\.\d{1,9})?)\s*(ms|s|sec|seconds)?)?", re.IGNORECASE
 )
-SINCE_1970_S = 1e9  # what is no less is no wait but an instant
+SINCE_1970_S = 1e9  # a number of seconds from here on is an instant, counted from 1970, and no wait
 _LOGIN = re.compile(
     r"(?:^|[/._-])(?:log[-_]?[io]n|sign[-_]?[io]n|auth(?:n|elia|entik|orize|entication)?|oauth2?|oidc|openid(?:-connect)?"
     r"|sso|saml2?|cas|idp|keycloak|microsoftonline)(?=$|[/._?-])",
@@ -40,7 +40,10 @@ def cause_in(said: Mapping[str, str]) -> str | None:
 
 
 def when_to_retry(said: Mapping[str, str]) -> str:
-    """Return what headers (names in small letters) say of that: seconds, Azure's milliseconds, or an instant."""
+    """Return " (retry after …)" where an answer's headers (names in small letters) say when to try again; else "".
+
+    They say it in seconds, in milliseconds (Azure) or as an instant.
+    """
     wait = said.get("retry-after", "").strip()
     in_ms = next((said[name].strip() for name in ("retry-after-ms", "x-ms-retry-after-ms") if name in said), "")
     if (known := _wait_s(wait)) is None and in_ms:
@@ -81,9 +84,9 @@ def bare_location(location: str) -> str:
 
 
 def other_slash(asked: str, location: str, path: str) -> str | None:
-    """Return the path to ask at where a redirect from `path`, asked for at a URL, only adds a slash at its end or takes it away.
+    """Return the path with or without its last slash, where a redirect differs from what was asked in that alone; else None.
 
-    The scheme is not looked at: a server behind TLS names http. None for any other redirect.
+    `asked` is the whole URL that was asked, `path` its path. The scheme is not looked at: a server behind TLS names http.
     """
     try:
         there, here = urlsplit(urljoin(asked, location)), urlsplit(asked)
@@ -96,8 +99,8 @@ def other_slash(asked: str, location: str, path: str) -> str | None:
     return f"{bare}/{mark}{query}" if there.path.endswith("/") else f"{bare.rstrip('/')}{mark}{query}"
 
 
-def instead(location: str) -> str:
-    """Return what to give in place of what was asked for, to stand behind "give"."""
+def url_to_give(location: str) -> str:
+    """Return what the user has to give where a redirect leads to `location`: the words that follow "give"."""
     ends_so = location.endswith("/") and location.rstrip("/").endswith(_OF_AN_API)
     return "its path with --path, slash and all" if ends_so else "that URL"
 

@@ -25,12 +25,12 @@ _BESIDE_CHOICES = frozenset(("code", "status", "status_code", "success", "ok", "
 _OF_HTTP = re.compile(r"[45]\d\d")
 
 
-def in_row(row: dict[str, Any]) -> str | None:
-    """Return what a row of an answer says is wrong: an error object, under any of its names; None where it says nothing."""
-    if (error := row.get("error")) and not is_none(error):
+def error_in_row(row: dict[str, Any]) -> str | None:
+    """Return the error in a row of an answer, under whichever name; None where it has none."""
+    if (error := row.get("error")) and not is_no_error(error):
         return error_sentence(row if isinstance(error, bool | int | float) or row.get("choices") is None else error)
     for name, value in row.items():
-        if isinstance(value, dict) and name.startswith("x_") and value.get("error") and not is_none(value["error"]):
+        if isinstance(value, dict) and name.startswith("x_") and value.get("error") and not is_no_error(value["error"]):
             return error_sentence(value["error"])  # Groq's x_groq
     if row.get("object") == "error" or row.get("type") in ("error", "response.error"):
         return error_sentence(row)
@@ -42,31 +42,33 @@ def in_row(row: dict[str, Any]) -> str | None:
 
 def _says(value: Any) -> bool:
     """Whether a value is words that are not just those of success."""
-    return isinstance(value, str) and not is_none(value) and value.strip().lower() not in _GOOD_WORDS
+    return isinstance(value, str) and not is_no_error(value) and value.strip().lower() not in _GOOD_WORDS
 
 
-def is_none(error: Any) -> bool:
-    """Whether an error is none: all of it empty, as one-api sends with every answer, or a code of success."""
+def is_no_error(error: Any) -> bool:
+    """Whether what stands under an error's name is no error: all of it empty, as one-api sends it, or a code of success."""
     if isinstance(error, str):
         return error.strip().lower() in ("", "none", "null", "false")
     if not isinstance(error, dict):
         return False
     error = one_spelling(error)
     said = [
-        value for key, value in error.items() if key not in _CODES and not (isinstance(value, str) and is_none(value))
+        value
+        for key, value in error.items()
+        if key not in _CODES and not (isinstance(value, str) and is_no_error(value))
     ]
     words = [value for value in said if value and str(value).strip().lower() not in _GOOD_WORDS]
     codes = [error[key] for key in _CODES if error.get(key)]
     return not words and all(str(code).lower() in ("200", *_GOOD_WORDS) for code in codes)
 
 
-def envelope(row: dict[str, Any]) -> str | None:
+def error_in_envelope(row: dict[str, Any]) -> str | None:
     """Return the error in a row that has nothing of a dialect's own, as gateways send with status 200; else None."""
     row = one_spelling(row)
     if isinstance(inner := row.get("response"), dict):  # Tencent's
         row |= one_spelling(inner)
     if (
-        (row.get("error") and not is_none(row["error"]))
+        (row.get("error") and not is_no_error(row["error"]))
         or any(row.get(name) for name in ("errors", "detail", "fault"))
         or any(str(row.get(name)).lower() in ("false", "0") for name in ("success", "ok"))
         or any(row.get(name) is True for name in ("iserror", "failed"))
@@ -93,32 +95,34 @@ def _is_state(key: str, value: int | str) -> bool:
     return key.startswith("status") and 100 <= code < 300
 
 
-def words(row: dict[str, Any]) -> str | None:
-    """Return the message of a row that has nothing else; None where it has none."""
+def message_alone(row: dict[str, Any]) -> str | None:
+    """Return what a row says under a name of messages; for rows that have no error under any other name."""
     said = any(value and isinstance(value, str) and key in WORDS for key, value in one_spelling(row).items())
     return error_sentence(row) if said else None
 
 
-def beside_choices(row: dict[str, Any]) -> str | None:
-    """Return what a row with choices says is wrong in an envelope's words; None where it says nothing of that kind.
+def error_beside_choices(row: dict[str, Any]) -> str | None:
+    """Return the error that a row has in an envelope's words beside its choices; None where it has none.
 
-    A code is one of HTTP there: gateways number their good answers, too.
+    Beside choices a code counts only where it is an error's of HTTP: gateways number their good answers, too.
     """
     if _BESIDE_CHOICES.isdisjoint(row):
         return None
     foreign = {key for key in ("code", "status_code") if not _OF_HTTP.fullmatch(str(row.get(key)))}
     left_out = {"choices", "detail", *foreign}
-    return envelope({key: value for key, value in row.items() if key not in left_out})
+    return error_in_envelope({key: value for key, value in row.items() if key not in left_out})
 
 
-def in_foreign_row(row: dict[str, Any]) -> str | None:
-    """Return what such a row says is wrong, be it in an envelope or under a name of its own; None where it says nothing."""
-    if (said := in_row(row) or envelope(row)) is not None:
+def error_in_foreign_row(row: dict[str, Any]) -> str | None:
+    """Return the error in a row of no known format, in an envelope or under another name; None where it has none."""
+    if (said := error_in_row(row) or error_in_envelope(row)) is not None:
         return said
     for name, value in row.items():
         named = value and isinstance(value, str | dict) and _NAMES.fullmatch(name)
-        if named and (said := in_row({"error": value})) is not None:
+        if named and (said := error_in_row({"error": value})) is not None:
             return said
-        if isinstance(value, dict) and (said := in_row(value) or (envelope(value) if name in _ENVELOPES else None)):
+        if isinstance(value, dict) and (
+            said := error_in_row(value) or (error_in_envelope(value) if name in _ENVELOPES else None)
+        ):
             return said
     return None

@@ -63,7 +63,10 @@ class Refusal:
 
 
 def refused_field(dialect: Dialect, output_tokens: int | None, status: int | None, words: str) -> Refusal | None:
-    """Return the field of such a request that an answer's words call unknown; None where they name none of ours."""
+    """Return which field of our request an answer's words call unknown; None where they name none.
+
+    The request was one of this dialect, with answers of this length.
+    """
     if status not in FIELD_STATUSES or not _REFUSING.search(words):
         return None
     fields = dialect.fields(output_tokens)
@@ -103,8 +106,8 @@ def without_field(dialect: Dialect, name: str) -> Refusal | None:
     return Refusal(name, key, () if key == "stop" else None)
 
 
-def advised(dialect: Dialect, output_tokens: int | None, status: int | None, sentence: str) -> str:
-    """Return an error's sentence with what to do at its end, where it calls a field of ours unknown or misses a header."""
+def with_advice(dialect: Dialect, output_tokens: int | None, status: int | None, sentence: str) -> str:
+    """Return an error's sentence; where it calls a field of ours unknown, or misses a header, with what to do at its end."""
     if (header := wanted_header(status, sentence)) is not None:
         return f"{sentence}; {give_header(header)}"
     refusal = refused_field(dialect, output_tokens, status, sentence)

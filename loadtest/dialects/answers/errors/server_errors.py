@@ -11,8 +11,8 @@ from loadtest.dialects.answers.errors.error_headers import (
     LOG_IN,
     bare_location,
     cause_in,
-    instead,
     leads_to_login,
+    url_to_give,
     when_to_retry,
 )
 from loadtest.dialects.answers.errors.error_words import LONGEST_PAGE, compact, page_words, words_in, words_of_xml
@@ -28,7 +28,7 @@ ERROR_WITHOUT_TEXT = "an error without a text"
 GUARDED_REPEATS = 30
 
 
-def repeated(texts: Sequence[str]) -> str | None:
+def stopped_for_repeats(texts: Sequence[str]) -> str | None:
     """Say that Ollama's repeat guard ended the answer, where its last pieces are all equal, blanks around them aside.
 
     After more than 30 equal pieces Ollama ends a stream with status 200 and without done:true.
@@ -54,15 +54,12 @@ def quoted(text: str, longest: int = 80) -> str:
     return f"'{shorten(text, longest)}'"
 
 
-def alike(text: str) -> str:
-    """Return `text` with "#" in place of what differs in every answer: see `masked`.
-
-    Our keys are taken out first: with a "#" in it a key would not be recognised.
-    """
-    return masked(redacted(text))
-
-
 _DIGITS = re.compile(r"\d+(?:[.:,T+-]?\d+)*")
+
+
+# an error whose words have quotes or backslashes that its server did not escape (transformers serve writes JSON by hand)
+_BROKEN_ERROR = re.compile(rb'\s*\{\s*"error"\s*:\s*"(.+)"\s*\}\s*', re.DOTALL)
+_CALLED_ERROR = re.compile(rb"\s*[\[<*]*error[\]>*]*\s*:\s*(?=\S)", re.IGNORECASE)
 
 
 def undecodable(line: bytes) -> str:
@@ -78,33 +75,34 @@ def undecodable(line: bytes) -> str:
         return f"the answer goes on with {page}"
     if (at := line.rfind(b'{"error"')) > 0 and (row := parse_json(line[at:])) is not None:
         return error_sentence(row)  # the server said it in the middle of another object
-    return f"a line of the answer is not a JSON object: {beginning(line)}"
+    return f"a line of the answer is not a JSON object: {quoted_beginning(line)}"
 
 
-def beginning(data: bytes, longest: int = 80) -> str:
+def quoted_beginning(data: bytes, longest: int = 80) -> str:
     """Return how bytes of an answer begin, in quotes; numbers are masked, since any may be an id."""
-    return quoted(_DIGITS.sub("#", alike(data[:400].decode(errors="replace"))), longest)
+    return quoted(_DIGITS.sub("#", masked(data[:400].decode(errors="replace"))), longest)
 
 
-# an error whose words have quotes or backslashes that its server did not escape (transformers serve writes JSON by hand)
-_BROKEN_ERROR = re.compile(rb'\s*\{\s*"error"\s*:\s*"(.+)"\s*\}\s*', re.DOTALL)
-_CALLED_ERROR = re.compile(rb"\s*[\[<*]*error[\]>*]*\s*:\s*(?=\S)", re.IGNORECASE)
+_PACKED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\x78\x9c", b"\x78\x01", b"\x78\xda")  # gzip, zstd, deflate
 
 
-def stranger(body: bytes) -> str:
+def not_a_stream(body: bytes) -> str:
     """Say what a body is that is no model server's answer: a web page, text, or other JSON."""
     if page := _page(body):
         return f"the answer is {page}"
     if said := words_of_xml(body):
-        return f"the answer is an error in XML: {quoted(alike(said), 200)}"
+        return f"the answer is an error in XML: {quoted(masked(said), 200)}"
     if body.startswith(_PACKED):
         return "the server compressed the answer without saying so"
     words = _words_amid(body)
     if words:
-        return f"the answer is no text but binary, with these words in it: {beginning(words, 200)}"
+        return f"the answer is no text but binary, with these words in it: {quoted_beginning(words, 200)}"
     if not _is_text(body):
         return "the answer is no text: it may be compressed"
-    return f"the answer is no stream of a model server: it begins with {beginning(body, 160)}"
+    return f"the answer is no stream of a model server: it begins with {quoted_beginning(body, 160)}"
+
+
+_PRINTED = re.compile(rb"[\x20-\x7e]{6,}")
 
 
 def _words_amid(body: bytes) -> bytes:
@@ -114,14 +112,11 @@ def _words_amid(body: bytes) -> bytes:
     return b" ".join(words) if b"\0" in begin.strip(b"\0") and 2 * sum(map(len, words)) > len(begin) else b""
 
 
-_PRINTED = re.compile(rb"[\x20-\x7e]{6,}")
-
-
 def _page(body: bytes) -> str | None:
     """Name a web page by its title; None where the body is none."""
     if (found := page_words(body)) is None:
         return None
-    title, squids = (quoted(alike(text), 120) if text else "" for text in found)
+    title, squids = (quoted(masked(text), 120) if text else "" for text in found)
     return f"a web page, titled {title}{f': {squids}' if squids else ''}" if title else "a web page without a title"
 
 
@@ -138,7 +133,7 @@ def error_sentence(error: Any) -> str:
     "msg": str}, {"success": false, "errors": […]}, {"error": true, "message": str}, {"fault": {"faultstring": str}}.
     """
     said = words_in(error) or (compact(error) if error and not isinstance(error, str) else "")
-    return shorten(alike(said[: 8 * MOST_CHARACTERS])) or ERROR_WITHOUT_TEXT
+    return shorten(masked(said[: 8 * MOST_CHARACTERS])) or ERROR_WITHOUT_TEXT
 
 
 def sentence_in(error: bytes) -> str:
@@ -147,12 +142,12 @@ def sentence_in(error: bytes) -> str:
     return error_sentence(error.strip().decode(errors="replace") if said is None else said)
 
 
+_OUR_BEGINNINGS = ("a line of the answer", "the answer ", "the server ")
+
+
 def is_ours(sentence: str) -> bool:
     """Whether the sentence of an error is one of this module on bytes that cannot be read, not the server's own words."""
     return sentence.startswith(_OUR_BEGINNINGS)
-
-
-_OUR_BEGINNINGS = ("a line of the answer", "the answer ", "the server ")
 
 
 def http_sentence(status: int, body: bytes, headers: Mapping[str, str] | None = None) -> str:
@@ -167,11 +162,11 @@ def http_sentence(status: int, body: bytes, headers: Mapping[str, str] | None = 
     if packed not in ("", "identity", "none") and body and not _is_text(body):
         text = f"{begin}, in an answer that the server compressed ({shorten(packed, 40)})"
     elif 300 <= status < 400 and said.get("location"):
-        where = shorten(alike(bare_location(said["location"])), 200)
+        where = shorten(masked(bare_location(said["location"])), 200)
         if leads_to_login(said["location"]):
             text = f"{begin}: the server redirects to {where}, where people log in; {LOG_IN}"
         else:
-            text = f"{begin}: the server redirects to {where}; redirects are not followed, so give {instead(where)}"
+            text = f"{begin}: the server redirects to {where}; redirects are not followed, so give {url_to_give(where)}"
     else:
         text = _body_sentence(body) or _status_sentence(begin, body, said)
     return text + when_to_retry(said)
@@ -187,7 +182,7 @@ def _body_sentence(body: bytes) -> str | None:
     if body.strip() == b"null" or words_of_xml(body) or page_words(body) or not _is_text(body):
         return None
     text = words_in(body[:LONGEST_PAGE].decode(errors="replace"))[: 8 * MOST_CHARACTERS + 1]
-    return shorten(alike(text)) or None
+    return shorten(masked(text)) or None
 
 
 def _is_void(value: Any, depth: int = 6) -> bool:
@@ -199,7 +194,7 @@ def _is_void(value: Any, depth: int = 6) -> bool:
 def _status_sentence(begin: str, body: bytes, said: Mapping[str, str]) -> str:
     """Return what an answer says whose body is no JSON and no text."""
     if xml := words_of_xml(body):
-        return f"{begin}: {quoted(alike(xml), 200)}"
+        return f"{begin}: {quoted(masked(xml), 200)}"
     if body.startswith(_PACKED):
         return f"{begin}, in an answer that the server compressed without saying so"
     if page := _page(body):
@@ -211,7 +206,7 @@ def _status_sentence(begin: str, body: bytes, said: Mapping[str, str]) -> str:
     else:
         what = f"a body that is no text ({len(body)} bytes)"
     cause = None if page and "titled" in page else cause_in(said)
-    return f"{begin} with {what}" + (f", and the header {quoted(alike(cause), 160)}" if cause else "")
+    return f"{begin} with {what}" + (f", and the header {quoted(masked(cause), 160)}" if cause else "")
 
 
 def _in_frames(body: bytes) -> Any:
@@ -220,9 +215,6 @@ def _in_frames(body: bytes) -> Any:
         if isinstance(row := parse_json(line.removeprefix(b"data:").strip()), dict):
             return row
     return None
-
-
-_PACKED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\x78\x9c", b"\x78\x01", b"\x78\xda")  # gzip, zstd, deflate
 
 
 def _is_text(body: bytes) -> bool:
@@ -273,10 +265,11 @@ _TIMES = re.compile(
 
 
 def masked(text: str) -> str:
-    """Return `text` with "#" in place of what differs in every answer, so that equal failures read alike.
+    """Return `text` without our keys, and with "#" for what differs in every answer, so that equal failures read alike.
 
     A number that may be a limit or a length stays, and so does a time of whole seconds that is not one to wait.
     """
+    text = redacted(text)  # first: a key with a "#" in it would not be recognised
     for pattern in (_IDS, _NAMED, _COUNTED, _TIMES):
         text = pattern.sub(lambda found: f"{''.join(filter(None, found.groups()))}#", text)
     return text

@@ -43,15 +43,16 @@ class Alike:
     end: bytes
     leading: bytes  # of the first value
     kinds: tuple[type, ...]  # of the values in a line
-    text: int  # which value is the text
-    minute: int | None  # ns since 1970, less what `leading` adds
+    text: int  # the index of the value that is the text
+    # the instant, ns since 1970, to which a line's seconds are added; None where lines have no instants
+    minute: int | None
 
     @classmethod
     def like(cls, line: bytes, text: str, created: int | None) -> Self | None:
         """Return what lines like this one have in common; None where the place of its text is not certain.
 
-        In a line without escapes the text stands as it is; where it occurs exactly once, that is its place. The line has an
-        instant where it was `created` at one.
+        In a line without escapes the text stands as it is; where it occurs exactly once, that is its place. `created` is the
+        line's own instant, None where it has none.
         """
         literal = b'"%b"' % text.encode(errors="replace")
         if b"\\" in line or line.count(literal) != 1:
@@ -81,7 +82,7 @@ class Alike:
     ) -> LinesTaken | None:
         """Take up to `most` alike lines from the line `at` on, which begins at this `offset`.
 
-        Lines that are `silent` may be between them. None where the next line that is not is of another kind.
+        Lines that are `silent` may stand between them. None where the next line that is not silent is of another kind.
         """
         begin, end, first = self.begin, self.end, at
         while first < len(lines) and first - at < MOST_BETWEEN and lines[first] in silent:
@@ -109,7 +110,7 @@ class Alike:
         return None
 
     def _found(self, pieces: list[bytes]) -> tuple[list[str], list[int]] | None:
-        """Return the texts of the lines up to the first that has none, and their instants; None where one is not alike."""
+        """Return the texts of the lines before the first empty one, and their instants; None where a line is of another kind."""
         data, size = (b",\n" + self.leading).join(pieces), len(self.kinds)  # no text of JSON goes on behind a newline
         for between, comma in self.between:
             data = data.replace(between, comma)

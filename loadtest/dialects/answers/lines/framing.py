@@ -9,6 +9,8 @@ EMPTY_FIELDS = (b"data", b"event", b"id", b"retry")
 BOM = b"\xef\xbb\xbf"
 LONGEST_LINE = 64 << 20  # bytes
 TOO_LONG = f"a line of the answer is longer than {LONGEST_LINE >> 20} MiB"
+_FIELD = re.compile(rb"(data|event|error|id|retry)[ \t]*:", re.IGNORECASE)
+_LONE_RETURN = re.compile(rb"\r(?!\Z)")  # one at the very end may yet be followed by b"\n"
 
 
 class LineSplitter:
@@ -73,10 +75,6 @@ def plain_field(line: bytes) -> bytes:
     bare = line.strip(b" \t\r\n\0\x1e")
     found = _FIELD.match(bare)
     return bare if found is None else found[1].lower() + b":" + bare[found.end() :]
-
-
-_FIELD = re.compile(rb"(data|event|error|id|retry)[ \t]*:", re.IGNORECASE)
-_LONE_RETURN = re.compile(rb"\r(?!\Z)")  # one at the very end may yet be followed by b"\n"
 
 
 _DATALESS = (b"", b"event", b"id", b"retry")  # fields of an event that hold no data; a comment has no name

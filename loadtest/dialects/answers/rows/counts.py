@@ -42,8 +42,8 @@ def _kind_seen(value: Any) -> str:
     return "a text" if isinstance(value, str) else "a list" if isinstance(value, list) else "an object"
 
 
-def kept(value: Any, name: str, note: Note, depth: int = _DEEPEST, *, longest: int = 80) -> Any:
-    """Return what is kept of what a server said: numbers in range, texts of `longest` characters, and objects of those."""
+def storable(value: Any, name: str, note: Note, depth: int = _DEEPEST, *, longest: int = 80) -> Any:
+    """Return a server's value as a file keeps it: numbers in range, texts of `longest` characters, objects and lists of those."""
     if isinstance(value, bool) or value is None:
         return value
     if isinstance(value, int | float):
@@ -54,8 +54,8 @@ def kept(value: Any, name: str, note: Note, depth: int = _DEEPEST, *, longest: i
         return None
     if isinstance(value, dict):
         entries = islice(value.items(), WIDEST)
-        return {short_key(key): kept(item, key, note, depth - 1, longest=longest) for key, item in entries}
-    return [kept(item, name, note, depth - 1, longest=longest) for item in value[:WIDEST]]
+        return {short_key(key): storable(item, key, note, depth - 1, longest=longest) for key, item in entries}
+    return [storable(item, name, note, depth - 1, longest=longest) for item in value[:WIDEST]]
 
 
 def durations_and_counts(row: dict[str, Any], note: Note) -> dict[str, int]:
@@ -93,7 +93,7 @@ PROMPT, OUTPUT, TOTAL = "prompt", "output", "total"
 
 
 @lru_cache(maxsize=256)
-def counted(name: str) -> str | None:
+def kind_of_count(name: str) -> str | None:
     """Return what a count of this name counts, PROMPT, OUTPUT or TOTAL; None for any other name."""
     words = frozenset(word.lower() for word in _WORDS.findall(name))
     if len(words) == 1 and not words <= _BY_THEMSELVES:
@@ -126,13 +126,13 @@ class Usage:
     rises: int = 0  # how often the output's count rose
 
     def take(self, usage: dict[str, Any], note: Note, doubt: Note, *, pieces: int) -> bool:
-        """Take a usage and return whether it says anything: Ollama's completions carry a zero one on every chunk.
+        """Take a usage and return whether it says anything: Ollama's completions have one of zeros in every chunk.
 
         `pieces` is how many pieces of text had come by then.
         """
         prompt, output = usage.get("prompt_tokens"), usage.get("completion_tokens")
         if not (type(prompt) is type(output) is int and 0 < prompt <= MOST_TOKENS and 0 < output <= MOST_TOKENS):
-            usage = flat(usage)
+            usage = flat_usage(usage)
             prompt, output = first_count(usage, PROMPT, note), first_count(usage, OUTPUT, note)
         if not prompt and not output:
             return False
@@ -154,7 +154,7 @@ class Usage:
     def final_output(self, note: Note, doubt: Note, *, pieces: int) -> int | None:
         """Return the output tokens, reasoning included; each contradiction between counts is a doubt.
 
-        A count that is none of the whole answer, which had so many pieces, is unknown.
+        `pieces` is how many pieces the answer had. A count that is not of the whole answer is unknown.
         """
         prompt, output, usage = self.prompt, self.output, self.last
         if output is None:
@@ -192,7 +192,7 @@ class Usage:
         return output
 
 
-def flat(usage: dict[str, Any]) -> dict[str, Any]:
+def flat_usage(usage: dict[str, Any]) -> dict[str, Any]:
     """Return a usage with what lies in an object of its own: Cohere's has tokens, beside what it bills."""
     inner = [usage[name] for name in ("tokens", "usage") if isinstance(usage.get(name), dict)]
     return {**usage, **inner[0]} if inner else usage
@@ -206,8 +206,8 @@ def usage_in(value: Any) -> Any:
 
 
 def first_count(usage: dict[str, Any], kind: str, note: Note) -> int | None:
-    """Return the largest count of this kind (see `counted`); None where there is none."""
-    found = [known_number(usage[name], name, note, MOST_TOKENS) for name in usage if counted(name) == kind]
+    """Return the largest count of this kind (see `kind_of_count`); None where there is none."""
+    found = [known_number(usage[name], name, note, MOST_TOKENS) for name in usage if kind_of_count(name) == kind]
     known = [count for count in found if count is not None]
     return max(known, default=None)
 

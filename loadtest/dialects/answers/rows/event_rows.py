@@ -35,11 +35,11 @@ def rows_of(value: Any) -> list[dict[str, Any]]:
     return found if all(isinstance(row, dict) for row in found) else []
 
 
-def rows_within(value: Any, data: bytes, note: Note, takes: Callable[[dict[str, Any]], bool]) -> list[Ended]:
-    """Return the rows in the JSON of `data`, which `value` is as far as it can be read, and where in `data` each ends.
+def rows_within(value: Any, data: bytes, note: Note, knows: Callable[[dict[str, Any]], bool]) -> list[Ended]:
+    """Return the rows in the JSON of `data`, and where in `data` each ends; `value` is that JSON as far as it can be read.
 
-    What is odd in them goes to `note`. One with other characters around it must be one that `takes`. Objects that no newline
-    parts may have come one by one, so each counts from its own end.
+    `note` is told what is odd in them. A row with other characters around it counts only where `knows` says that it is one of
+    the format. Objects without newlines between them may have come one by one, so each has an end of its own.
     """
     size = len(data)
     if isinstance(value, str) and (text := value[_behind(value, 0) :]).startswith("{"):
@@ -54,7 +54,7 @@ def rows_within(value: Any, data: bytes, note: Note, takes: Callable[[dict[str, 
     if value is None:
         if found:
             note(RUN_TOGETHER)
-        elif (amid := _row_amid(data, takes)) is not None:
+        elif (amid := _row_amid(data, knows)) is not None:
             note(AMID)
             return [(amid, size)]
     elif len(found) != len(rows):
@@ -63,7 +63,7 @@ def rows_within(value: Any, data: bytes, note: Note, takes: Callable[[dict[str, 
 
 
 def run_together(data: bytes) -> list[Ended]:
-    """Return objects that stand one behind the other, as some proxies send them; none where anything else is among them."""
+    """Return objects that stand one behind the other, as some proxies send them; none where anything else stands between them."""
     text = data.decode(errors="surrogateescape")
     rows: list[Ended] = []
     at = _behind(text, 0)
@@ -81,8 +81,8 @@ def run_together(data: bytes) -> list[Ended]:
     return rows
 
 
-def _row_amid(data: bytes, takes: Callable[[dict[str, Any]], bool]) -> dict[str, Any] | None:
-    """Return a row that a few other characters surround, such as quotes, a name of a field or a semicolon."""
+def _row_amid(data: bytes, knows: Callable[[dict[str, Any]], bool]) -> dict[str, Any] | None:
+    """Return a row that `knows` recognises amid a few other characters, such as quotes, a name of a field or a semicolon."""
     before, brace, _ = data[: MOST_AROUND + 1].partition(b"{")
     if not brace or len(data) - data.rfind(b"}") > MOST_AROUND:
         return None
@@ -90,15 +90,15 @@ def _row_amid(data: bytes, takes: Callable[[dict[str, Any]], bool]) -> dict[str,
         row, _ = _JSON.raw_decode(data[len(before) :].decode(errors="replace"))
     except (ValueError, RecursionError):
         return None
-    return row if takes(row) else None
+    return row if knows(row) else None
+
+
+_SIZE = re.compile(rb"[0-9a-f]{1,6}\r?", re.IGNORECASE)
 
 
 def is_chunk_size(line: bytes) -> bool:
     """Whether a line says how long the chunk behind it is, as HTTP has it: some proxies put that into the body."""
     return _SIZE.fullmatch(line) is not None
-
-
-_SIZE = re.compile(rb"[0-9a-f]{1,6}\r?", re.IGNORECASE)
 
 
 def _behind(text: str, at: int) -> int:
@@ -107,10 +107,14 @@ def _behind(text: str, at: int) -> int:
     return at if between is None else between.end()
 
 
-def row_in_list(line: bytes, held: Sequence[bytes], *, begun: bool) -> dict[str, Any] | None:
-    """Return the row in a line of a list that is sent a row at a time, empty where the line has nothing but punctuation.
+_PUNCTUATION = b"[], \t\r"
+MOST_HELD = 8  # lines of punctuation before a list's first row
 
-    None where it is no such line. `held` are the lines before it that are no rows; rows came where the list has `begun`.
+
+def row_in_list(line: bytes, held: Sequence[bytes], *, begun: bool) -> dict[str, Any] | None:
+    """Return the row in a line of a list that is sent a row at a time, an empty one where the line is punctuation alone.
+
+    None where the line is no part of such a list. `held` are the lines before it without a row; `begun`: rows came before it.
     """
     bare = line.strip(_PUNCTUATION)
     if not bare:
@@ -123,14 +127,10 @@ def row_in_list(line: bytes, held: Sequence[bytes], *, begun: bool) -> dict[str,
     return row if isinstance(row, dict) else None
 
 
-_PUNCTUATION = b"[], \t\r"
-MOST_HELD = 8  # lines of punctuation before a list's first row
-
-
 def unwrapped(
-    row: dict[str, Any], takes: Callable[[dict[str, Any]], bool], depth: int = MOST_ENVELOPES
+    row: dict[str, Any], knows: Callable[[dict[str, Any]], bool], depth: int = MOST_ENVELOPES
 ) -> dict[str, Any] | None:
-    """Return the row in a gateway's envelope, with what lies beside it; None where the row is no envelope of one that `takes`."""
+    """Return the row in a gateway's envelope, with what lies beside it there; None where `knows` recognises no row in it."""
     for name in _ENVELOPES:
         inner = row.get(name)
         if isinstance(inner, str) and inner.startswith("{"):
@@ -139,7 +139,7 @@ def unwrapped(
             inner = inner[0]
         if not isinstance(inner, dict):
             continue
-        found = inner if takes(inner) else unwrapped(inner, takes, depth - 1) if depth > 1 else None
+        found = inner if knows(inner) else unwrapped(inner, knows, depth - 1) if depth > 1 else None
         if found is not None:
             return {key: value for key, value in row.items() if key != name} | found
     return None

@@ -9,7 +9,7 @@ from typing import Any, cast
 from loadtest.dialects.answers.decoded import OF_ANOTHER, Decoded, Rows
 from loadtest.dialects.answers.ends import kind_of
 from loadtest.dialects.answers.errors import error_rows, server_errors
-from loadtest.dialects.answers.rows.counts import MOST_TOKENS, counted, known_number
+from loadtest.dialects.answers.rows.counts import MOST_TOKENS, kind_of_count, known_number
 from loadtest.dialects.answers.rows.event_rows import IN_AN_ENVELOPE, unwrapped
 from loadtest.dialects.answers.rows.messages_rows import MessagesRows
 from loadtest.dialects.answers.rows.ollama_rows import OllamaRows
@@ -31,7 +31,7 @@ _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 def as_chunk(row: dict[str, Any]) -> dict[str, Any] | None:
-    """Return a row of such an API, a piece of an answer or a whole one, as a chunk; None for any other row."""
+    """Return a row of another API, be it a piece of an answer or a whole one, as a chunk of OpenAI's; None for a row of none known."""
     if isinstance(row.get("Choices"), list):  # Tencent's
         return cast("dict[str, Any]", respelled(row))
     if not row.keys() & {"type", "object"} and (
@@ -79,14 +79,14 @@ def _of_bedrock(row: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _of_model(row: dict[str, Any]) -> dict[str, Any] | None:
-    """Return a row as a model behind Bedrock writes it as a chunk: a piece of its text, why that ended, and counts beside it."""
+    """Return a row of a model behind Bedrock or watsonx as a chunk of OpenAI's; None for any other row."""
     pieces = row.get("outputs") or row.get("results") or [row]
     piece = pieces[0] if isinstance(pieces, list) and len(pieces) == 1 and isinstance(pieces[0], dict) else {}
     named = next((each for each in _OF_MODELS if isinstance(piece.get(each[0]), str) and each[1] in piece), None)
     if named is None:
         return None
     text, reason = named
-    counts = {name: count for name, count in (row | piece).items() if name != text and counted(name)}
+    counts = {name: count for name, count in (row | piece).items() if name != text and kind_of_count(name)}
     counts["output_tokens"] = piece.get("tokenCount")
     choice = {"text": piece[text], "finish_reason": piece[reason]}
     return {**row, "choices": [choice], "usage": row.get("usage") or counts}
@@ -106,7 +106,7 @@ _DEEPEST_PIECE = 5  # objects and lists in one another
 
 
 def bare_piece(row: dict[str, Any]) -> Texts:
-    """Return the text in a row of no known format that has one under such a name, however deep; none where it is not one."""
+    """Return the one text that a row of no known format has under a name of _PIECES, however deep; none where it has several."""
     found = list(_texts_in(row, _DEEPEST_PIECE))
     return as_marked((found[0], ""), row) if len(found) == 1 else NO_TEXTS
 
@@ -131,7 +131,7 @@ class NativeRows(Rows):
         super().__init__(answer)
         self._counts: tuple[int | None, int | None] = (None, None)  # of the prompt, of the output
 
-    def takes(self, row: dict[str, Any]) -> bool:
+    def knows(self, row: dict[str, Any]) -> bool:
         token = row.get("token")
         if isinstance(token, dict):
             return isinstance(token.get("text"), str)
@@ -151,7 +151,7 @@ class NativeRows(Rows):
                 self._last(row.get("stop_type") or older, row.get("tokens_evaluated"), row.get("tokens_predicted"))
         if isinstance(timings := row.get("timings"), dict):
             answer.ending.server["timings"] = timings
-        answer.take_error(row, error_rows.in_row(row))
+        answer.take_error(row, error_rows.error_in_row(row))
         return False
 
     def _last(self, reason: Any, prompt: Any, output: Any) -> None:
@@ -173,7 +173,7 @@ class _SureMessagesRows(MessagesRows):
 
     __slots__ = ()
 
-    def takes(self, row: dict[str, Any]) -> bool:
+    def knows(self, row: dict[str, Any]) -> bool:
         if kind_of(row).startswith(("message_", "content_block_")):
             return True
         return row.get("role") == "assistant" and "stop_reason" in row
@@ -184,7 +184,7 @@ ALL_FORMATS: Formats = (OpenAIRows, _SureMessagesRows, ResponsesRows, OllamaRows
 
 
 class ForeignRows:
-    """Finds what takes a row that is not of the format that was asked for, which `own` takes; of `others` the first is meant."""
+    """Finds the format of rows that `own`, the format that was asked for, does not know: the first of `others` that knows a row."""
 
     __slots__ = ("_answer", "_others", "_own", "formats")
 
@@ -193,16 +193,16 @@ class ForeignRows:
         self.formats: list[Rows] = []  # empty until such a row was seen
 
     def known(self, row: dict[str, Any]) -> tuple[Rows | None, dict[str, Any]]:
-        """Return what takes the row, and the row as that has it; None for an error, which is taken here."""
-        inner = unwrapped(row, lambda one: self._own.takes(one) or bool(_of_gemini(one)))  # Code Assist wraps Gemini's
+        """Return the rows that take this one, and the row in their format; None for a row that is an error, which is noted here."""
+        inner = unwrapped(row, lambda one: self._own.knows(one) or bool(_of_gemini(one)))  # Code Assist wraps Gemini's
         if inner is not None:
             self._answer.note(IN_AN_ENVELOPE)
             row = inner
-            if self._own.takes(row):
+            if self._own.knows(row):
                 return self._own, row
         self.formats = self.formats or [rows(self._answer) for rows in self._others]
         chunk = as_chunk(row) or row
-        known = next((rows for rows in (self._own, *self.formats) if rows.takes(chunk)), None)
+        known = next((rows for rows in (self._own, *self.formats) if rows.knows(chunk)), None)
         if known is not None:
             self._answer.note(OF_ANOTHER)
             return known, chunk
@@ -211,7 +211,7 @@ class ForeignRows:
     def _is_error(self, row: dict[str, Any]) -> bool:
         """Take a row of no known format for an error, or keep it, to be looked at when the answer has ended."""
         named = self._answer.kind == b"error"
-        if (said := server_errors.error_sentence(row) if named else error_rows.in_foreign_row(row)) is not None:
+        if (said := server_errors.error_sentence(row) if named else error_rows.error_in_foreign_row(row)) is not None:
             self._answer.fail(said)
             return True
         self._answer.say_last(server_errors.as_json(row))

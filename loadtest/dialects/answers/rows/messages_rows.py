@@ -8,7 +8,7 @@ from loadtest.dialects.answers.decoded import Decoded, Rows, as_name
 from loadtest.dialects.answers.ends import kind_of, reason_name
 from loadtest.dialects.answers.errors import error_rows
 from loadtest.dialects.answers.rows.counts import BEDROCK, MOST_TOKENS, known_number
-from loadtest.dialects.answers.rows.text_shapes import NO_TEXTS, Texts, in_message, in_value, tool_text
+from loadtest.dialects.answers.rows.text_shapes import NO_TEXTS, Texts, texts_in, texts_in_message, tool_text
 from loadtest.dialects.base import Note
 
 REASONS = {  # in the words of the other formats
@@ -40,22 +40,24 @@ class MessagesRows(Rows):
         super().__init__(answer)
         self._counts: dict[str, int] = {}
 
-    def takes(self, row: dict[str, Any]) -> bool:
+    def knows(self, row: dict[str, Any]) -> bool:
         kind = kind_of(row)
         return kind == "message" or kind.startswith(_KINDS) or (row.get("role") == "assistant" and "stop_reason" in row)
 
     def take(self, row: dict[str, Any]) -> bool:
         answer, kind = self._answer, kind_of(row)
-        if not kind and self.takes(row):
+        if not kind and self.knows(row):
             kind = "message"
         before = len(answer.events.texts)
         if kind == "message_start":
             answer.begin(row.get("message"))
         answer.add(_texts(row, kind, answer.note))
-        answer.take_error(row, error_rows.in_row(row))
-        if kind == "message":
-            answer.ending.model = as_name(row.get("model"))
-            self._take_usage(row.get("usage"), final=True)
+        answer.take_error(row, error_rows.error_in_row(row))
+        if kind in ("message", "message_stop"):
+            inner = row.get("message")
+            row = row | inner if isinstance(inner, dict) else row
+            answer.ending.model = as_name(row.get("model")) or answer.ending.model
+            self._take_usage(row.get("usage") or row.get(BEDROCK), final=True)
             self._stopped(row)
             answer.marked = answer.over = True
         elif kind == "message_start" and isinstance(message := row.get("message"), dict):
@@ -66,12 +68,6 @@ class MessagesRows(Rows):
             delta: dict[str, Any] = piece if isinstance(piece, dict) else {}
             self._take_usage(row.get("usage") or delta.get("usage"), final=True)
             self._stopped(row | delta)
-        elif kind == "message_stop":
-            inner = row.get("message")
-            row = row | inner if isinstance(inner, dict) else row
-            self._take_usage(row.get("usage") or row.get(BEDROCK), final=True)
-            self._stopped(row)
-            answer.marked = answer.over = True
         ending = answer.ending
         return kind == "content_block_delta" and len(answer.events.texts) == before + 1 and not ending.error
 
@@ -112,36 +108,36 @@ class MessagesRows(Rows):
             ending.hint = NO_STOP_REASON
 
 
+_PIECES = ("text", "think", "input_json")
+
+
 def _texts(row: dict[str, Any], kind: str, note: Note) -> Texts:
     """Return the text in one event: a piece of a block, what a block begins with, or the blocks of a whole message."""
     if kind == "content_block_delta" and isinstance(text := row.get("delta", row.get("text")), str | list):
-        return in_value(text)
+        return texts_in(text)
     if kind == "content_block_delta" and isinstance(delta := row.get("delta"), dict):
         text = delta.get("text")
         if delta.get("type", "text_delta") == "text_delta" and type(text) is str:  # nearly always
             return text, ""
         if delta.get("type") in ("signature_delta", "citations_delta"):
             return NO_TEXTS
-        return in_value(delta) if str(delta.get("type")).startswith(_PIECES) else in_message(delta, note)
+        return texts_in(delta) if str(delta.get("type")).startswith(_PIECES) else texts_in_message(delta, note)
     if kind == "content_block_start" and isinstance(block := row.get("content_block"), dict):
-        return _in_block(block)
+        return _texts_in_block(block)
     if kind == "message_start" and isinstance(row.get("message"), dict):
         row = row["message"]
     content = row.get("content") if kind in ("message", "message_start") else None
     if isinstance(content, str):
         return content, ""
     if isinstance(content, list):
-        found = [_in_block(block) for block in content if isinstance(block, dict)]
+        found = [_texts_in_block(block) for block in content if isinstance(block, dict)]
         return "".join(seen for seen, _ in found), "".join(hidden for _, hidden in found)
     return NO_TEXTS
 
 
-_PIECES = ("text", "think", "input_json")
-
-
-def _in_block(block: dict[str, Any]) -> Texts:
+def _texts_in_block(block: dict[str, Any]) -> Texts:
     if str(block.get("type")).endswith("tool_result"):
         return NO_TEXTS  # of a tool that the server ran: the model did not write it
     if block.get("name") and block.get("type") != "text":  # a call; its arguments are {} where they follow in pieces
         return "", tool_text([{"function": {"name": block["name"], "arguments": block.get("input")}}])
-    return in_value(block)
+    return texts_in(block)

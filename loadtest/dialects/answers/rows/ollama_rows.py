@@ -15,9 +15,13 @@ from loadtest.dialects.answers.rows.counts import (
     PROMPT,
     durations_and_counts,
     first_count,
-    flat,
+    flat_usage,
 )
-from loadtest.dialects.answers.rows.text_shapes import as_marked, in_message
+from loadtest.dialects.answers.rows.text_shapes import as_marked, texts_in_message
+
+_COUNTS = ("prompt_tokens", "completion_tokens")
+_CONTENTS = ("response", "content", "text", "delta")  # the text of a line that has no message
+_OTHER_TEXTS = ("thinking", "reasoning", "reasoning_content", "tool_calls")  # text in a line of /api/generate
 
 
 class OllamaRows(Rows):
@@ -31,7 +35,7 @@ class OllamaRows(Rows):
         self._flagged = False  # a row said whether it is the last; Cloudflare's do not
         self._counts: tuple[int | None, int | None] = (None, None)  # of prompt and output, under the names of /v1
 
-    def takes(self, row: dict[str, Any]) -> bool:
+    def knows(self, row: dict[str, Any]) -> bool:
         done = row.get("done")
         if done is False or ends.is_flag(done):
             return True
@@ -44,7 +48,7 @@ class OllamaRows(Rows):
         events = answer.events
         before = len(events.texts)
         self._flagged = self._flagged or "done" in row
-        own = self.takes(row) and self._text(row)
+        own = self.knows(row) and self._text(row)
         self._take_usage(row)
         if len(events.texts) > before:
             sent = row.get("created_at")
@@ -54,9 +58,9 @@ class OllamaRows(Rows):
             events.created += [stamp] * (len(events.texts) - before)
             answer.take_model(row.get("model"))
         message = row.get("message")
-        said = error_rows.in_row(row)
+        said = error_rows.error_in_row(row)
         if said is None and isinstance(message, dict):
-            said = error_rows.in_row({"error": message.get("error")})
+            said = error_rows.error_in_row({"error": message.get("error")})
         answer.take_error(row, said)  # before a done_reason that says no more than "error"
         ending = answer.ending
         done = row.get("done")
@@ -71,12 +75,12 @@ class OllamaRows(Rows):
     def _text(self, row: dict[str, Any]) -> bool:
         """Take the text of a line; return whether it is the model's."""
         message = row.get("message")
-        if message and isinstance(message, str | list) and error_rows.envelope(row) is None:
+        if message and isinstance(message, str | list) and error_rows.error_in_envelope(row) is None:
             message = {"content": message}
         if not isinstance(message, dict) or (not self._chat and "response" in row):
             content = next((row[name] for name in _CONTENTS if row.get(name)), None)
             message = {"content": content} | {key: row[key] for key in _OTHER_TEXTS if key in row}
-        texts = as_marked(in_message(message, self._answer.note), row)
+        texts = as_marked(texts_in_message(message, self._answer.note), row)
         own = message.get("role") not in OTHERS
         if not own and any(texts):
             texts = self._answer.of_another(message["role"], texts)
@@ -91,7 +95,7 @@ class OllamaRows(Rows):
         """Take counts as /v1 sends them, which some servers leave as they are."""
         said = row.get("usage") or {name: row[name] for name in _COUNTS if name in row}
         if said and isinstance(said, dict):
-            said, note = flat(said), self._answer.note
+            said, note = flat_usage(said), self._answer.note
             self._counts = first_count(said, PROMPT, note), first_count(said, OUTPUT, note)
 
     def _done(self, row: dict[str, Any]) -> None:
@@ -121,9 +125,9 @@ def _reason(row: dict[str, Any]) -> Any:
     return row.get("done_reason") or row.get("finish_reason")
 
 
-_COUNTS = ("prompt_tokens", "completion_tokens")
-_CONTENTS = ("response", "content", "text", "delta")  # the text of a line that has no message
-_OTHER_TEXTS = ("thinking", "reasoning", "reasoning_content", "tool_calls")  # text in a line of /api/generate
+_INSTANT = re.compile(
+    r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d)(?:\.(\d+))?(?:[Zz]|([+-])([01]\d|2[0-3])(?::?([0-5]\d))?)", re.ASCII
+)
 
 
 def nanoseconds(stamp: Any) -> int | None:
@@ -145,11 +149,6 @@ def nanoseconds(stamp: Any) -> int | None:
         return _in_64_bits((_second(second) - offset) * 1_000_000_000 + int(fraction[:9].ljust(9, "0")))
     except ValueError:  # the 32nd of a month
         return None
-
-
-_INSTANT = re.compile(
-    r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d)(?:\.(\d+))?(?:[Zz]|([+-])([01]\d|2[0-3])(?::?([0-5]\d))?)", re.ASCII
-)
 
 
 def _in_64_bits(instant: int) -> int | None:

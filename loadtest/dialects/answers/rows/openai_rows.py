@@ -11,7 +11,7 @@ from loadtest.dialects.answers.rows.counts import (
     BEDROCK,
     MOST_TOKENS,
     OUTPUT,
-    counted,
+    kind_of_count,
     known_number,
     timing_contradiction,
     usage_in,
@@ -23,10 +23,10 @@ from loadtest.dialects.answers.rows.text_shapes import (
     TAKEN_FOR_REASONING,
     Texts,
     as_marked,
-    bare_text,
     by_number,
-    in_message,
-    in_value,
+    texts_in,
+    texts_in_message,
+    texts_of_bare,
     under_odd_names,
 )
 from loadtest.dialects.base import Note
@@ -39,9 +39,8 @@ NO_FINISH = (
 _OWN = frozenset(
     ("id", "object", "created", "model", "choices", "usage", "system_fingerprint", "service_tier", "timings")
 )
-_OF_CHOICES = frozenset(
-    ("index", "delta", "finish_reason", "logprobs", "stop_reason", "token_ids")
-)  # no text but the delta's
+# keys of a choice beside which no text stands but the delta's
+_OF_CHOICES = frozenset(("index", "delta", "finish_reason", "logprobs", "stop_reason", "token_ids"))
 MOST_INDICES = 64  # of choices, and of ids, that are kept
 # the same under other servers' names
 USAGES = frozenset(
@@ -52,9 +51,8 @@ _REASONS = dict.fromkeys(
     ("finish_details", "finishReason", "finish_reasons", "native_finish_reason", "stop_reason", "stopReason")
 )
 _BESIDE = (*REASONING, "content", "refusal", "tool_calls", "function_call")
-_FLAGS = frozenset(
-    ("done", "is_finished", "is_end", "is_final", "is_last", "finished", "stop")
-)  # that say in a choice that it is the last
+# that say in a choice that it is the last
+_FLAGS = frozenset(("done", "is_finished", "is_end", "is_final", "is_last", "finished", "stop"))
 SEVERAL_IDS = "the answer's pieces carry more than one id"
 MIXED = "the answer's pieces carry two ids in turns: they are of two answers, and its figures are of both"
 BEHIND_PIECES = "the answer has text in two places, its pieces and beside them: both are counted"
@@ -85,7 +83,7 @@ class OpenAIRows(Rows):
         # which events are text under a name that is not known, and whether a role is beside it
         self._strange: list[tuple[int, bool]] = []
 
-    def takes(self, row: dict[str, Any]) -> bool:
+    def knows(self, row: dict[str, Any]) -> bool:
         if isinstance(row.get("choices"), list | dict):
             return True
         kind = row.get("object")
@@ -112,7 +110,7 @@ class OpenAIRows(Rows):
                 elif choice:
                     self._answer.doubt("the answer has choices that are no objects: what they say is left out")
         own = row.keys() <= _OWN  # and so it has no text beside its choices
-        if len(events.texts) == before and not (own or said or self._answer.kind) and self.takes(row):
+        if len(events.texts) == before and not (own or said or self._answer.kind) and self.knows(row):
             holder = {name: row[name] for name in _BESIDE if name in row} if choices else row
             if any(texts := self._beside(holder, ("delta", "text", "result"), bool)):
                 self._add(texts, again=True)
@@ -151,13 +149,13 @@ class OpenAIRows(Rows):
             delta = choice.get("message")  # a whole answer, not streamed
             self._whole = delta is not None
         if isinstance(delta, dict):
-            texts = in_message(delta, odd.append)
+            texts = texts_in_message(delta, odd.append)
             if odd and odd[-1].endswith(TAKEN_FOR_REASONING):
                 self._strange.append((len(answer.events), "role" in delta))
             if (role := str(delta.get("role")).lower()) in OTHERS and any(texts):
                 own, odd, texts = False, [], answer.of_another(role, texts)
         else:
-            texts = bare_text(choice.get("text") if delta is None else delta, odd.append)
+            texts = texts_of_bare(choice.get("text") if delta is None else delta, odd.append)
             piece = piece or choice.get("message") is None
         if (beside := not any(texts)) and not choice.keys() <= _OF_CHOICES:
             holder = {name: value for name, value in choice.items() if value is not delta}
@@ -187,9 +185,9 @@ class OpenAIRows(Rows):
         """Return text in a choice or row whose delta has none: a content or reasoning, a message, else under these names."""
         known = {name: holder[name] for name in _BESIDE if holder.get(name)}
         for value in (known, holder.get("delta"), holder.get("message")):
-            if value and isinstance(value, dict) and any(texts := in_message(value, note)):
+            if value and isinstance(value, dict) and any(texts := texts_in_message(value, note)):
                 return texts
-        if found := next((texts for name in names if any(texts := in_value(holder.get(name)))), None):
+        if found := next((texts for name in names if any(texts := texts_in(holder.get(name)))), None):
             return found
         for name, text in under_odd_names(holder):
             self._answer.add_aside((text, ""), name)
@@ -215,7 +213,7 @@ class OpenAIRows(Rows):
         """Take what a choice says of the end, be it in the choice or in its delta."""
         answer = self._answer
         wrong = choice.get("error") or choice.get("error_message") or delta.get("error") or delta.get("error_message")
-        if wrong and (said := error_rows.in_row({"error": wrong})) is not None:
+        if wrong and (said := error_rows.error_in_row({"error": wrong})) is not None:
             answer.fail(said)
         # OpenRouter's provider may have failed though all is said to be well.
         native = choice.get("native_finish_reason")
@@ -245,7 +243,7 @@ class OpenAIRows(Rows):
         """Take usage from wherever it is sent: the row, or an object of the row's, such as x_groq; and timings."""
         for name, value in row.items():
             if type(value) is dict:
-                counts = (key for key in value if "token" in key.lower() and counted(key) == OUTPUT)
+                counts = (key for key in value if "token" in key.lower() and kind_of_count(key) == OUTPUT)
                 if name in USAGES or (not row.get("usage") and any(counts)):
                     self._answer.take_usage(value)
                 elif usage := value.get("usage") or value.get("tokens"):
@@ -318,8 +316,8 @@ def _error_in(row: dict[str, Any]) -> str | None:
     """Return the error that a chunk says under any name; one with names of the API's own alone is not searched."""
     if row.keys() <= _OWN and row.get("object") != "error":
         return None
-    found = error_rows.beside_choices(row) if "choices" in row else error_rows.envelope(row)
-    return error_rows.in_row(row) or found
+    found = error_rows.error_beside_choices(row) if "choices" in row else error_rows.error_in_envelope(row)
+    return error_rows.error_in_row(row) or found
 
 
 def _is_bare(row: dict[str, Any]) -> bool:

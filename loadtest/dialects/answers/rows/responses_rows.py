@@ -11,7 +11,7 @@ from loadtest.dialects.answers.decoded import Decoded, Rows, as_name
 from loadtest.dialects.answers.ends import LAST_OF_RESPONSES, kind_of, reason_name
 from loadtest.dialects.answers.errors import error_rows, server_errors
 from loadtest.dialects.answers.rows.event_rows import rows_of
-from loadtest.dialects.answers.rows.text_shapes import NO_TEXTS, Texts, bare_text, in_value, plain_text, tool_text
+from loadtest.dialects.answers.rows.text_shapes import NO_TEXTS, Texts, plain_text, texts_in, texts_of_bare, tool_text
 from loadtest.dialects.base import Note
 from loadtest.text import join_text
 
@@ -46,7 +46,7 @@ class ResponsesRows(Rows):
         self._ended: tuple[Any, int] = (None, 0)  # the item that ended last, and behind how many events
         self._since = [0, 0]  # the event with which the last item that is over began: of visible and of hidden text
 
-    def takes(self, row: dict[str, Any]) -> bool:
+    def knows(self, row: dict[str, Any]) -> bool:
         return row.get("object") == "response" or kind_of(row).startswith("response.")
 
     def take(self, row: dict[str, Any]) -> bool:
@@ -70,7 +70,7 @@ class ResponsesRows(Rows):
                 answer.take_usage(usage)
             if kind in LAST_OF_RESPONSES and response is not row and (usage := row.get("usage")):
                 answer.take_usage(usage)
-        answer.take_error(row, error_rows.in_row(row))
+        answer.take_error(row, error_rows.error_in_row(row))
         ending = answer.ending
         alike = kind.endswith(".delta") and len(answer.events.texts) == before + 1
         return alike and not (ending.done or ending.error)
@@ -110,7 +110,7 @@ class ResponsesRows(Rows):
         answer = self._answer
         if len(answer.events) == len(answer.events.hidden):  # of the answer itself nothing came
             output = response.get("output")
-            seen, hidden = _in_output(output, response.get("output_text"))
+            seen, hidden = _texts_in_output(output, response.get("output_text"))
             if not (seen or hidden or answer.events):
                 hidden = "".join(plain_text(item.get(key)) for item in rows_of(output) for key in _ACTS)
             answer.add((seen, "" if answer.events else hidden))
@@ -125,7 +125,7 @@ class ResponsesRows(Rows):
         if status is None or status in _UNFINISHED:
             status = kind.removeprefix("response.") or ("completed" if status is None and answer.events else "")
         error = _error_in(response)
-        if error and not error_rows.is_none(error):
+        if error and not error_rows.is_no_error(error):
             answer.fail(server_errors.error_sentence(error))
         elif status:
             answer.finish(REASONS.get(status, status), status)
@@ -159,11 +159,11 @@ def _texts(row: dict[str, Any], kind: str, note: Note) -> Texts:
     if kind in _NO_TEXT:
         return NO_TEXTS
     if kind.endswith(".delta") or (kind.startswith("response.") and row.get("delta")):
-        return _sides(kind, bare_text(row.get("delta") or row.get("text"), note))
+        return _sides(kind, texts_of_bare(row.get("delta") or row.get("text"), note))
     if kind == "response.output_item.added":
-        return _in_output([row.get("item")])
+        return _texts_in_output([row.get("item")])
     if kind == "response.content_part.added" and isinstance(part := row.get("part"), dict):
-        return in_value(part)
+        return texts_in(part)
     return NO_TEXTS
 
 
@@ -180,8 +180,8 @@ def _is_visible(kind: str) -> bool:
 def _whole_text(row: dict[str, Any], kind: str) -> Texts:
     """Return the text of an event that ends an item of the output, or a part of one."""
     if kind == "response.output_item.done":
-        return _in_output([row.get("item")])
-    return _sides(kind, in_value([row.get(key) for key in ("text", "refusal", "arguments", "part")]))
+        return _texts_in_output([row.get("item")])
+    return _sides(kind, texts_in([row.get(key) for key in ("text", "refusal", "arguments", "part")]))
 
 
 def _error_in(response: dict[str, Any]) -> Any:
@@ -191,18 +191,18 @@ def _error_in(response: dict[str, Any]) -> Any:
     return response.get("error") or response.get("last_error") or told
 
 
-def _in_output(output: Any, said: Any = None) -> Texts:
+def _texts_in_output(output: Any, said: Any = None) -> Texts:
     """Return the text of a whole response's items: messages, reasoning and tool calls; else what is `said` beside them."""
     seen, hidden = "", ""
     for item in output if isinstance(output, list) else ():
         if not isinstance(item, dict):
             continue
         if item.get("type") in _TEXT_ITEMS:
-            open_, secret = in_value(item.get("content") or item.get("text"))
+            open_, secret = texts_in(item.get("content") or item.get("text"))
             seen, hidden = seen + open_, hidden + secret
         else:
-            parts = (in_value(item.get(key)) for key in ("summary", "content"))
+            parts = (texts_in(item.get(key)) for key in ("summary", "content"))
             hidden += "".join(a + b for a, b in parts) + tool_text([item]) + plain_text(item.get("code"))
     if not (seen or hidden):
-        return in_value(output if isinstance(output, str) else said)
+        return texts_in(output if isinstance(output, str) else said)
     return seen, hidden

@@ -108,17 +108,22 @@ REASONING = frozenset(
 TAKEN_FOR_REASONING = "taken for reasoning"
 _VISIBLE_KEYS = ("content", "refusal")  # a refusal is what the user reads instead of an answer
 
+SHORTEST_BASE64 = 256  # characters
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")
+_OF_BASE64 = tuple(map(re.compile, ("[A-Z]", "[a-z]", "[0-9]")))
+BINARY = "a piece of the answer is base64, as audio and images are: left out"
 
-def in_value(value: Any, depth: int = DEEPEST) -> Texts:
+
+def texts_in(value: Any, depth: int = DEEPEST) -> Texts:
     """Return the text in a value: a string, an object with text, or a list of those."""
     if isinstance(value, str):
         return NO_TEXTS if len(value) >= SHORTEST_BASE64 and is_base64(value) else (value, "")
     if not value or not depth:
         return NO_TEXTS
     if isinstance(value, list):
-        found = [in_value(item, depth - 1) for item in value]
+        found = [texts_in(item, depth - 1) for item in value]
         return "".join(seen for seen, _ in found), "".join(hidden for _, hidden in found)
-    return _in_part(value, depth) if isinstance(value, dict) else NO_TEXTS
+    return _texts_in_part(value, depth) if isinstance(value, dict) else NO_TEXTS
 
 
 def is_base64(text: str) -> bool:
@@ -127,17 +132,14 @@ def is_base64(text: str) -> bool:
     return _BASE64.fullmatch(bare) is not None and all(kind.search(bare) is not None for kind in _OF_BASE64)
 
 
-SHORTEST_BASE64 = 256  # characters
-_BASE64 = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")
-_OF_BASE64 = tuple(map(re.compile, ("[A-Z]", "[a-z]", "[0-9]")))
-BINARY = "a piece of the answer is base64, as audio and images are: left out"
+_OF_CALLS = ("name", "arguments", "args", "input", "partial_json")
 
 
-def _in_part(part: dict[str, Any], depth: int) -> Texts:
+def _texts_in_part(part: dict[str, Any], depth: int) -> Texts:
     if str(part.get("type") or "").startswith(_FOUND_PARTS):
         return NO_TEXTS
     key, inside = next(
-        ((key, found) for key in _KEYS_OF_TEXT if any(found := in_value(part.get(key), depth - 1))), ("", NO_TEXTS)
+        ((key, found) for key in _KEYS_OF_TEXT if any(found := texts_in(part.get(key), depth - 1))), ("", NO_TEXTS)
     )
     if not (_is_secret(part) or any(word in key for word in _SECRET)):
         calls = "" if any(inside) else "".join(tool_text(part[name]) for name in part if _holds_call(name, part[name]))
@@ -156,7 +158,21 @@ def _is_secret(part: dict[str, Any]) -> bool:
     return any(word in kind for word in _HIDDEN_PARTS) or _is_thought(part)
 
 
-def in_message(message: dict[str, Any], note: Note) -> Texts:
+_ENDINGS_WITHOUT_TEXT = (
+    "_opaque",
+    "_encrypted",
+    "_id",
+    "_ids",
+    "_tokens",
+    "signature",
+    "_type",
+    "_at",
+    "_count",
+    "_duration",
+)
+
+
+def texts_in_message(message: dict[str, Any], note: Note) -> Texts:
     """Return a delta's or message's visible text, and its hidden text: reasoning, under any name, and tool calls.
 
     Text that stands under two names counts once. `note` is given a sentence on each unknown name. Text under an unknown
@@ -168,7 +184,7 @@ def in_message(message: dict[str, Any], note: Note) -> Texts:
     if few and type(content) is str and len(content) < SHORTEST_BASE64:  # nearly always
         return content, ""
     if isinstance(content, int | float):
-        message = {**message, "content": bare_text(content, note)[0]}
+        message = {**message, "content": texts_of_bare(content, note)[0]}
     if type(content) is str and len(content) >= SHORTEST_BASE64 and is_base64(content):
         note(BINARY)
     seen, hidden = "", list[str]()
@@ -177,7 +193,7 @@ def in_message(message: dict[str, Any], note: Note) -> Texts:
     for key, value in message.items():
         if not value or key in _KEYS_WITHOUT_TEXT:
             continue
-        open_, secret = in_value(value)
+        open_, secret = texts_in(value)
         if key in _VISIBLE_KEYS:
             seen += open_
             hidden.append(secret)
@@ -205,6 +221,11 @@ def in_message(message: dict[str, Any], note: Note) -> Texts:
     return as_marked((seen, "".join(hidden)), message)
 
 
+_FLAGS = ("thought", "thinking", "reasoning", "is_thought", "is_thinking", "is_reasoning")
+_KINDS = ("type", "channel", "phase", "kind", "content_type", "message_type")
+_MARKS = frozenset((*_FLAGS, *_KINDS, "extra_content"))
+
+
 def as_marked(texts: Texts, holder: dict[str, Any]) -> Texts:
     """Return the texts of a piece, all of them hidden where what they lie in is marked as a thought."""
     if texts[0] and not _MARKS.isdisjoint(holder) and _is_thought(holder):
@@ -216,17 +237,7 @@ def _calls_and_own(message: dict[str, Any]) -> list[str]:
     """Return the text of a message's calls, and the reasoning in a provider's own fields (LiteLLM's)."""
     calls = [tool_text(message.get("tool_calls")), tool_text([{"function": message.get("function_call")}])]
     own = message.get("provider_specific_fields")
-    return calls + ["".join(in_value(own[key])) for key in REASONING if isinstance(own, dict) and own.get(key)]
-
-
-def under_odd_names(holder: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return each name that is not known and says of itself that it holds text, and that text; a list may be anything."""
-    return [
-        (key, text)
-        for key, value in holder.items()
-        if isinstance(value, str | dict) and _NAMED_TEXT.match(key) and not key.endswith(_ENDINGS_WITHOUT_TEXT)
-        if (text := "".join(in_value(value)))
-    ]
+    return calls + ["".join(texts_in(own[key])) for key in REASONING if isinstance(own, dict) and own.get(key)]
 
 
 _NAMED_TEXT = re.compile(
@@ -235,13 +246,23 @@ _NAMED_TEXT = re.compile(
 )
 
 
+def under_odd_names(holder: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return each name that is not known and says of itself that it holds text, and that text; a list may be anything."""
+    return [
+        (key, text)
+        for key, value in holder.items()
+        if isinstance(value, str | dict) and _NAMED_TEXT.match(key) and not key.endswith(_ENDINGS_WITHOUT_TEXT)
+        if (text := "".join(texts_in(value)))
+    ]
+
+
 def _of_strange(key: str, value: Any) -> str:
     """Return the text under a name that is not known: a string, more than that where the name says what it is."""
     if isinstance(value, str):
-        return in_value(value)[0]
+        return texts_in(value)[0]
     key = key.lower()
     if any(word in key for word in _SECRET):
-        return "".join(in_value(value))
+        return "".join(texts_in(value))
     return tool_text(value) if key.startswith(_CALLS) else ""
 
 
@@ -258,31 +279,12 @@ def _is_thought(message: dict[str, Any]) -> bool:
     )
 
 
-_FLAGS = ("thought", "thinking", "reasoning", "is_thought", "is_thinking", "is_reasoning")
-_KINDS = ("type", "channel", "phase", "kind", "content_type", "message_type")
-_MARKS = frozenset((*_FLAGS, *_KINDS, "extra_content"))
-
-
-def bare_text(value: Any, note: Note) -> Texts:
+def texts_of_bare(value: Any, note: Note) -> Texts:
     """Return the text of completions, or of a delta that is no object; Cloudflare's gateway takes the tokens 6 and true for JSON."""
     if not isinstance(value, int | float):
-        return in_value(value)
+        return texts_in(value)
     note("a piece of text is a number: taken for its digits")
     return compact(value), ""
-
-
-_ENDINGS_WITHOUT_TEXT = (
-    "_opaque",
-    "_encrypted",
-    "_id",
-    "_ids",
-    "_tokens",
-    "signature",
-    "_type",
-    "_at",
-    "_count",
-    "_duration",
-)
 
 
 def tool_text(calls: Any) -> str:
@@ -304,9 +306,6 @@ def tool_text(calls: Any) -> str:
 def by_number(value: Any) -> list[Any]:
     """Return the values of a list that PHP wrote as an object, each under its number; nothing of any other value."""
     return list(value.values()) if isinstance(value, dict) and all(map(str.isdecimal, value)) else []
-
-
-_OF_CALLS = ("name", "arguments", "args", "input", "partial_json")
 
 
 def plain_text(value: Any) -> str:
