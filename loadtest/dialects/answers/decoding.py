@@ -94,7 +94,9 @@ class StreamDecoder:
         rest = self._lines.rest()
         answer.end += len(rest)
         self._newline = 0 if rest else 1
-        if (rest or self._held) and not answer.over:
+        if answer.over:
+            self._own.take_behind((rest,))
+        elif rest or self._held:
             self._rest(rest)
         if self._stray and not answer.over:
             self._end_stray()
