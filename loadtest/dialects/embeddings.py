@@ -18,7 +18,6 @@ from loadtest.dialects.answers.rows.counts import (
     first_count,
     storable,
 )
-from loadtest.dialects.answers.rows.openai_rows import OpenAIRows
 from loadtest.dialects.base import Dialect, Said, field_named
 from loadtest.workloads.job import Job
 
@@ -74,7 +73,7 @@ class EmbeddingsDecoder(StreamDecoder):
     """Decodes one JSON object."""
 
     __slots__ = ()
-    others = (OpenAIRows,)
+    others = ()  # text of whatever format holds no vectors
 
     def _whole(self, body: bytes) -> None:
         """Take a list of vectors, or of objects with one each (TEI, llama.cpp), as if it had a name."""

@@ -287,6 +287,9 @@ class Request:
             return Failure(Outcome.CLIENT_ERROR, f"{early}: one of the clocks is wrong")
         if received.excessive is not None:
             return Failure(Outcome.STREAM_ERROR, received.excessive)
+        refused = received.status is not None and received.status >= 300
+        if known is not None and known.outcome is Outcome.TRUNCATED and refused and not received.malformed:
+            known = None  # the status says more than that the connection broke behind it
         if known is not None and received.marked is None:
             known = with_server_words(known, ending.error if received.success else None)
             return known if known.sentence else Failure(known.outcome, received.failure or "")

@@ -180,9 +180,11 @@ ENDS = {
     "ollama: unknown": Case(CHAT, chat("a") + '{"done":true,"done_reason":"dusk"}\n', ["a"], doubts=["'dusk'"]),
     "ollama: no reason": Case(CHAT, chat("a") + '{"done" : true}\n', ["a"]),
     "more after [DONE]": Case(
-        V1, sse(A, STOP) + DONE + sse(A, '{"error":"late"}') + ": ping\n\n", ["a"], doubts=[*LATE]
+        V1, sse(A, STOP) + DONE + sse(A, '{"error":"late"}') + ": ping\n\n", ["a"], doubts=[*LATE, "wrong: 'late'"]
     ),
-    "more after done": Case(CHAT, chat("a") + END + chat("b") + '{"error":"late"}\n', ["a"], doubts=[*LATE]),
+    "more after done": Case(
+        CHAT, chat("a") + END + chat("b") + '{"error":"late"}\n', ["a"], doubts=[*LATE, "wrong: 'late'"]
+    ),
     "no blank before [DONE]": Case(V1, sse(A, STOP) + "data:[DONE]\r\n\r\n" + sse(A), ["a"], doubts=[*LATE]),
     "[DONE] as a JSON string": Case(V1, sse(A, STOP) + 'data: "[DONE]"\n\n' + sse(A), ["a"], doubts=[*LATE]),
     "an event named done": Case(V1, sse(A, STOP) + "event: done\ndata: bye\n\n" + sse(A), ["a"], doubts=[*LATE]),

@@ -54,6 +54,7 @@ VECTORS: dict[
     "an event": (b'data: {"data":[{"embedding":[0.1]}]}\n\ndata: [DONE]\n\n', True, None, ""),
     "a fault (Apigee)": (b'{"fault":{"faultstring":"busy"}}', False, None, "busy"),
     "TEI's error": (b'{"error":"busy","error_type":"overloaded"}', False, None, "busy"),
+    "an answer of chat": (b'{"choices":[{"message":{"content":"hi"},"finish_reason":"stop"}]}', False, None, NONE),
     "an empty text": (b"", False, None, "empty"),
     "a page": (b"<html><title>Sign in</title></html>", False, None, "Sign in"),
 }

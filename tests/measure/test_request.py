@@ -140,6 +140,19 @@ def test_an_error_status_says_why_and_has_no_tokens() -> None:
 
 
 @pytest.mark.parametrize(
+    ("body", "error"), [(b'{"error":"too long"}', "too long"), (b"", "HTTP 413 with an empty body")]
+)
+def test_an_error_status_counts_though_the_connection_breaks_in_its_body(body: bytes, error: str) -> None:
+    """Servers that close a connection whose request they have not read to its end reset it."""
+    made = recorded.request(CHAT)
+    feed(made.received, at((5, b"HTTP/1.1 413 Too Large\r\nContent-Length: 99\r\n\r\n" + body)))
+    made.failure = Failure(Outcome.TRUNCATED, "the connection broke: connection reset by peer")
+    made.received.abort(made.failure.sentence, 6 * MS)
+    record = made.finish()
+    assert (record.outcome, record.status, record.error) == (Outcome.HTTP_ERROR, 413, error)
+
+
+@pytest.mark.parametrize(
     ("header", "doubt", "note"),
     [
         ("Age: 12", "a cache on the way answered in the server's place (Age: 12)", None),

@@ -8,8 +8,10 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import os
 import shutil
 import sqlite3
+import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -17,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.places import BENCHMARKS, TESTS
+from support.places import BENCHMARKS, ROOT, TESTS
 
 PEERS = TESTS / "peers"
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
@@ -197,3 +199,14 @@ def test_a_chart_is_drawn_of_the_table_in_a_page(
     with pytest.raises(SystemExit):
         bench("peers").parse(["--from", str(page)])
     assert "give --plot FILE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [("cases", "--list"), ("bench", "--help"), ("bench", "slots", "1")], ids=" ".join)
+def test_a_script_whose_reader_went_away_says_nothing_of_it(words: tuple[str, ...]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, str(ROOT / "scripts" / words[0]), *words[1:]]
+    env = {**os.environ, "LOADTEST_BENCH_HERE": "1"}
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, env=env, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -226,6 +226,9 @@ ERRORS = {
     "a page between events": Stream(
         V1, sse(A) + PAGE, "a", **FAILED, odd=("neither an event's",), error="titled '504 Gateway Time-out'"
     ),
+    "a page of many lines amid rows (nginx)": Stream(
+        CHAT, ndjson(message("a")) + PAGE, "a", **FAILED, error="titled '504 Gateway Time-out'"
+    ),
     "ollama: a page between rows": Stream(
         CHAT, ndjson(message("a")) + PAGE.replace("\n", ""), "a", **FAILED, error="titled '504 Gateway Time-out'"
     ),

@@ -73,6 +73,13 @@ JSON_SHAPES: dict[str, Shape] = {
         {},
         f"Provider returned error: {SAID}",
     ),
+    "a page in the message (new-api)": (
+        502,
+        {"error": {"message": f"bad response status code 502, body: {EXPRESS}", "type": "upstream_error"}},
+        {},
+        "bad response status code 502, body: Cannot POST /v1/chat/completions",
+    ),
+    "a page for a message (OpenRouter)": (502, {"error": {"message": TOMCAT}}, {}, "HTTP Status 404 – Not Found"),
     "an error's JSON in a field (RunPod)": (
         500,
         {"status": "FAILED", "error": json.dumps({"error_type": "<class 'X'>", "error_message": SAID})},
@@ -170,6 +177,12 @@ JSON_SHAPES: dict[str, Shape] = {
 }
 
 OTHER_SHAPES: dict[str, Shape] = {
+    "an event whose data has several lines": (
+        500,
+        f'event: error\ndata: {{\ndata:  "error": {{"message": "{SAID}"}}\ndata: }}\n\n'.encode(),
+        {},
+        SAID,
+    ),
     "no healthy upstream (Envoy)": (503, b"no healthy upstream", {}, "no healthy upstream"),
     "connect error (Envoy, vllm-project/aibrix#1103)": (
         503,

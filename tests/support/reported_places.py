@@ -295,6 +295,11 @@ COUNTED = {
             ("perf", {"promptTokens": 20, "generatedTokens": 3}),
         )
     },
+    "beside the prompt itself (llama.cpp's __verbose)": Stream(
+        V1,
+        sse(A, B, C, finish(__verbose={"tokens_predicted": 3, "tokens_evaluated": 20, "prompt": "Tell the tale."}))
+        + DONE,
+    ),
     "under such a name beside a usage": Stream(
         V1, sse(A, B, C, finish(usage=usage(), metrics={"output_tokens": 1})) + DONE
     ),

@@ -8,6 +8,7 @@ from typing import Any
 from loadtest.dialects import OllamaEmbed, OpenAIEmbeddings
 from support.odd_streams import (
     BLOCKS,
+    CHAT,
     COUNTS,
     DONE,
     FAILED,
@@ -131,7 +132,31 @@ ENDS = {
 }
 
 OBJECT = {"message": SAID}
+BEHIND = (f"something went wrong: '{SAID}'",)
+UNSAID = completed("failed", status="failed", usage=None, error=None)
 ERRORS = {
+    "behind the mark": Stream(V1, sse(A, B, C, finish(), COUNTS) + DONE + sse({"error": OBJECT}), doubts=BEHIND),
+    "behind the mark of an answer without a reason": Stream(
+        V1, sse(A) + DONE + sse({"error": OBJECT}), "a", **FAILED, error=SAID
+    ),
+    "behind the mark alone, without a line's end": Stream(
+        V1, DONE + json.dumps({"error": OBJECT}), "", **FAILED, error=SAID
+    ),
+    "ollama: behind the last line": Stream(
+        CHAT, ndjson(message("a"), message("b"), message("c"), last(), {"error": SAID}), doubts=BEHIND
+    ),
+    "messages: behind the last event": Stream(
+        MESSAGES,
+        named(start(), *BLOCKS, stopped(output_tokens=3), STOP, {"type": "error", "error": OBJECT}),
+        doubts=BEHIND,
+    ),
+    "responses: behind one that failed without a word (bifrost#6419)": Stream(
+        RESPONSES,
+        named(PIECES[0], UNSAID, {"type": "error", "error": OBJECT}),
+        "a",
+        **FAILED,
+        error=f"'failed': {SAID}",
+    ),
     **{
         f"named {name}": Stream(V1, sse(A, row) + DONE, "a", **FAILED, error=SAID)
         for name, row in (

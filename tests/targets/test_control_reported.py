@@ -50,6 +50,7 @@ LISTS: dict[str, tuple[Any, list[str] | None]] = {
     "no list, but a message": ({"data": {"message": "hello"}}, None),
     "no list, but an error within data": ({"data": {"error": {"message": "no"}}}, None),
     "no list, but a refusal (new-api)": ({"success": False, "message": "no token provided", "data": None}, None),
+    "no list, but a refusal with an empty one": ({"success": False, "message": "Invalid token", "data": []}, None),
     "a word (KoboldCpp)": ({"result": "KoboldCpp", "version": "1.9"}, None),
     "an error with status 200 (lmstudio-ai/lmstudio-bug-tracker#2085)": (
         {"error": "Unexpected endpoint or method."},
@@ -151,6 +152,7 @@ def page(status: int, body: bytes, headers: dict[str, str] | None = None) -> Ans
 
 
 KEY, GONE, LATER = "A key may be missing: set OPENAI_API_KEY", "no server behind it", "It answers no questions now"
+PACKED = b"\x28\xb5\x2f\xfd" + bytes(range(128, 160))  # by zstd, of which httpx knows nothing
 NOWHERE = "Nothing of a model server is at this path"
 FIRST: dict[str, tuple[Any, list[str], list[str]]] = {  # a default answer, what must be said, what must not
     "404 everywhere": (refuse(404), [NOWHERE], ["key"]),
@@ -201,6 +203,21 @@ FIRST: dict[str, tuple[Any, list[str], list[str]]] = {  # a default answer, what
     "429": (refuse(429, {"error": "slow down"}), ["status 429 (slow down)", LATER], ["key"]),
     "529": (refuse(529, {"error": "Overloaded"}), [LATER], ["key"]),
     "407": (refuse(407), ["--proxy http://USER:PASSWORD@HOST:PORT"], ["key"]),
+    "429 that says when to ask again": (
+        refuse(429, {"error": "slow down"}, Retry_After="7"),
+        ["status 429 (slow down (retry after 7 s))", LATER],
+        ["key"],
+    ),
+    "503 in an answer that is compressed": (
+        page(503, PACKED, {**HTML, "Content-Encoding": "zstd"}),
+        ["status 503 (an answer that the server compressed (zstd))", GONE],
+        ["without saying so"],
+    ),
+    "200 in an answer that is compressed": (
+        page(200, PACKED, {"Content-Encoding": "zstd"}),
+        ["GET /v1/models: an answer that the server compressed (zstd)"],
+        ["key may", "without saying so"],
+    ),
     "a redirect to the same host by https": (
         refuse(301, Location="https://example.org/v1/models"),
         ["Redirects are not followed: give https://example.org."],

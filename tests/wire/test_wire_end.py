@@ -310,6 +310,15 @@ def test_a_status_of_an_error_is_enough(more: bytes) -> None:
     assert (received.status, received.success, received.failure) == (503, False, None)
 
 
+def test_signs_of_life_behind_an_error_do_not_put_off_its_end() -> None:
+    received = Received(Reader(ends=ENDS))
+    head, error = CHUNKED.replace(b"200 OK", b"503 Busy"), chunk(b'data: {"message":"busy"}\n\n')
+    for t, part in ((0, head), (500, error), (900, PING), (1400, PING)):
+        received.add(part, [], t * MS)
+    assert not received.expire(1500 * MS - 1)
+    assert received.expire(1500 * MS)
+
+
 def test_a_mark_after_a_finish_is_the_end() -> None:
     received = Received(Reader(ends=ENDS))
     for t, part in [(0, CHUNKED), (10, TEXT), (20, FINISH), (30, DONE + LAST)]:

@@ -34,6 +34,7 @@ BLANK_FIRST = "the answer begins with pieces of characters without width: they a
 TWO_MODELS = "the answer's pieces name more than one model: its figures are of no one model"
 BEGUN_TWICE = "the answer begins a second time behind text: a gateway asked again, and its figures are of both"
 BEHIND_END = "the server went on with text behind the end that it had said: that text is left out"
+ERROR_BEHIND = "the server says behind the end of the answer that something went wrong: {}"
 OF_ANOTHER = "the server answers in the format of another API"
 _ODD_REASON = "the server ended the answer with finish_reason {}, which is not known"
 _ENDED_BEHIND = "the answer ended behind {}, without saying that it is whole"
@@ -208,6 +209,14 @@ class Decoded:
         if self.ending.error is None:  # the first one is the cause, the rest follow from it
             self.ending.error = why
 
+    def fail_behind(self, why: str) -> None:
+        """Take what went wrong by a row behind the end mark: it spoils no whole answer, and says why another is none."""
+        known = self.ending.error
+        if self.ending.done:
+            self.doubt(ERROR_BEHIND.format(server_errors.quoted(why, 160)))
+        elif known is None or (server_errors.is_ours(known) and why not in known):
+            self.ending.error = why if known is None else f"{server_errors.shorten(known, 160)}: {why}"
+
     def take_error(self, row: dict[str, Any], said: str | None) -> None:
         """Fail the answer with what a row has `said` is wrong, or with the row where the event's name calls it an error."""
         if said is not None:
@@ -347,10 +356,12 @@ class Rows:
         raise NotImplementedError
 
     def take_behind(self, lines: Iterable[bytes]) -> None:
-        """Take lines behind the end mark: counts, as some gateways send them, and text, which is none of the answer's."""
+        """Take lines behind the end mark: counts and errors, as some gateways send them, and text, which is none of the answer's."""
         for line in lines:
             if not line or (row := ends.row_of_line(line)) is None:
                 continue
+            if (why := error_rows.in_row(row)) is not None:
+                self._answer.fail_behind(why)
             if b'"usage"' in line:
                 self.count_behind(row)
             rows = type(self)(other := Decoded())

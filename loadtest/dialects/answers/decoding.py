@@ -95,7 +95,9 @@ class StreamDecoder:
         rest = self._lines.rest()
         answer.end += len(rest)
         self._newline = 0 if rest else 1
-        if (rest or self._held) and not answer.over:
+        if answer.over:
+            self._own.take_behind((rest,))
+        elif rest or self._held:
             self._rest(rest)
         if self._stray and not answer.over:
             self._end_stray()
@@ -237,11 +239,11 @@ class StreamDecoder:
         """Take a line in mid-answer that is neither a field of an event nor JSON: clients pass over it in an event stream."""
         if event_rows.is_chunk_size(line) or framing.is_keepalive(line):
             self._answer.note(event_rows.NO_EVENT)
-        elif not self._events:
-            self._answer.fail(server_errors.undecodable(line))
-        elif line.startswith(b"["):
+        elif line.startswith(b"[" if self._events else b"<"):  # a list of many lines, a page in mid-answer
             self._stray.append(line)
             self._alike.forget()
+        elif not self._events:
+            self._answer.fail(server_errors.undecodable(line))
         else:
             self._answer.note(event_rows.NO_EVENT)
             self._odd_line = line if self._odd_line is None else (self._odd_line + b"\n" + line)[:MOST_ODD]

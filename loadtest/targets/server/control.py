@@ -80,8 +80,9 @@ class ControlAnswer:
         kind = shown((self.header("content-type") or "").partition(";")[0].strip().lower())
         if not self.ok:
             there = f" to {shown(bare_location(place))[:200]}" if (place := self.header("location")) else ""
-            words = http_sentence(self.status, self.body) if _WORDY.search(kind) and self.body else ""
-            words = words.removeprefix(f"HTTP {self.status} with ").removeprefix(f"HTTP {self.status}: ")
+            said = None if place else self.headers
+            words = http_sentence(self.status, self.body, said) if _WORDY.search(kind) and self.body else ""
+            words = re.sub(rf"^HTTP {self.status}(?:: | with |, in )", "", words)
             return f"status {self.status}{there}" + (f" ({words})" if words else "")
         if not self.body.strip():
             return "an empty answer"
@@ -93,6 +94,8 @@ class ControlAnswer:
         what = not_a_stream(self.body).removeprefix("the answer is ")
         if kind == "text/html" or what.startswith("a web page"):
             return what if what.startswith("a web page") else "a web page"
+        if "compress" in what and (coding := self.header("content-encoding")):
+            return f"an answer that the server compressed ({shown(coding)[:40]})"
         return f"{kind}, not JSON" if kind and kind != "application/json" else "something that is not JSON"
 
 

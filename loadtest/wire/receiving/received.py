@@ -357,7 +357,8 @@ class Received:
         if parser.over and not self.ended:
             self._end_at = i if self._end_at is None else self._end_at
             self._end(parser.error, t)
-        if parser.headers_done and self.marked is None and not (self.ended or self.success):
+        is_error = parser.headers_done and self.marked is None and not (self.ended or self.success)
+        if is_error and (self.until is None or not all(map(is_dataless, body.splitlines()))):
             self.until = t + FINISH_NS  # some servers leave open what they sent with an error status
         if reader is not None and not self.ended and self.marked is None:
             self.hung_up = reader.hung_up()

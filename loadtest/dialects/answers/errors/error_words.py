@@ -31,6 +31,7 @@ _SAYS_NO_MORE = re.compile(
     re.IGNORECASE,
 )
 _TRACEBACK = "Traceback (most recent call last)"
+_PAGE = re.compile(r"<(?:!doctype\s+html|html)\b", re.IGNORECASE)
 SIGN_IN = "sign its machine in with `ollama signin`"  # what an Ollama's signin_url is for
 
 
@@ -62,11 +63,20 @@ def compact(value: Any) -> str:
 
 
 def _of_text(text: str, depth: int) -> str:
-    """Return what a text says: the words of the JSON that it is, the last line of a traceback, else itself."""
+    """Return what a text says: the words of the JSON that it is, the last line of a traceback, else itself.
+
+    Of a web page in it, as gateways quote the answer of another one, the title is enough.
+    """
     bare = text.strip()
     rows = rows_of(parse_json(bare.encode(errors="replace"))) if depth and bare.startswith(("{", "[")) else []
     if said := words_in(rows, depth):
         return said
+    if (
+        (begin := _PAGE.search(text))
+        and (page := page_words(text[begin.start() :].encode(errors="replace")))
+        and page[0]
+    ):
+        return text[: begin.start()] + page[0]
     return bare.splitlines()[-1].strip() if _TRACEBACK in bare else text
 
 

@@ -211,10 +211,10 @@ def _status_sentence(begin: str, body: bytes, said: Mapping[str, str]) -> str:
 
 def _in_frames(body: bytes) -> Any:
     """Return the first JSON object in an event stream, or in lines that are an object each; None where the body is none."""
-    for line in body[: 8 * MOST_CHARACTERS].splitlines():
-        if isinstance(row := parse_json(line.removeprefix(b"data:").strip()), dict):
-            return row
-    return None
+    lines = body[: 8 * MOST_CHARACTERS].splitlines()
+    joined = b"\n".join(line[5:] for line in lines if line.startswith(b"data:"))
+    rows = (parse_json(line.removeprefix(b"data:").strip()) for line in (*lines, joined))
+    return next((row for row in rows if isinstance(row, dict)), None)
 
 
 def _is_text(body: bytes) -> bool:

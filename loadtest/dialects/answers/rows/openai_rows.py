@@ -244,8 +244,10 @@ class OpenAIRows(Rows):
         for name, value in row.items():
             if type(value) is dict:
                 counts = (key for key in value if "token" in key.lower() and kind_of_count(key) == OUTPUT)
-                if name in USAGES or (not row.get("usage") and any(counts)):
+                if name in USAGES:
                     self._answer.take_usage(value)
+                elif not row.get("usage") and any(counts):  # beside counts such an object may hold the prompt itself
+                    self._answer.take_usage({key: one for key, one in value.items() if not isinstance(one, str)})
                 elif usage := value.get("usage") or value.get("tokens"):
                     self._answer.take_usage(usage)
         if (usage := row.get("usage")) and isinstance(usage, list | str):
