@@ -59,7 +59,7 @@ def title(advice: Advice) -> str:
         return "{}: more slots would change {} there".format(*_nobody(advice))
     if slots is None:
         return f"No number of slots fits {size(advice.gpu_bytes)}"
-    at, before = f"at {counted(load, 'stream')}", advice.as_now(load)
+    at, before = f"at {advice.users(load)}", advice.as_now(load)
     if slots == now:
         measured = f"TTFT p95 {at} is {_ttft(before)}, {_speed_text(before)} tokens/s a stream, as measured"
         return f"Keep {advice.knob} at {now}: {measured}"
@@ -90,7 +90,7 @@ def _set(advice: Advice, slots: int) -> str:
 
 def _choice(advice: Advice) -> str:
     slots, now, load = advice.trial, advice.now, advice.load
-    at = f"at {counted(load, 'stream')}"
+    at = f"at {advice.users(load)}"
     if now is None:
         who, change = _nobody(advice)
         return f"{who} ({_figures_text(advice.as_now(load))}), so more slots would change {change} there: measure more streams, e.g. --concurrency {2 * load},{4 * load}, to see the limit."
@@ -113,7 +113,7 @@ def _choice(advice: Advice) -> str:
 
 def _nobody(advice: Advice) -> tuple[str, str]:
     """Say that nothing waited where all decoded at once, else that hardly anything did; and what more slots change."""
-    many, most = counted(advice.load, "stream"), advice.at_once
+    many, most = advice.users(advice.load), advice.at_once
     if most is None or most >= advice.load:
         return f"Nothing waited for a slot with {many} at once", "nothing"
     return f"Of {many} up to {most} decoded at once, so hardly anything waited for a slot", "little"
@@ -146,9 +146,9 @@ def _room(advice: Advice) -> str:
     many = max(each for each in advice.slots if each <= max(advice.furthest, few))
     low, high = (advice.cells[each, advice.load] for each in (few, many))
     if low.figures == high.figures:
-        return f"With {counted(advice.load, 'stream')} at once slots make no difference."
+        return f"With {advice.users(advice.load)} at once slots make no difference."
     return (
-        f"At {counted(advice.load, 'stream')}, {counted(few, 'slot')} would give "
+        f"At {advice.users(advice.load)}, {counted(few, 'slot')} would give "
         f"{_speed_text(low)} tokens/s a stream after a queue wait of {_wait(low)}, {counted(many, 'slot')} {_speed_text(high)} after {_wait(high)}"
         f"{_extrapolated_note(advice, many)}."
     )
@@ -157,7 +157,7 @@ def _room(advice: Advice) -> str:
 def _levers_sentence(advice: Advice) -> str:
     (first, *others), words = advice.levers, advice.ranked_by.words
     slots = f"{counted(advice.now, 'slot')} as now" if advice.now else EACH_A_SLOT
-    at = f"at {counted(advice.load, 'stream')} and {slots}"
+    at = f"at {advice.users(advice.load)} and {slots}"
     if first.gain < 0.02:
         return f"None of the other changes tried improves {words} by more than 2 % {at}, by the model."
     text = f"Among other changes, {first.name} would improve {words} most {at}, by {percent(first.gain)} in the model"
@@ -190,7 +190,7 @@ def _extrapolates(advice: Advice, found: SustainableLoad) -> bool:
 def notes(advice: Advice, loads: tuple[int, ...] = ()) -> list[str]:
     """Return what stands below the table of these loads, or of all: where it extrapolates, and what is known of memory."""
     found = [PREDICTED]
-    streams, measured = advice.model.streams, listed([counted(n, "stream") for n in advice.measured])
+    streams, measured = advice.model.streams, listed([advice.users(n) for n in advice.measured])
     if advice.now is not None:
         found.append(
             f"The figures with {counted(advice.now, 'slot')} at {measured} are measured; "
@@ -226,7 +226,7 @@ def slots_table(advice: Advice, loads: tuple[int, ...]) -> Grid:
 def _slots_row(advice: Advice, slots: int, load: int) -> dict[str, str]:
     row = {
         "slots": _mark(advice, slots, load),
-        "streams": f"{load}{'' if load in advice.measured else ' (not measured)'}",
+        "people" if advice.people else "streams": f"{load}{'' if load in advice.measured else ' (not measured)'}",
     }
     figures = _row(advice.cells[slots, load], beyond=advice.extrapolated(slots, load))
     row |= {head: figure for (head, _, _), figure in zip(TABLE_FIGURES, figures, strict=True)}
@@ -240,7 +240,7 @@ def _slots_row(advice: Advice, slots: int, load: int) -> dict[str, str]:
 def heading(advice: Advice, analysis: Analysis) -> str:
     summary = analysis.summary
     title = joined(" · ", summary["name"], summary.get("group"), measured_on(summary), advice.label)
-    return f"{marked(title, summary)}: at {counted(advice.load, 'stream')}"
+    return f"{marked(title, summary)}: at {advice.users(advice.load)}"
 
 
 def console_table(advice: Advice) -> Grid:
@@ -318,7 +318,7 @@ def markdown(advice: Advice, analysis: Analysis, picture: str | None) -> str:
         label=advice.label,
         by_slots=slots_table(advice, advice.loads),
         notes=notes(advice),
-        streams=counted(advice.load, "stream"),
+        streams=advice.users(advice.load),
         levers=lever_table(advice),
     )
 

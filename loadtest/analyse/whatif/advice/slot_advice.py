@@ -76,6 +76,14 @@ class Advice:
         return self.measured[-1]
 
     @property
+    def people(self) -> bool:
+        """Whether the users hold conversations, and think: so many of them are fewer streams."""
+        return self.model.sessions is not None
+
+    def users(self, count: int) -> str:
+        return _users(self.model, count)
+
+    @property
     def now(self) -> int | None:
         """The slots as measured; None where the run never reached their limit."""
         return self.model.slots
@@ -139,6 +147,10 @@ class Advice:
         """Whether a cell holds measured figures: with the slots as they are, or with others that no user would have needed."""
         plenty = self.now is None or (slots >= load and self.now >= load)
         return load in self.measured and (slots == self.usual or plenty)
+
+
+def _users(model: ServerModel, count: int) -> str:
+    return counted(count, *(("stream",) if model.sessions is None else ("person", "people")))
 
 
 def advise_slots(
@@ -248,7 +260,7 @@ def _predict_table(
     def cell(each: int, load: int) -> Prediction:
         if load in known and (each == model.slots or (model.slots is None and each >= load)):
             return self_check.as_measured(known[load], each)
-        tell(f"Predicting {counted(load, 'stream')} on {counted(each, 'slot')}")
+        tell(f"Predicting {_users(model, load)} on {counted(each, 'slot')}")
         return allowing_for_growth(model, model.closed(load, slots=each))
 
     for load in loads:
