@@ -30,10 +30,8 @@ from loadtest.text import (
     writer_of,
 )
 
-PREDICTED = (
-    "Predictions come from a model of this server with the step times of this run, and hold if the server keeps that pace; "
-    "lengths that were all equal are varied by 10 % to either side."
-)
+PREDICTED = "Predictions come from a model of this server with the step times of this run, and hold if the server keeps that pace"
+VARIED = "; lengths that were all equal are varied by 10 % to either side"
 EXPENDABLE = ("output tokens/s", "TTFT p50", "memory", "queue wait p50", "tokens/s a stream")  # on a narrow console
 TTFT_APART = 0.1  # a TTFT that differs by more than this share is told beside the other
 EACH_A_SLOT = "a slot for each"  # where the run never reached the limit
@@ -189,7 +187,7 @@ def _extrapolates(advice: Advice, found: SustainableLoad) -> bool:
 
 def notes(advice: Advice, loads: tuple[int, ...] = ()) -> list[str]:
     """Return what stands below the table of these loads, or of all: where it extrapolates, and what is known of memory."""
-    found = [PREDICTED]
+    found = [f"{PREDICTED}{'' if advice.people else VARIED}."]
     streams, measured = advice.model.streams, listed([advice.users(n) for n in advice.measured])
     if advice.now is not None:
         found.append(

@@ -79,6 +79,7 @@ def test_advice_on_conversations_is_for_people(tmp_path: Path) -> None:
     assert "at 6 people" in said
     assert "TTFT p95 ≤ 30 s holds up to at least 12 people." in said
     assert not re.search(r"\d streams", said)
+    assert "varied by 10 %" not in said  # what conversations say is as it was
 
 
 def test_a_host_cache_is_predicted_full_and_never_full_where_it_did_not_fill(tmp_path: Path) -> None:

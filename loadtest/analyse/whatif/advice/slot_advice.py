@@ -191,7 +191,7 @@ def advise_slots(
         memory=memory,
         gpu_bytes=gpu_bytes,
         predicted_now=model.closed(series.concurrencies[-1]),
-        equal_answers=len(set(as_run.outputs)) == 1 < len(set(model.outputs)),
+        equal_answers=model.sessions is None and len(set(as_run.outputs)) == 1 < len(set(model.outputs)),
         at_once=max((int(level["peak_decoding"]) for level in known if level.get("peak_decoding")), default=None),
     )
     advice = dataclasses.replace(advice, best=_best(advice), ranked_by=_pressing(advice))
