@@ -140,6 +140,19 @@ def test_the_stalled_parts_are_the_stalls_where_tokens_scatter(noise_ms: float, 
     assert sum(part.seconds for part in every if part.name == parts.STALL) == pytest.approx(truth, rel=0.02)
 
 
+@pytest.mark.parametrize("says", ["ollama", None])
+def test_long_prompts_that_were_read_together_take_no_longer_than_the_wait(says: str | None, tmp_path: Path) -> None:
+    """It said of a wait of 819 ms that three prompts were read for 2.08 s of it."""
+    shorts = [(100, 2.0 * number + 0.01 * each) for number in range(8) for each in range(4)]
+    arrivals = [*shorts, (1500, 18.0), (1500, 18.0), (100, 18.01)]
+    plan = tuple(Sent(number, prompt, 10, at=at) for number, (prompt, at) in enumerate(arrivals))
+    found = explained(Playing(Case(planted.PROMPT, TIMING, 2, says, plan, None), 0).play().write(tmp_path / "run"), 34)
+    wait = next(part for part in found.parts.first if part.name == parts.SLOT)
+    read = [cause for cause in wait.causes if cause.how == parts.PROMPTS]
+    assert {cause.id for cause in read} == {32, 33}
+    assert 0.9 * 3.0 < sum(cause.seconds for cause in read) <= wait.seconds
+
+
 def test_a_server_that_tells_nothing_leaves_what_cannot_be_known_unexplained(tmp_path: Path) -> None:
     plan = tuple(Sent(number, 100, 1, at=0.06 * number) for number in range(30))
     case = Case(planted.PROMPT, TIMING, 2, None, plan, None)

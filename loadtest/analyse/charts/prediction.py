@@ -276,7 +276,10 @@ def _size(said: str, columns: int) -> float:
 
 def _label_table(axes: Axes, advice: Advice) -> None:
     """Label rows and columns; outline the row of the slots as measured, and mark the one advised."""
-    axes.set(xlim=(-0.5, len(advice.loads) - 0.5), xlabel="streams at once, (n): not measured")
+    axes.set(
+        xlim=(-0.5, len(advice.loads) - 0.5),
+        xlabel=f"{'people' if advice.people else 'streams at once'}, (n): not measured",
+    )
     axes.set(ylim=(len(advice.slots) - 0.5, -0.5), ylabel="slots (▶ advised)")
     axes.grid(visible=False)
     axes.tick_params(length=0)

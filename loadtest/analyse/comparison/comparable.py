@@ -22,6 +22,7 @@ CALIBRATION_SHARE, CALIBRATION_TOKENS = 0.10, 8
 NAMED_SCATTER = 0.01  # of prompt length, from there on said
 CACHED_APART = 0.05  # of prompt tokens, by which the shares that a prefix cache had must differ to be named
 NOT_COUNTED = "the server does not say how many it had cached"
+CLOSED = "closed loop"  # what runs of users have in place of arrivals
 MOST_EXPLAINED = 6  # levels without a verdict whose reason is a note
 
 # Keys of run.json that say what is compared with what. These may differ, and are named; all others must be equal or
@@ -183,6 +184,8 @@ def asked_facts(run: RunData) -> dict[str, Any]:
 def value_text(key: str, value: Any) -> str:
     if key == "simulated" and isinstance(value, dict):
         return f"{value.get('profile')} at {float(value.get('speed') or 1):g}×"
+    if key == "arrivals" and value is None:
+        return CLOSED
     text = "none" if value is None else "; ".join(map(str, value)) if isinstance(value, list) else str(value)
     return text if len(text) <= 40 else text[:37] + "…"
 

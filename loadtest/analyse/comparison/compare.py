@@ -30,7 +30,7 @@ from loadtest.analyse.comparison.differences import (
     steps_at,
     value_of,
 )
-from loadtest.analyse.comparison.traits import slots_of
+from loadtest.analyse.comparison.traits import OF_THE_TEST, gpus, slots_of
 from loadtest.analyse.run import LevelData, RunData, has_tokens
 from loadtest.analyse.summary import Analysis
 from loadtest.metrics import Interval
@@ -207,7 +207,7 @@ def compare(
     for name, ours_in, theirs_in in parts:
         found, said = compare_part((ours_in, theirs_in), across, METRICS if of_tokens else OF_REQUESTS)
         levels += found
-        notes += [f"{name}: {note}" if name else note for note in (*_server_differs(ours_in, theirs_in), *said)]
+        notes += [f"{name}: {note}" if name else note for note in (*_besides(ours_in, theirs_in), *said)]
     asked = run_noise
     run_noise = noise_between((one for _, *sides in parts for side in sides for one in side), asked)
     if run_noise > max(2 * asked, RUN_NOISE) and len(bases) == len(news) == 1:
@@ -268,9 +268,9 @@ def compare_part(
     return found, notes
 
 
-def _server_differs(*sides: Sequence[Analysis]) -> Iterator[str]:
-    """Say what is known to differ of the server: its slots, its model's memory; of a side whose own runs do, all of theirs."""
-    for name, of in (("slots", _slots), ("memory of the loaded model", _loaded)):
+def _besides(*sides: Sequence[Analysis]) -> Iterator[str]:
+    """Say what is known to differ of server and test beside the comparability keys; of a side whose own runs do, all of theirs."""
+    for name, of in (("slots", _slots), ("memory of the loaded model", _loaded), ("GPU", gpus), *OF_THE_TEST):
         known = [sorted({value for one in side if (value := of(one))}) for side in sides]
         if all(known) and (known[0] != known[1] or len(known[0]) > 1):
             yield f"Differs: {name} ({' → '.join(' or '.join(each) for each in known)})."

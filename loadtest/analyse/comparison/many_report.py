@@ -15,7 +15,7 @@ from loadtest.analyse.run import LevelData, grouped, shared_parts
 from loadtest.grid import Grid, escaped
 from loadtest.records import SCHEMA
 from loadtest.templates import render
-from loadtest.text import UNKNOWN, counted, instant, joined, listed, percent, signed
+from loadtest.text import UNKNOWN, instant, joined, listed, percent, signed, some_of
 
 NOT_SEEN = "~"  # as benchstat writes it
 ALL_SIMULATED = "All of them measured a simulated server."
@@ -179,7 +179,8 @@ def unjudged(many: Many) -> list[str]:
         if level.is_void
     )
     said = [
-        f"{letter} is void at {listed(levels)} and not compared there: {why}." for (letter, why), levels in void.items()
+        f"{letter} is void at {listed(levels)}, so no time or rate of it is compared there: {why}."
+        for (letter, why), levels in void.items()
     ]
     reasons = grouped(dict.fromkeys((why, pair.name) for pair in many.pairs for why in _why_unjudged(pair, own)))
     said += [f"No verdict on {', '.join(pairs)}{at}: {reason}." for (reason, at), pairs in reasons.items()]
@@ -206,7 +207,7 @@ def method(many: Many) -> str:
     return (
         f"± is half of a figure's 95 % interval within its run. A pair's change is from its first run to its second; "
         f"p is its chance where nothing differs but the {percent(many.run_noise)} by which runs of one server are taken to differ "
-        f"({NOISE_FROM}), adjusted for all {counted(many.tests, 'figure')} tested (Holm). A change counts below p = {FAMILY_ERROR:g} "
+        f"({NOISE_FROM}), adjusted for {some_of(many.tests, many.tests, 'figure')} tested (Holm). A change counts below p = {FAMILY_ERROR:g} "
         f"and beyond {least} (tolerance and run noise); {NOT_SEEN} says that none was seen. With one run a side that holds within "
         "these runs: compare A1 A2 --against B1 B2 takes several. geomean is the geometric mean over levels."
         f"{rates}"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from loadtest.analyse.comparison.comparable import CACHED_APART, DEFAULTS, asked_facts, cached_share, value_text
+from loadtest.analyse.comparison.comparable import CACHED_APART, CLOSED, DEFAULTS, asked_facts, cached_share, value_text
 from loadtest.analyse.findings.slot_findings import believed_slots
 from loadtest.analyse.run import grouped
 from loadtest.analyse.server.queue.slots import known_slots
@@ -23,6 +24,7 @@ REAL = "a real server"
 CACHED = "prompt tokens from the prefix cache"  # what came of a run: no name of it
 MOST_VALUES = 4  # of a trait that a sentence lists
 WHERE = "; compare.json has them"
+LACKS = "no "  # begins what a run has not that others have
 CORES = re.compile(r": \d+ cores?\b")  # in what samples say of a machine, but not of a GPU
 
 
@@ -83,7 +85,7 @@ def names_of(runs: Sequence[Analysis], across: frozenset[str] = frozenset()) -> 
             legend.append(trait)
     while (spare := _spare(legend, runs)) is not None:
         legend.remove(spare)
-    names = [joined(" · ", *(_short(trait.key, trait.values[i]) for trait in legend)) for i in range(len(runs))]
+    names = _told_apart([[_short(trait.key, trait.values[i]) for trait in legend] for i in range(len(runs))])
     if len(set(names)) < len(names) or not all(names):
         names = [
             joined(" · ", name, own) if not name or names.count(name) > 1 else name
@@ -101,6 +103,13 @@ def _spare(legend: Sequence[Trait], runs: Sequence[Analysis]) -> Trait | None:
     every = _distinct(legend, runs)
     spare = (one for one in reversed(legend) if _distinct([t for t in legend if t is not one], runs) == every)
     return next((one for one in spare if one.key != "model"), None)
+
+
+def _told_apart(parts: Sequence[Sequence[str]]) -> list[str]:
+    """Return each run's name of its parts; what a run lacks is named only where nothing else tells it from the others."""
+    whole = [joined(" · ", *mine) for mine in parts]
+    short = [joined(" · ", *(part for part in mine if not part.startswith(LACKS))) for mine in parts]
+    return [each if each and short.count(each) == 1 else full for each, full in zip(short, whole, strict=True)]
 
 
 def _own_names(runs: Sequence[Analysis]) -> list[str]:
@@ -122,7 +131,9 @@ def _short(key: str, value: str | None) -> str:
         return value or ""
     if key == SIMULATED:
         return "" if value == REAL else f"simulated {value}"  # a run is of a real server unless its name says otherwise
-    return f"no {key}" if value == "none" else f"{key} {value}"
+    if key == "arrivals":
+        return value if value == CLOSED else f"{value} arrivals"
+    return f"{LACKS}{key}" if value == "none" else f"{key} {value}"
 
 
 def _traits(runs: Sequence[Analysis], across: frozenset[str]) -> Iterator[Trait]:
@@ -138,7 +149,7 @@ def _traits(runs: Sequence[Analysis], across: frozenset[str]) -> Iterator[Trait]
     yield known("model", lambda one: one.summary["target"].get("model"))
     yield known("quantization", _quantization)
     yield known("server", lambda one: joined(" ", *(one.summary["server"].get(key) for key in ("kind", "version"))))
-    yield known("GPU", lambda one: _hardware(one, of_machine=False))
+    yield known("GPU", gpus)
     yield known("slots", slots_of)
     yield Trait("context", tuple(None if value == "none" else value for value in asked("context")))
     profiles = tuple(value_text(SIMULATED, one.summary["simulated"]) for one in runs)
@@ -147,10 +158,8 @@ def _traits(runs: Sequence[Analysis], across: frozenset[str]) -> Iterator[Trait]
     done = {"model", "quantization", "server", "context", SIMULATED}
     for key in sorted({key for each in facts for key in each} - done, key=lambda key: (key not in ON_PURPOSE, key)):
         yield Trait(key, asked(key), key not in ON_PURPOSE | across)
-    yield known("machine", lambda one: _hardware(one, of_machine=True))
-    yield known("host", _host)
-    yield known("driver", lambda one: one.summary["driver"])
-    yield known("loadtest", lambda one: one.run.fact("versions", "loadtest"))
+    for key, of in OF_THE_TEST:
+        yield known(key, of)
     shares = [_cached(one) for one in runs]
     if max((share or 0.0 for share in shares), default=0.0) - min(share or 0.0 for share in shares) > CACHED_APART:
         yield Trait(CACHED, tuple(None if share is None else percent(share) for share in shares))
@@ -173,6 +182,10 @@ def _cached(one: Analysis) -> float | None:
     return sum(shares) / len(shares) if shares else None
 
 
+def gpus(one: Analysis) -> str:
+    return _hardware(one, of_machine=False)
+
+
 def _hardware(one: Analysis, *, of_machine: bool) -> str:
     """Return the machine, whose description names its cores, or the GPUs in it."""
     return "; ".join(each for each in one.summary.get("hardware") or () if bool(CORES.search(each)) == of_machine)
@@ -181,3 +194,12 @@ def _hardware(one: Analysis, *, of_machine: bool) -> str:
 def _host(one: Analysis) -> str | None:
     where = origin(str(one.summary["target"].get("url") or ""))
     return None if where is None or where[0] == "unix" else where[1]
+
+
+# where and by what was measured, which no comparability key says
+OF_THE_TEST: tuple[tuple[str, Callable[[Analysis], Any]], ...] = (
+    ("machine", partial(_hardware, of_machine=True)),
+    ("host", _host),
+    ("driver", lambda one: one.summary["driver"]),
+    ("loadtest", lambda one: one.run.fact("versions", "loadtest")),
+)

@@ -151,11 +151,13 @@ class Splitter:
     def _read_meanwhile(self, row: int, low: float, high: float) -> list[Cause]:
         """Return the long prompts that were read while a request waited for a slot: they held up those who held one."""
         usual = float(np.nanmedian(self.timeline.tokens)) if np.isfinite(self.timeline.tokens).any() else math.inf
-        found = {
-            each.row: min(each.end, high) - max(each.start, low)
-            for each in prompt_windows(self.timeline, self.steps, self._near(row, low, high))
-            if self.timeline.tokens[each.row] >= BIG_PROMPT * usual
-        }
+        every = prompt_windows(self.timeline, self.steps, self._near(row, low, high))
+        long = [each for each in every if self.timeline.tokens[each.row] >= BIG_PROMPT * usual]
+        found, _ = shared_out(low, high, long)
+        if not all(self.timeline.told[each.row] for each in long):  # how long each takes alone, and not when, is known
+            alone = {each.row: min(each.end, high) - max(each.start, low) for each in long}
+            fitting = min((high - low) / max(sum(alone.values()), 1e-9), 1.0)
+            found = {other: spent * fitting for other, spent in alone.items()}
         return list(self._causes(found, time_parts.PROMPTS))
 
     def _near(self, row: int, low: float, high: float) -> IntArray:

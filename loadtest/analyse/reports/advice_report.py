@@ -29,10 +29,8 @@ from loadtest.text import (
     writer_of,
 )
 
-PREDICTED = (
-    "Predictions come from a model of this server with the step times of this run, and hold if the server keeps that pace; "
-    "lengths that were all equal are varied by 10 % to either side."
-)
+PREDICTED = "Predictions come from a model of this server with the step times of this run, and hold if the server keeps that pace"
+VARIED = "; lengths that were all equal are varied by 10 % to either side"
 EXPENDABLE = ("output tokens/s", "TTFT p50", "memory", "queue wait p50", "tokens/s a stream")  # on a narrow console
 TTFT_APART = 0.1  # a TTFT that differs by more than this share is told beside the other
 EACH_A_SLOT = "a slot for each"  # where the run never reached the limit
@@ -58,7 +56,7 @@ def title(advice: Advice) -> str:
         return "{}: more slots would change {} there".format(*_nobody(advice))
     if slots is None:
         return f"No number of slots fits {size(advice.gpu_bytes)}"
-    at, before = f"at {counted(load, 'stream')}", advice.as_now(load)
+    at, before = f"at {advice.users(load)}", advice.as_now(load)
     if slots == now:
         measured = f"TTFT p95 {at} is {_ttft(before)}, {_speed_text(before)} tokens/s a stream, as measured"
         return f"Keep {advice.knob} at {now}: {measured}"
@@ -89,7 +87,7 @@ def _set(advice: Advice, slots: int) -> str:
 
 def _choice(advice: Advice) -> str:
     slots, now, load = advice.trial, advice.now, advice.load
-    at = f"at {counted(load, 'stream')}"
+    at = f"at {advice.users(load)}"
     if now is None:
         who, change = _nobody(advice)
         return (
@@ -115,7 +113,7 @@ def _choice(advice: Advice) -> str:
 
 def _nobody(advice: Advice) -> tuple[str, str]:
     """Say that nothing waited where all decoded at once, else that hardly anything did; and what more slots change."""
-    many, most = counted(advice.load, "stream"), advice.at_once
+    many, most = advice.users(advice.load), advice.at_once
     if most is None or most >= advice.load:
         return f"Nothing waited for a slot with {many} at once", "nothing"
     return f"Of {many} up to {most} decoded at once, so hardly anything waited for a slot", "little"
@@ -148,9 +146,9 @@ def _room(advice: Advice) -> str:
     many = max(each for each in advice.slots if each <= max(advice.furthest, few))
     low, high = (advice.cells[each, advice.load] for each in (few, many))
     if low.figures == high.figures:
-        return f"With {counted(advice.load, 'stream')} at once slots make no difference."
+        return f"With {advice.users(advice.load)} at once slots make no difference."
     return (
-        f"At {counted(advice.load, 'stream')}, {counted(few, 'slot')} would give {_speed_text(low)} tokens/s a stream after a "
+        f"At {advice.users(advice.load)}, {counted(few, 'slot')} would give {_speed_text(low)} tokens/s a stream after a "
         f"queue wait of {_wait(low)}, {counted(many, 'slot')} {_speed_text(high)} after {_wait(high)}"
         f"{_extrapolated_note(advice, many)}."
     )
@@ -159,7 +157,7 @@ def _room(advice: Advice) -> str:
 def _levers_sentence(advice: Advice) -> str:
     (first, *others), words = advice.levers, advice.ranked_by.words
     slots = f"{counted(advice.now, 'slot')} as now" if advice.now else EACH_A_SLOT
-    at = f"at {counted(advice.load, 'stream')} and {slots}"
+    at = f"at {advice.users(advice.load)} and {slots}"
     if first.gain < 0.02:
         return f"None of the other changes tried improves {words} by more than 2 % {at}, by the model."
     text = f"Among other changes, {first.name} would improve {words} most {at}, by {percent(first.gain)} in the model"
@@ -191,8 +189,8 @@ def _extrapolates(advice: Advice, found: SustainableLoad) -> bool:
 
 def notes(advice: Advice, loads: tuple[int, ...] = ()) -> list[str]:
     """Return what stands below the table of these loads, or of all: where it extrapolates, and what is known of memory."""
-    found = [PREDICTED]
-    streams, measured = advice.model.streams, listed([counted(n, "stream") for n in advice.measured])
+    found = [f"{PREDICTED}{'' if advice.people else VARIED}."]
+    streams, measured = advice.model.streams, listed([advice.users(n) for n in advice.measured])
     if advice.now is not None:
         found.append(
             f"The figures with {counted(advice.now, 'slot')} at {measured} are measured; "
@@ -228,7 +226,7 @@ def slots_table(advice: Advice, loads: tuple[int, ...]) -> Grid:
 def _slots_row(advice: Advice, slots: int, load: int) -> dict[str, str]:
     row = {
         "slots": _mark(advice, slots, load),
-        "streams": f"{load}{'' if load in advice.measured else ' (not measured)'}",
+        "people" if advice.people else "streams": f"{load}{'' if load in advice.measured else ' (not measured)'}",
     }
     figures = _row(advice.cells[slots, load], beyond=advice.extrapolated(slots, load))
     row |= dict(zip(TABLE_FIGURES, figures, strict=True))
@@ -242,7 +240,7 @@ def _slots_row(advice: Advice, slots: int, load: int) -> dict[str, str]:
 def heading(advice: Advice, analysis: Analysis) -> str:
     summary = analysis.summary
     what = joined(" · ", summary["name"], summary.get("group"), measured_on(summary), advice.label)
-    return f"{marked(what, summary)}: at {counted(advice.load, 'stream')}"
+    return f"{marked(what, summary)}: at {advice.users(advice.load)}"
 
 
 def console_table(advice: Advice) -> Grid:
@@ -320,7 +318,7 @@ def markdown(advice: Advice, analysis: Analysis, picture: str | None) -> str:
         label=advice.label,
         by_slots=slots_table(advice, advice.loads),
         notes=notes(advice),
-        streams=counted(advice.load, "stream"),
+        streams=advice.users(advice.load),
         levers=lever_table(advice),
     )
 

@@ -13,7 +13,7 @@ from loadtest.analyse.whatif.model.fit import PredictedCurve
 from loadtest.analyse.whatif.model.predict import Prediction
 from loadtest.analyse.whatif.model.sessions import HOST_CACHE, NO_HOST_CACHE, SIZED_HOST_CACHE, UNSEEN_HOST_CACHE
 from loadtest.analyse.whatif.predictions.predict_loads import describe_basis
-from loadtest.analyse.whatif.predictions.prediction_file import AS_KNOWN, NO_LIMIT, Case, Document
+from loadtest.analyse.whatif.predictions.prediction_file import AS_KNOWN, NO_LIMIT, Case, Document, PredictedLoad
 from loadtest.grid import Grid
 from loadtest.text import UNKNOWN, between, joined, listed, writer_of
 
@@ -27,6 +27,7 @@ SHOWN_FIGURES = (
 )
 HOSTS = (NO_HOST_CACHE, HOST_CACHE, SIZED_HOST_CACHE, UNSEEN_HOST_CACHE)
 GROWS = "more than the server can do, so the queue grows for as long as the load lasts."
+MAY_GROW = "by the model more than the server can do, but within what the bands allow for: whether the queue grows is not known."
 KEPT_PACE = ", if the server keeps the pace of this run, whose levels do not show how much it changes"
 EXPENDABLE = ("E2E p95", "output tokens/s", "TTFT p50")
 
@@ -100,13 +101,20 @@ def _cell(case: Case, figure: str) -> str:
     return f"{write(case.figures[figure])}\n{between(*case.bands[figure], write)}"
 
 
+def _growth(load: PredictedLoad, case: Case) -> str:
+    if not case.grows:
+        return ""
+    most = case.bands.get("requests_per_s.mean", (0.0, 0.0))[1]
+    return MAY_GROW if most >= (load.rate or 0.0) else GROWS
+
+
 def notes(document: Document) -> Iterator[str]:
     """Yield what the figures rest on, and where they go beyond it."""
     told = [
         (said, f"{load.label}{f' ({case.name})' if len(load.cases) > 1 else ''}")
         for load in document.loads
         for case in load.cases
-        for said in (GROWS if case.grows else "", f"{case.extrapolates}." if case.extrapolates else "")
+        for said in (_growth(load, case), f"{case.extrapolates}." if case.extrapolates else "")
         if said
     ]
     for said, places in grouped(told).items():

@@ -9,13 +9,12 @@ from typing import Any
 
 from loadtest.analyse.comparison import comparable
 from loadtest.analyse.run import LevelData
-from loadtest.analyse.server.queue.slots import known_slots
+from loadtest.analyse.server.queue.slots import Slots, known_slots
 from loadtest.analyse.summary import Analysis
-from loadtest.analyse.whatif.model.predict import WHO_WAIT
+from loadtest.analyse.whatif.model.predict import WHO_FAIL, WHO_WAIT
 from loadtest.analyse.whatif.model.seeded_run import SeededRun
 from loadtest.analyse.whatif.predictions.predict_loads import length_of
 from loadtest.analyse.whatif.predictions.prediction_file import (
-    AS_ASKED,
     AS_KNOWN,
     FILE_NAME,
     Case,
@@ -30,7 +29,7 @@ from loadtest.doubts import VOID
 from loadtest.errors import LoadTestError, PredictionError
 from loadtest.grid import Grid
 from loadtest.records import Outcome
-from loadtest.text import UNKNOWN, between, instant, listed, percent, signed, writer_of
+from loadtest.text import UNKNOWN, between, counted, instant, listed, percent, signed, writer_of
 
 NOT_OURS = ("arrivals", "server")  # a prediction says for which arrivals it is; of the server only the kind counts
 MODELS = (ERLANG, USL, LINE, SEGMENTS)
@@ -113,6 +112,8 @@ def _other_load(document: Document, analysis: Analysis, level: LevelData) -> str
     """Say why a level is another load than the one predicted; empty where it is the same."""
     if level["outcomes"].get(Outcome.LEFT):
         return f"its users hung up, and {WHO_WAIT.removesuffix('.')}"
+    if level.many_failed:
+        return f"{level.failed} of its {counted(level['requests'], 'request')} failed, and {WHO_FAIL.removesuffix('.')}"
     if level.is_open:
         pattern = analysis.run.fact("comparability", "arrivals")
         if level.get("rate_to") is not None or level.get("trace") or pattern not in (None, "poisson"):
@@ -177,14 +178,27 @@ def _other_requests(document: Document, plan: SeededRun, analysis: Analysis, lev
     return ""
 
 
+def _has_other_slots(slots: Slots, case: Case, load: PredictedLoad) -> bool:
+    """Whether a server is known to have other slots than a case takes, where that matters to the load."""
+    if slots.number is None:
+        return case.slots is not None and (slots.estimate or 0) > case.slots
+    nobody_waits = case.slots is None and load.concurrency is not None and load.concurrency <= slots.number
+    return case.slots != slots.number and not nobody_waits
+
+
+def _case_name(load: PredictedLoad, case: Case) -> str:
+    return f"{load.label}{f' ({case.name})' if len(load.cases) > 1 else ''}"
+
+
 def _scored(load: PredictedLoad, analysis: Analysis, level: LevelData) -> tuple[list[ScoredFigure], list[str]]:
     """Score the cases of a load that the run's slots allow; say which they do not."""
-    limit = known_slots(analysis.run, analysis.slots).number
+    slots = known_slots(analysis.run, analysis.slots)
     found: list[ScoredFigure] = []
     notes = []
     for case in load.cases:
-        if limit is not None and case.slots not in (None, limit) and case.name in (AS_ASKED, AS_KNOWN):
-            notes.append(f"{load.label}: not scored: predicted for {case.slots} slots, and the server has {limit}.")
+        if _has_other_slots(slots, case, load):
+            said = "without a limit of slots" if case.slots is None else f"for {counted(case.slots, 'slot')}"
+            notes.append(f"{_case_name(load, case)}: not scored: predicted {said}, and the server has {slots}.")
             continue
         found += score_case(load.label, case, load.textbook, level)
         notes += _cached_share(load, case, level)
@@ -211,8 +225,8 @@ def _cached_share(load: PredictedLoad, case: Case, level: Mapping[str, Any]) -> 
     low, high = case.bands[CACHED_SHARE]
     inside = "inside" if low <= measured <= high else "outside"
     band = between(low, high, percent)
-    where = f"{load.label}{f' ({case.name})' if len(load.cases) > 1 else ''}"
-    return [f"{where}: cached share {percent(said)} said, {percent(measured)} measured, {inside} its band ({band})."]
+    shares = f"{percent(said)} said, {percent(measured)} measured"
+    return [f"{_case_name(load, case)}: cached share {shares}, {inside} its band ({band})."]
 
 
 def table(figures: Sequence[ScoredFigure]) -> Grid:

@@ -360,7 +360,7 @@ class Rows:
         for line in lines:
             if not line or (row := ends.row_of_line(line)) is None:
                 continue
-            if (why := error_rows.in_row(row)) is not None:
+            if (why := error_rows.error_in_row(row)) is not None:
                 self._answer.fail_behind(why)
             if b'"usage"' in line:
                 self.count_behind(row)

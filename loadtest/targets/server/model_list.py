@@ -74,7 +74,7 @@ def _rows(body: Any, depth: int) -> list[Any] | None:
         return None
     found = [body[key] for key in _LISTS if key in body]
     if (listed := next((one for one in found if isinstance(one, list)), None)) is not None:
-        return listed if listed or envelope(body) is None else None
+        return listed if listed or error_in_envelope(body) is None else None
     for one in found if depth else ():
         if isinstance(one, dict) and (rows := _in_object(one, depth - 1)) is not None:
             return rows

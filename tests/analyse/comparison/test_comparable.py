@@ -64,6 +64,21 @@ def test_another_type_of_kv_cache_shows_in_the_memory_of_the_model(folder: Folde
     assert not [note for note in compare(pair[0], pair[0]).notes if "memory" in note]
 
 
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"driver": "locust"}, "Differs: driver (asyncio → locust)."),
+        ({"versions": {"loadtest": "0.2"}}, "Differs: loadtest (0.1 → 0.2)."),
+        ({"target": {"url": "http://b:11434"}}, "Differs: host (a → b)."),
+    ],
+)
+def test_what_measured_and_where_is_named_beside_the_figures(folder: Folder, facts: dict[str, Any], said: str) -> None:
+    """A run of Locust on another machine was set against one of loadtest run without a word on it."""
+    here: dict[str, Any] = {"driver": "asyncio", "versions": {"loadtest": "0.1"}, "target": {"url": "http://a:11434"}}
+    base, new = analyse(folder("base", **here)), analyse(folder("new", seed=1, **{**here, **facts}))
+    assert said in compare(base, new).notes
+
+
 @pytest.mark.parametrize("asked", [{"think_time": 2.0}, {"prompt": "another text"}])
 def test_another_pace_or_text_of_the_users_is_not_judged(folder: Folder, asked: dict[str, Any]) -> None:
     new = folder("new", seed=1, scenario={"prompt": "a text", **asked}, comparability={**HERE, "prompt": "literal"})

@@ -136,6 +136,16 @@ def test_settings_name_runs_and_other_work_gets_no_verdict(folder: Folder) -> No
     assert verdict(many(*runs, across=frozenset(["prompt"])), "A → B", "output_tokens_per_s") == WORSE
 
 
+def test_a_name_says_what_a_run_lacks_only_where_nothing_else_tells_it_apart(folder: Folder) -> None:
+    """A closed loop beside runs at a rate and of a file was "no arrivals · no data" in legends."""
+    asked: tuple[dict[str, Any], ...] = ({}, {"data": "chats.jsonl"}, {"arrivals": "poisson"})
+    runs = [folder(f"r{i}", asked=each, seed=i) for i, each in enumerate(asked)]
+    names = many(*runs).named
+    assert names.names == ("closed loop", "closed loop · data chats.jsonl", "poisson arrivals")
+    assert "arrivals (A, B: closed loop; C: poisson)" in " ".join(names.sentences("ABC"))
+    assert many(*runs[:2]).named.names == ("no data", "data chats.jsonl")
+
+
 def test_runs_that_differ_in_nothing_have_their_own_names(folder: Folder) -> None:
     found = many(folder("monday"), folder("tuesday", seed=1), folder("friday", seed=2))
     assert [entry.name for entry in found.entries] == ["monday", "tuesday", "friday"]
@@ -148,7 +158,7 @@ def test_a_void_level_is_not_compared_and_the_reason_is_said(folder: Folder) -> 
     reasons = {row.reason for pair in found.pairs[:1] for row in pair.rows}
     assert reasons == {"void in B"}
     assert many_report.unjudged(found)[0].startswith(
-        "B is void at 2 and 8 streams and not compared there: a clock of the client jumped 1 time"
+        "B is void at 2 and 8 streams, so no time or rate of it is compared there: a clock of the client jumped 1 time"
     )
     assert "Without B: void there" in many_report.outcome(found)[0]
     assert verdict(found, "A → C", "output_tokens_per_s") == SAME

@@ -48,3 +48,7 @@ def test_what_the_bands_allow_for_is_said(tmp_path: Path) -> None:
     assert "where arithmetic takes longer than reading the weights" in said.extrapolates
     assert said.bands["ttft_s.p50"][1] > plain.bands["ttft_s.p50"][1]
     assert allowing_for_growth(known, known.closed(3)) == known.closed(3)
+    near = allowing_for_growth(known, known.closed(6)).extrapolates
+    assert near is not None
+    assert "shorter, where growth slows down" in near
+    assert " 0 %" not in near  # was "to 0 % longer, where arithmetic takes longer"

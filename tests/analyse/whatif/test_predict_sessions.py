@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support import virtual_runs
+from support.scored import command
 from support.virtual_runs import Load, play_sessions
 
 from loadtest.analyse.charts import prediction as chart
@@ -65,6 +67,19 @@ def test_people_not_tried_are_predicted_with_their_sessions_and_the_cache(two_sl
     for ttft, share in held_against(document, AS_KNOWN, measured):
         assert abs(ttft) < 0.2
         assert abs(share) < 0.05
+
+
+@pytest.mark.usefixtures("short_predictions")
+def test_advice_on_conversations_is_for_people(tmp_path: Path) -> None:
+    """Six people who think are fewer streams: it was "at 6 streams", and a rate of single requests stood beside it."""
+    run = talked(tmp_path / "run", 2, 6).run.path
+    code, told = command("advise", run, "--slo", "ttft_p95=30", "-o", tmp_path)
+    assert code == 0, told
+    said = " ".join(told.split())
+    assert "at 6 people" in said
+    assert "TTFT p95 ≤ 30 s holds up to at least 12 people." in said
+    assert not re.search(r"\d streams", said)
+    assert "varied by 10 %" not in said  # what conversations say is as it was
 
 
 def test_a_host_cache_is_predicted_full_and_never_full_where_it_did_not_fill(tmp_path: Path) -> None:

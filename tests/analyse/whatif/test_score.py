@@ -16,7 +16,7 @@ from support.scored import TRUTH, command, measured, predicted
 from support.virtual_runs import Load, play
 
 from loadtest.analyse.report import write_report
-from loadtest.analyse.reports import score_report
+from loadtest.analyse.reports import prediction_report, score_report
 from loadtest.analyse.server.queue.slots import known_slots
 from loadtest.analyse.summary import analyse
 from loadtest.analyse.whatif.predictions import score
@@ -107,6 +107,49 @@ def test_a_limit_that_was_not_met_gives_two_cases_and_never_one_figure(tmp_path:
         assert [(case.name, case.slots) for case in load.cases] == [(NO_LIMIT, None), (LIMIT_SEEN, 4)]
     free, limited = past.cases
     assert limited.figures["ttft_s.p50"] > 2 * free.figures["ttft_s.p50"]
+
+
+def test_a_queue_is_said_to_grow_only_where_the_bands_leave_no_other(tmp_path: Path) -> None:
+    """Of 3 requests/s on 8 slots, measured with 4, the band of what the server does went from 1.4 to 3.1."""
+    document = predicted(measured(tmp_path / "fit", (1, 2, 4, 8), slots=4), rates=(3.0, 40.0), slots=(8,))
+    grown = [said for said in prediction_report.notes(document) if "queue grows" in said]
+    assert grown == [
+        f"3 requests/s with 8 slots: {prediction_report.MAY_GROW}",
+        f"40 requests/s with 8 slots: {prediction_report.GROWS}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("slots", "scored", "said"),
+    [
+        (
+            4,
+            {LIMIT_SEEN},
+            ["8 streams (no limit): not scored: predicted without a limit of slots, and the server has 4."],
+        ),
+        (
+            None,
+            {NO_LIMIT},
+            [f"8 streams ({LIMIT_SEEN}): not scored: predicted for 4 slots, and the server has at least 8."],
+        ),
+        (
+            6,
+            set(),
+            [
+                "8 streams (no limit): not scored: predicted without a limit of slots, and the server has 6.",
+                f"8 streams ({LIMIT_SEEN}): not scored: predicted for 4 slots, and the server has 6.",
+            ],
+        ),
+    ],
+)
+def test_of_two_cases_that_of_the_slots_that_the_run_shows_is_scored(
+    slots: int | None, scored: set[str], said: list[str], tmp_path: Path
+) -> None:
+    """Both were, and "7 of 14 figures lie inside their bands" counted those of a server that it was not."""
+    document = predicted(measured(tmp_path / "fit", (1, 2, 4)), concurrencies=(8,))
+    found = score_report.score(document, analyse(measured(tmp_path / "real", (8,), slots=slots, seed=3)))
+    assert {each.case for each in found.figures} == scored
+    assert list(found.said) == said
 
 
 def test_past_the_streams_that_were_measured_bands_widen(tmp_path: Path) -> None:

@@ -75,6 +75,14 @@ class Advice:
         return self.measured[-1]
 
     @property
+    def people(self) -> bool:
+        """Whether the users hold conversations, and think: so many of them are fewer streams."""
+        return self.model.sessions is not None
+
+    def users(self, count: int) -> str:
+        return _users(self.model, count)
+
+    @property
     def now(self) -> int | None:
         """The slots as measured; None where the run never reached their limit."""
         return self.model.slots
@@ -140,6 +148,10 @@ class Advice:
         return load in self.measured and (slots == self.usual or plenty)
 
 
+def _users(model: ServerModel, count: int) -> str:
+    return counted(count, *(("stream",) if model.sessions is None else ("person", "people")))
+
+
 def advise_slots(
     model: ServerModel,
     series: ClosedLoopSeries,
@@ -178,7 +190,7 @@ def advise_slots(
         memory=memory,
         gpu_bytes=gpu_bytes,
         predicted_now=model.closed(series.concurrencies[-1]),
-        equal_answers=len(set(as_run.outputs)) == 1 < len(set(model.outputs)),
+        equal_answers=model.sessions is None and len(set(as_run.outputs)) == 1 < len(set(model.outputs)),
         at_once=max((int(level["peak_decoding"]) for level in known if level.get("peak_decoding")), default=None),
     )
     advice = dataclasses.replace(advice, best=_best(advice), ranked_by=_pressing(advice))
@@ -247,7 +259,7 @@ def _predict_table(
     def cell(each: int, load: int) -> Prediction:
         if load in known and (each == model.slots or (model.slots is None and each >= load)):
             return self_check.as_measured(known[load], each)
-        tell(f"Predicting {counted(load, 'stream')} on {counted(each, 'slot')}")
+        tell(f"Predicting {_users(model, load)} on {counted(each, 'slot')}")
         return allowing_for_growth(model, model.closed(load, slots=each))
 
     for load in loads:

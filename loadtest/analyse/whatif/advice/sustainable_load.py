@@ -30,16 +30,20 @@ class SustainableLoad:
     rate: float  # requests/s, Poisson; 0: none
     sure_rate: float
     extrapolates: str | None
+    people: bool = False  # whether the users hold conversations; then no rate of single requests is given
 
     @property
     def sentence(self) -> str:
         """Say up to which load the objectives hold: "TTFT p95 ≤ 2 s holds up to 6 streams at once, or 1.1 requests/s"."""
         asked = " and ".join(map(str, self.objectives))
         verb = "holds" if len(self.objectives) == 1 else "hold"
+        one, *several = ("person", "people") if self.people else ("stream",)
         if not self.concurrency:
-            return f"not even one stream meets {asked}"
+            return f"not even one {one} meets {asked}"
         least = "at least " if self.more else ""
-        text = f"{asked} {verb} up to {least}{counted(self.concurrency, 'stream')} at once"
+        text = (
+            f"{asked} {verb} up to {least}{counted(self.concurrency, one, *several)}{'' if self.people else ' at once'}"
+        )
         if self.sure_concurrency < self.concurrency:
             text += f" (surely to {self.sure_concurrency})" if self.sure_concurrency else " (none surely)"
         if self.rate:
@@ -91,7 +95,8 @@ def sustainable_load(
     found = highest(lambda users: meets(closed(users), asked), most)
     sure = highest(lambda users: meets(closed(users), asked, surely=True), found) if found else 0
     rate = sure_rate = 0.0
-    if found and not totals:  # an open loop's total is what is sent, so it cannot be searched for
+    people = model.sessions is not None
+    if found and not totals and not people:  # an open loop's total is what is sent, so it cannot be searched for
         rate, sure_rate = _highest_rates(model, asked, closed, slots, most)
     return SustainableLoad(
         objectives=asked,
@@ -102,6 +107,7 @@ def sustainable_load(
         rate=rate,
         sure_rate=sure_rate,
         extrapolates=closed(max(found, 1)).extrapolates,
+        people=people,
     )
 
 

@@ -24,6 +24,7 @@ STANDARD_ERRORS = 2.0  # of the growth, that make a band for 95 of 100 cases
 # share of a figure by which its band widens with each doubling of streams, where slots are not the measured ones
 SPLIT = 0.4
 UNSEEN_GROWTH = 0.25  # share by which it widens so where only one number of streams was measured
+LEAST_SAID = 0.005  # of a step: less would be printed as 0 %
 RATES = ("stream_tokens_per_s", "output_tokens_per_s", "requests_per_s")
 
 
@@ -78,7 +79,9 @@ def _growth_error(model: ServerModel) -> float:
 def _words(said: Prediction, model: ServerModel, shorter: float, longer: float) -> str | None:
     if said.extrapolates is None or not model.slope_known:
         return said.extrapolates
-    return (
-        f"{said.extrapolates}; the bands allow for steps {(1 - shorter) * 100:.0f} % shorter, where growth slows down, to "
-        f"{(longer - 1) * 100:.0f} % longer, where arithmetic takes longer than reading the weights"
+    ends = (
+        (1 - shorter, "shorter, where growth slows down"),
+        (longer - 1, "longer, where arithmetic takes longer than reading the weights"),
     )
+    allowed = " to ".join(f"{share * 100:.0f} % {how}" for share, how in ends if share >= LEAST_SAID)
+    return said.extrapolates + (f"; the bands allow for steps {allowed}" if allowed else "")

@@ -246,7 +246,7 @@ def _of_own_clocks(run: RunData, slots: Slots, steps: Steps) -> ServerModel | No
         slope_known=len(times) > 1,
         pace_error=steps.pace_error,
         guess=None,
-        assumed=assumed(run),
+        assumed=tuple(assumed(run)),
     )
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from typing import Any, Self
@@ -47,6 +48,7 @@ from loadtest.analyse.whatif.model.seeded_run import SeededRequests
 from loadtest.analyse.whatif.model.sessions import Sessions
 from loadtest.errors import PredictionError
 from loadtest.metrics import Interval
+from loadtest.records import NO_FAILURES
 from loadtest.simulate.model.engine import Engine
 from loadtest.simulate.model.stream import Emission, EngineRequest, Stream
 from loadtest.simulate.model.timing import Timing
@@ -75,14 +77,19 @@ BANDED = (  # the figures that have a band
 
 PROMPTS_AS_ASKED = "The server counts no prompt tokens: prompts are taken to be as long as was asked for."
 WHO_WAIT = "predictions are of users who all wait for their answers."
+WHO_FAIL = "predictions are of requests that are all answered."
 SLICED_WAY = "streams share steps, which take in prompts in slices"
 
 
-def assumed(run: RunData) -> tuple[str, ...]:
-    """Say what a model of a run takes for granted of its requests: how long prompts were, and that nobody hangs up."""
-    left = int(run.requests["left"].sum())
-    hung_up = f"Users hung up in {some_of(left, len(run.requests), 'request')} of the run; {WHO_WAIT}"
-    return (*([PROMPTS_AS_ASKED] if run.prompts_as_asked else []), *([hung_up] if left else []))
+def assumed(run: RunData) -> Iterator[str]:
+    """Yield what a model of a run takes for granted of its requests: how long prompts were, that none fails and nobody hangs up."""
+    every = len(run.requests)
+    if run.prompts_as_asked:
+        yield PROMPTS_AS_ASKED
+    if left := int(run.requests["left"].sum()):
+        yield f"Users hung up in {some_of(left, every, 'request')} of the run; {WHO_WAIT}"
+    if failed := every - int(run.one_of("outcome", *NO_FAILURES).sum()):
+        yield f"{some_of(failed, every, 'request')} of the run failed; {WHO_FAIL}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +202,7 @@ class ServerModel:
             pace_error=steps.pace_error,
             paces=tuple(steps.paces.items()),
             guess=guess,
-            assumed=assumed(run),
+            assumed=tuple(assumed(run)),
             sessions=sessions.likeliest(run, slots, measure_cache(run, slots, steps)),
         )
 
