@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from loadtest.text import counted, listed, number
+from loadtest.text import counted, listed, rated
 
 DEFAULT_MOST = 256
 SEARCH_PRECISION = 16  # above this load the answer is good to one part in so many: each further level is the longest
@@ -101,29 +101,33 @@ def _probable(tried: Sequence[TriedLevel]) -> tuple[int, int | None]:
 class Loads:
     """What a search's loads are, and how they are named."""
 
-    kind: str = "streams"  # "streams", "people" or "requests/s"
+    kind: str = "streams"  # "streams", "people", "requests/s" or "sessions/s"
     unit: float = 1.0  # requests/s of one step of a rate
 
     def name(self, load: int, *, kind: bool = True) -> str:
         """Return "5 streams", "1 person", "2.5 requests/s"; without `kind` the number alone."""
-        value = str(load) if self.kind != "requests/s" else number(load * self.unit)
-        if not kind:
-            return value
-        if self.kind == "requests/s":
-            return f"{value} requests/s"
-        if self.kind == "people":
-            return "1 person" if load == 1 else f"{load} people"
-        return counted(load, "stream")
+        if self.is_rate:
+            words = rated(load * self.unit, self.kind.removesuffix("s/s"))  # as the level's own label
+        else:
+            words = counted(load, "person", "people") if self.kind == "people" else counted(load, "stream")
+        return words if kind else words.partition(" ")[0]
 
     def of_this_kind(self, load: int) -> str:
         return self.name(load) + (" of this kind" if self.kind == "people" else "")
 
     @property
+    def is_rate(self) -> bool:
+        return self.kind.endswith("/s")
+
+    @property
     def least(self) -> str:
-        return {"people": "one person", "requests/s": self.name(1)}.get(self.kind, "one stream")
+        return self.name(1) if self.is_rate else self.name(1).replace("1", "one")
+
+    def meets(self, load: int) -> str:
+        return "meets" if load * self.unit == 1 else "meet"
 
     def misses(self, load: int) -> str:
-        return "misses it" if load == 1 and self.kind != "requests/s" else "miss it"
+        return "misses" if load * self.unit == 1 else "miss"
 
 
 STREAMS = Loads()
@@ -165,9 +169,9 @@ class SearchResult:
             sure = "" if self.missed == self.beyond else ", as far as its figures show"
             why = f": {binds}" if binds else ""
             if self.beyond > 1:  # the search was cut short
-                miss = loads.misses(self.beyond).removesuffix("it") + asked
-                return f"{loads.name(self.beyond)} {miss}{sure}; nothing less was measured to its end{why}."
-            return f"Not even {loads.least} meets {asked}{sure}{why}."
+                miss = f"{loads.name(self.beyond)} {loads.misses(self.beyond)} {asked}"
+                return f"{miss}{sure}; nothing less was measured to its end{why}."
+            return f"Not even {loads.least} {loads.meets(1)} {asked}{sure}{why}."
         verb = "carries" if loads.kind == "people" else "takes"
         if self.beyond is None:
             sure = (
@@ -175,7 +179,7 @@ class SearchResult:
             )
             carried = f"{server} {verb} at least {loads.of_this_kind(self.answer)} within {asked}{sure}"
             return f"{carried}; nothing more was measured to its end."
-        past = f"past that {binds}" if binds else f"{loads.name(self.beyond)} {loads.misses(self.beyond)}"
+        past = f"past that {binds}" if binds else f"{loads.name(self.beyond)} {loads.misses(self.beyond)} it"
         return f"{server} {verb} {loads.of_this_kind(self.answer)}{self._between(loads)} within {asked}; {past}."
 
     def _between(self, loads: Loads) -> str:
@@ -183,16 +187,16 @@ class SearchResult:
         if high is None:
             sure = f"surely {loads.name(low, kind=False)}" if low else "none surely"
             return f" ({sure})" if low != self.answer else ""
+        if loads.is_rate:
+            high += 1  # no rate between two steps was tried
         if low == high == self.answer:
             return ""
         return f" ({loads.name(low, kind=False)} to {loads.name(high, kind=False)})"
 
     def _void(self, asked: str, loads: Loads) -> str:
         assert self.void is not None
-        met = (
-            f"{loads.name(self.met)} meet{'s' if self.met == 1 else ''} it" if self.met else "no level surely meets it"
-        )
-        missed = [f"{loads.name(self.missed)} {loads.misses(self.missed)}"] if self.missed else []
+        met = f"{loads.name(self.met)} {loads.meets(self.met)} it" if self.met else "no level surely meets it"
+        missed = [f"{loads.name(self.missed)} {loads.misses(self.missed)} it"] if self.missed else []
         where = f" above {loads.name(self.met)}" if self.met else ""
         if self.missed:
             low, high = self.met, loads.name(self.missed)
