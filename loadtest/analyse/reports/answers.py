@@ -287,6 +287,7 @@ def _ttft(at: LevelData | None, best: LevelData) -> Tile:
         ends = level.interval_in_words("ttft_s", "p95")
         none = f"no 95 % interval{too_few_for_queue(level, 'ttft_s', 'p95')}, "
         between = f"95 % interval {ends}, " if ends else none
-        return Tile(name, level.wait_in_words("ttft_s", "p95"), f"{between}at {level['label']}")
+        where = joined("; ", f"at {level['label']}", level.left_out_said)
+        return Tile(name, level.wait_in_words("ttft_s", "p95"), f"{between}{where}")
     count = (level.get("ttft_s") or {}).get("n", 0)
     return Tile(name, "", f"p95 needs {needed(PERCENTILES['p95'])} requests, {level['label']} has {count}")

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from loadtest.analyse.run.arrays import grouped
-from loadtest.metrics import VOID
+from loadtest.metrics import MANY_FAILED_SHARE, VOID
 from loadtest.records import NO_FAILURES
 from loadtest.scenario import Level
-from loadtest.text import UNKNOWN, joined, rated, seconds
+from loadtest.text import UNKNOWN, joined, rated, seconds, some_of
 
-MANY_FAILED = 0.1  # of a level's requests
 # keys that a scenario's level has too
 ASKED_KEYS = (
     *("concurrency", "rate", "rate_to", "trace", "words", "system_tokens"),
@@ -78,7 +77,14 @@ class LevelData(dict[str, Any]):
     @property
     def many_failed(self) -> bool:
         """Whether its figures leave out so many that they are not the level's: who waited longest may have failed."""
-        return bool(self.get("outcomes")) and self.failed > MANY_FAILED * self["requests"]
+        return bool(self.get("outcomes")) and self.failed > MANY_FAILED_SHARE * self["requests"]
+
+    @property
+    def left_out_said(self) -> str:
+        """Name the failed requests that its figures leave out, where they are many; else empty."""
+        if not self.many_failed:
+            return ""
+        return f"{some_of(self.failed, self['requests'], 'request')} failed and are left out"
 
     @property
     def mean_ttft(self) -> float | None:

@@ -12,7 +12,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from support import report_pages
-from support.made_runs import Made, grid, make, write
+from support.made_runs import Made, grid, make, unanswered, write
 from support.places import ROOT
 
 from loadtest.analyse.charts import against_load, machine, ttft
@@ -26,6 +26,7 @@ from loadtest.analyse.summary import Analysis, analyse
 from loadtest.analyse.verdict import verdict
 from loadtest.analyse.verdict.evidence import Evidence
 from loadtest.analyse.verdict.remedies import REMEDIES
+from loadtest.records import Outcome
 
 ALONE = "every request of this level was a warm-up"
 
@@ -313,3 +314,13 @@ def test_a_tile_says_that_p95_has_no_interval(tmp_path: Path) -> None:
     make(tmp_path / "run", users=(8,), each=4)
     note = answers.tiles(analyse(tmp_path / "run"))[2].note
     assert note == "no 95 % interval, at 8 streams"
+
+
+def test_a_tile_says_that_many_failed_and_are_left_out(tmp_path: Path) -> None:
+    """Was "1.21 s (no 95 % interval, at 3 requests/s)" where 9 of 30 had waited for 2 s without a token."""
+    levels, truth = grid(Made(), (4,), each=10)
+    records = [unanswered(one, Outcome.TIMEOUT, error="no token") if one.id % 4 == 0 else one for one in truth.records]
+    analysis = analyse(write(tmp_path / "run", records, levels))
+    (level,) = analysis.summary["levels"]
+    assert answers.tiles(analysis)[2].note.endswith(f"; {level.failed} of 40 requests failed and are left out")
+    assert ": latencies and speeds are of the others" in level["reasons"][0]
