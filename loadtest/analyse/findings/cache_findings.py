@@ -59,8 +59,10 @@ def may_be_warm(analysis: Analysis) -> bool:
 
 
 def _sent_before(other: str) -> Finding:
-    who = f"{shown(other)} sent prompts of this seed to this model before"
-    return Finding(f"{who}, and the server does not say what it had cached: TTFT may be that of a warm prefix cache.")
+    before = f"Prompts of this seed were sent to this model before, by {shown(other)}"
+    return Finding(
+        f"{before}, and the server does not say what it had cached: TTFT may be that of a warm prefix cache."
+    )
 
 
 def _of_single_requests(analysis: Analysis, use: CacheUse) -> list[Finding]:

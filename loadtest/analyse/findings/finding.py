@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Self
 
-from loadtest.text import capitalised
+from loadtest.text import after_colon, capitalised
 
 
 class Finding(str):
@@ -19,5 +19,5 @@ class Finding(str):
         return found
 
     def about(self, who: str) -> Self:
-        """Return it as said of one of several: "llama3.2:1b: The server handles …"."""
-        return type(self)(f"{who}: {self}", self.evidence) if who else self
+        """Return it as said of one of several: "llama3.2:1b: the server handles …"."""
+        return type(self)(f"{who}: {after_colon(self)}", self.evidence) if who else self
