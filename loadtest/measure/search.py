@@ -4,8 +4,8 @@ The load doubles until a level misses the objectives. Then the gap between the h
 that misses them is halved. An unclear level is measured once more with twice the requests, unless it meets by its figures and
 more load is tried anyway; then only where it is the answer. Where it stays unclear, its figures decide where the search goes on,
 and the answer says how sure it is. Where no level surely met the objectives, half of the
-lowest load is measured, with twice the requests at once. A void level is measured again with the same number of requests; where it stays void, the search
-ends, because this client cannot measure more either.
+lowest load is measured, with twice the requests at once. A void level is measured again with the same number of requests; where it stays void, what was measured of that load before counts, and
+without that the search ends, because this client cannot measure more either.
 
 Loads are whole numbers: streams, people, or steps of a rate.
 """
@@ -66,13 +66,14 @@ class Search:
         attempts = VOID_ATTEMPTS if last.void else 1 if below or climbs else ATTEMPTS
         if last.met is None and len(same) < attempts:
             return self._level(last.concurrency, sum(not one.void for one in same))
-        if last.void:
+        if all(one.void for one in same):
             return None
         if high is None:
             return None if low >= self.most else self._level(min(2 * low, self.most), 0)
         if high - low > max(1, low // self.precision):
             return self._level((low + high) // 2, 0)
-        if [one.met for one in tried if one.concurrency == low and not one.void] == [None]:
+        of_low = [one for one in tried if one.concurrency == low]
+        if [one.met for one in of_low if not one.void] == [None] and not of_low[-1].void:
             return self._level(low, 1)
         return self._below(tried, low)
 
@@ -145,12 +146,13 @@ class SearchResult:
 
     @classmethod
     def of(cls, tried: Sequence[TriedLevel]) -> SearchResult:
-        """Sum up the levels tried; of several measurements of one load the last, largest one counts."""
-        by_load = {one.concurrency: one.met for one in tried}
+        """Sum up the levels tried; of several measurements of one load the last, largest one counts that is not void."""
+        seen = {one.concurrency: one.met for one in tried if not one.void}
+        by_load = {one.concurrency: one.met for one in tried} | seen
         missed = min((at for at, met in by_load.items() if met is False), default=None)
         below = [at for at in by_load if missed is None or at < missed]
         met = max((at for at in below if by_load[at]), default=None)
-        void = tried[-1].concurrency if tried and tried[-1].void else None
+        void = tried[-1].concurrency if tried and tried[-1].concurrency not in seen else None
         answer, beyond = _probable(tried)
         return cls(met, missed, void, answer or None, beyond)
 

@@ -104,7 +104,8 @@ class Finder:
                 self._load(last), last, [self._judged(last, row) for row in rows], [row.get("label") for row in rows]
             )
         )
-        self._indices[self._load(last)] = last.index
+        if not self.tried[-1].void:
+            self._indices[self._load(last)] = last.index
         self._say(f"{last.label}, {last.requests} requests: {self.tried[-1].saw}.")
         following = self._search.next_level(self.tried)
         if following is None or self._unknown is not None:
