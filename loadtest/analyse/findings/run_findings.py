@@ -216,7 +216,7 @@ def range_of_ttft(series: Series) -> Finding | None:
 
 def _at_loads(told: Sequence[LevelData], figures: Sequence[str]) -> str:
     """Return "1.2 s at 1 stream and 3 s at 8 streams"; a search may have measured one load alone, and that more than once."""
-    left_out = [f" ({said})" if (said := level.left_out_said) else "" for level in told]
+    left_out = [f" ({level.left_out_said})" if level.many_failed else "" for level in told]
     where = [f"{level.load}{mark}" for level, mark in zip(told, left_out, strict=True)]
     if len(told) > 1 and told[0].load == told[1].load:
         return f"{figures[0]} at {where[0]}, and {figures[1]} when that was measured again{left_out[1]}"

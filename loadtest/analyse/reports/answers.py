@@ -168,7 +168,8 @@ def tiles(analysis: Analysis) -> list[Tile]:
     best = with_most(levels, "output_tokens_per_s")
     if best is None:
         unsteady = "no level has a steady rate of output" if believed(levels) else ALL_VOID
-        names = ("Most output tokens/s", "Levels off at", "TTFT p95 at the most output")
+        off_at = "Kept up with" if levels and all(level.is_open for level in levels) else "Levels off at"
+        names = ("Most output tokens/s", off_at, "TTFT p95 at the most output")
         missing = [Tile(name, "", unsteady if levels else "no request was recorded") for name in names]
         return [*missing, _slots(analysis)]
     series = series_with(levels, best)

@@ -81,10 +81,8 @@ class LevelData(dict[str, Any]):
 
     @property
     def left_out_said(self) -> str:
-        """Name the failed requests that its figures leave out, where they are many; else empty."""
-        if not self.many_failed:
-            return ""
-        return f"{some_of(self.failed, self['requests'], 'request')} failed and are left out"
+        """Name the failed requests that its figures leave out; empty where none failed."""
+        return f"{some_of(self.failed, self['requests'], 'request')} failed and are left out" if self.failed else ""
 
     @property
     def mean_ttft(self) -> float | None:

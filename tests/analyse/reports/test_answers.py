@@ -157,6 +157,14 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     assert {tile.value for tile in told(tmp_path / "empty").values()} == {""}
 
 
+def test_a_tile_of_a_void_rate_has_the_name_that_it_has_of_a_rate(tmp_path: Path) -> None:
+    """Was "Levels off at", which is of streams."""
+    levels, truth = grid(Made(), (4,), each=4)
+    failed = [unanswered(one, Outcome.TIMEOUT, error="no token") for one in truth.records]
+    at_rate = [{**level, "concurrency": None, "rate": 2.0} for level in levels]
+    assert told(write(tmp_path / "run", failed, at_rate))["Kept up with"].note == answers.ALL_VOID
+
+
 def test_every_rule_has_a_remedy_and_every_remedy_a_rule() -> None:
     assert verdict.RULES.keys() == REMEDIES.keys()
     assert not [
@@ -316,11 +324,15 @@ def test_a_tile_says_that_p95_has_no_interval(tmp_path: Path) -> None:
     assert note == "no 95 % interval, at 8 streams"
 
 
-def test_a_tile_says_that_many_failed_and_are_left_out(tmp_path: Path) -> None:
-    """Was "1.21 s (no 95 % interval, at 3 requests/s)" where 9 of 30 had waited for 2 s without a token."""
+@pytest.mark.parametrize("every", [4, 20])
+def test_a_tile_of_a_tail_says_that_some_failed_and_are_left_out(tmp_path: Path, every: int) -> None:
+    """Was "1.21 s (at 3 requests/s)" where 9 of 30, and 613 ms where 2 of 40, had waited longer without a token."""
     levels, truth = grid(Made(), (4,), each=10)
-    records = [unanswered(one, Outcome.TIMEOUT, error="no token") if one.id % 4 == 0 else one for one in truth.records]
+    records = [
+        unanswered(one, Outcome.TIMEOUT, error="no token") if one.id % every == 5 % every else one
+        for one in truth.records
+    ]
     analysis = analyse(write(tmp_path / "run", records, levels))
     (level,) = analysis.summary["levels"]
     assert answers.tiles(analysis)[2].note.endswith(f"; {level.failed} of 40 requests failed and are left out")
-    assert ": latencies and speeds are of the others" in level["reasons"][0]
+    assert (": latencies and speeds are of the others" in level["reasons"][0]) is (every == 4)
