@@ -24,6 +24,7 @@ LOST_RECORDS_SHARE = 0.01  # of a run's records: suspect from the first on
 CLIENT_CPU_SHARE = 0.9  # of one core; suspect only
 LENGTH_SHARE = 0.1  # achieved output length off the asked one; suspect only
 FEW_TOKENS = 16  # a prompt longer by no more than this has a chat template, not a wrong length
+MANY_FAILED_SHARE = 0.1  # of the requests: from there on figures of the others are said to be of those
 FAILED_SHARE = 0.5  # of the requests: from there on those that ended well do not stand for the load
 UNREAD_SHARE = 0.01  # answers without any text that was understood, although the server counted tokens
 EMPTY_SHARE = 0.01  # answers without any text; suspect, void from EMPTY_VOID_SHARE on

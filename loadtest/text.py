@@ -154,6 +154,12 @@ def capitalised(sentence: str) -> str:
     return sentence[:1].upper() + sentence[1:]
 
 
+def after_colon(sentence: str) -> str:
+    """Return a sentence with its first letter small, where its first word is not an abbreviation such as TTFT or E2E."""
+    word = sentence.partition(" ")[0]
+    return sentence if word[1:] != word[1:].lower() else sentence[:1].lower() + sentence[1:]
+
+
 def shown(text: str) -> str:
     r"""Return `text` with what steers a terminal or hides written as an escape: \x1b, \u202e, \ud83d.
 

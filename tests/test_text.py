@@ -32,6 +32,19 @@ def test_a_number_has_three_digits_and_no_exponent(value: float | None, said: st
     assert text.number(value) == said
 
 
+@pytest.mark.parametrize(
+    ("sentence", "said"),
+    [
+        ("Past 2 streams requests queue.", "past 2 streams requests queue."),
+        ("A step takes 2 ms.", "a step takes 2 ms."),
+        ("TTFT is 2 ms.", "TTFT is 2 ms."),
+        ("", ""),
+    ],
+)
+def test_a_sentence_behind_a_colon_begins_with_a_small_letter(sentence: str, said: str) -> None:
+    assert text.after_colon(sentence) == said
+
+
 @pytest.mark.parametrize(("rate", "said"), [(1.0, "1 request/s"), (0.5, "0.5 requests/s"), (10.0, "10 requests/s")])
 def test_one_request_a_second_is_singular(rate: float, said: str) -> None:
     assert text.rated(rate) == said

@@ -38,17 +38,6 @@ PER_REQUEST = (
     "prefill_tokens_per_s",
     "stall_s",
 )
-# those of them that hold a request's wait, and in an open loop what its queue remembers
-OF_A_QUEUE = {
-    "ttft_s",
-    "ttft_sched_s",
-    "e2e_s",
-    "e2e_sched_s",
-    "e2e_tokens_per_s",
-    "queue_wait_s",
-    "slot_wait_s",
-    "batch_wait_s",
-}
 NO_WAITS = "this server does not say how long requests wait"
 NO_LIMIT = (
     "more requests were in flight than were ever at work at once, and whether that is the slots' limit is not known"
@@ -114,9 +103,10 @@ def level_summary(
         "reasons": [doubt.reason for _, doubt in doubts],
         "causes": [{"cause": cause, "verdict": doubt.severity} for cause, doubt in doubts],
     }
+    summary = LevelData(found)
     if asked:
-        found["objectives"] = [each.to_dict() for each in objectives.held_against_requests(run, found, asked)]
-    return LevelData(found)
+        summary["objectives"] = [each.to_dict() for each in objectives.held_against_requests(run, summary, asked)]
+    return summary
 
 
 def level_label(level: LevelData, prompt_tokens: FloatArray) -> str:
@@ -143,7 +133,7 @@ def _described(run: RunData, index: int, good: BoolArray, block: int, queue: flo
     found: dict[str, Any] = {}
     crowd = stationarity.crowd(run, index)[good] if queue > 1 else np.zeros(good.sum())
     kept = {name: stationarity.memory_in(run.column(name)[good], crowd, queue) for name in PER_REQUEST}
-    kept |= dict.fromkeys(OF_A_QUEUE, queue)
+    kept |= dict.fromkeys(stationarity.OF_A_QUEUE, queue)
     for name, memory in kept.items():
         described = stats.describe_values(run.column(name)[good], block=block, queue=memory)
         found |= _figure_or_reason(name, described, good)

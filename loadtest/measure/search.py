@@ -7,7 +7,8 @@ that misses them is halved, until the answer is as good as asked for.
   is measured once more with twice the requests, but while the load still doubles only if it misses by its figures.
 - Where the answer is unclear at the end, it is measured once more, too. Where no level surely met the objectives, half of the
   lowest load follows, with twice the requests at once.
-- A void level is measured again with as many requests. Where it stays void the search ends: this client can measure no more.
+- A void level is measured again with as many requests. Where it stays void, what was measured of that load before counts; without
+  that the search ends: this client can measure no more.
 
 Loads are whole numbers: streams, people, or steps of a rate.
 """
@@ -17,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from loadtest.text import counted, listed, number
+from loadtest.text import counted, listed, rated
 
 DEFAULT_MOST = 256
 SEARCH_PRECISION = 16  # above this load the answer is good to one part in so many: each further level is the longest
@@ -68,13 +69,14 @@ class Search:
         attempts = VOID_ATTEMPTS if last.void else 1 if below or climbs else ATTEMPTS
         if last.met is None and len(same) < attempts:
             return self._level(last.concurrency, sum(not one.void for one in same))
-        if last.void:
+        if all(one.void for one in same):
             return None
         if high is None:
             return None if low >= self.most else self._level(min(2 * low, self.most), 0)
         if high - low > max(1, low // self.precision):
             return self._level((low + high) // 2, 0)
-        if [one.met for one in tried if one.concurrency == low and not one.void] == [None]:
+        of_low = [one for one in tried if one.concurrency == low]
+        if [one.met for one in of_low if not one.void] == [None] and not of_low[-1].void:
             return self._level(low, 1)
         return self._below(tried, low)
 
@@ -103,29 +105,33 @@ def _probable(tried: Sequence[TriedLevel]) -> tuple[int, int | None]:
 class Loads:
     """What a search's loads are, and how they are named."""
 
-    kind: str = "streams"  # "streams", "people" or "requests/s"
+    kind: str = "streams"  # "streams", "people", "requests/s" or "sessions/s"
     unit: float = 1.0  # requests/s of one step of a rate
 
     def name(self, load: int, *, kind: bool = True) -> str:
         """Return "5 streams", "1 person", "2.5 requests/s"; without `kind` the number alone."""
-        value = str(load) if self.kind != "requests/s" else number(load * self.unit)
-        if not kind:
-            return value
-        if self.kind == "requests/s":
-            return f"{value} requests/s"
-        if self.kind == "people":
-            return "1 person" if load == 1 else f"{load} people"
-        return counted(load, "stream")
+        if self.is_rate:
+            words = rated(load * self.unit, self.kind.removesuffix("s/s"))  # as the level's own label
+        else:
+            words = counted(load, "person", "people") if self.kind == "people" else counted(load, "stream")
+        return words if kind else words.partition(" ")[0]
 
     def of_this_kind(self, load: int) -> str:
         return self.name(load) + (" of this kind" if self.kind == "people" else "")
 
     @property
+    def is_rate(self) -> bool:
+        return self.kind.endswith("/s")
+
+    @property
     def least(self) -> str:
-        return {"people": "one person", "requests/s": self.name(1)}.get(self.kind, "one stream")
+        return self.name(1) if self.is_rate else self.name(1).replace("1", "one")
+
+    def meets(self, load: int) -> str:
+        return "meets" if load * self.unit == 1 else "meet"
 
     def misses(self, load: int) -> str:
-        return "misses it" if load == 1 and self.kind != "requests/s" else "miss it"
+        return "misses" if load * self.unit == 1 else "miss"
 
 
 STREAMS = Loads()
@@ -143,12 +149,13 @@ class SearchResult:
 
     @classmethod
     def of(cls, tried: Sequence[TriedLevel]) -> SearchResult:
-        """Sum up the levels tried; of several measurements of one load the last, largest one counts."""
-        by_load = {one.concurrency: one.met for one in tried}
+        """Sum up the levels tried; of several measurements of one load the last, largest one counts that is not void."""
+        seen = {one.concurrency: one.met for one in tried if not one.void}
+        by_load = {one.concurrency: one.met for one in tried} | seen
         missed = min((at for at, met in by_load.items() if met is False), default=None)
         below = [at for at in by_load if missed is None or at < missed]
         met = max((at for at in below if by_load[at]), default=None)
-        void = tried[-1].concurrency if tried and tried[-1].void else None
+        void = tried[-1].concurrency if tried and tried[-1].concurrency not in seen else None
         answer, beyond = _probable(tried)
         return cls(met, missed, void, answer or None, beyond)
 
@@ -167,9 +174,9 @@ class SearchResult:
             sure = "" if self.missed == self.beyond else ", as far as its figures show"
             why = f": {binds}" if binds else ""
             if self.beyond > 1:  # the search was cut short
-                miss = loads.misses(self.beyond).removesuffix("it") + asked
-                return f"{loads.name(self.beyond)} {miss}{sure}; nothing less was measured to its end{why}."
-            return f"Not even {loads.least} meets {asked}{sure}{why}."
+                miss = f"{loads.name(self.beyond)} {loads.misses(self.beyond)} {asked}"
+                return f"{miss}{sure}; nothing less was measured to its end{why}."
+            return f"Not even {loads.least} {loads.meets(1)} {asked}{sure}{why}."
         verb = "carries" if loads.kind == "people" else "takes"
         if self.beyond is None:
             sure = (
@@ -177,7 +184,7 @@ class SearchResult:
             )
             carried = f"{server} {verb} at least {loads.of_this_kind(self.answer)} within {asked}{sure}"
             return f"{carried}; nothing more was measured to its end."
-        past = f"past that {binds}" if binds else f"{loads.name(self.beyond)} {loads.misses(self.beyond)}"
+        past = f"past that {binds}" if binds else f"{loads.name(self.beyond)} {loads.misses(self.beyond)} it"
         return f"{server} {verb} {loads.of_this_kind(self.answer)}{self._between(loads)} within {asked}; {past}."
 
     def _between(self, loads: Loads) -> str:
@@ -185,16 +192,16 @@ class SearchResult:
         if high is None:
             sure = f"surely {loads.name(low, kind=False)}" if low else "none surely"
             return f" ({sure})" if low != self.answer else ""
+        if loads.is_rate:
+            high += 1  # no rate between two steps was tried
         if low == high == self.answer:
             return ""
         return f" ({loads.name(low, kind=False)} to {loads.name(high, kind=False)})"
 
     def _void(self, asked: str, loads: Loads) -> str:
         assert self.void is not None
-        met = (
-            f"{loads.name(self.met)} meet{'s' if self.met == 1 else ''} it" if self.met else "no level surely meets it"
-        )
-        missed = [f"{loads.name(self.missed)} {loads.misses(self.missed)}"] if self.missed else []
+        met = f"{loads.name(self.met)} {loads.meets(self.met)} it" if self.met else "no level surely meets it"
+        missed = [f"{loads.name(self.missed)} {loads.misses(self.missed)} it"] if self.missed else []
         where = f" above {loads.name(self.met)}" if self.met else ""
         if self.missed:
             low, high = self.met, loads.name(self.missed)

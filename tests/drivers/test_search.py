@@ -13,7 +13,7 @@ from support.made_runs import Made, grid, write
 from loadtest.analyse.run.levels import LevelData
 from loadtest.cli.run.find_max import Finder
 from loadtest.errors import ScenarioError
-from loadtest.measure.search import Search, SearchResult, TriedLevel
+from loadtest.measure.search import Loads, Search, SearchResult, TriedLevel
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Level, Scenario
 from loadtest.slo import parse_objectives
@@ -116,6 +116,22 @@ def test_a_level_that_stays_void_ends_the_search() -> None:
     assert found.void == 4
     assert "above 2 streams" in found.sentence("x")
     assert "this client cannot tell" in found.sentence("x")
+
+
+def test_a_repeat_that_is_void_leaves_what_was_measured_before() -> None:
+    """Was "Unresolved below 2 requests/s: at 1 request/s the level is void", of a rate that had been measured, and had missed."""
+    search, loads = Search(least=40, start=16), Loads("requests/s", 1 / 16)
+    tried = [TriedLevel(16, 60, None, "", leans=False), *[TriedLevel(16, 120, None, "", void=True)] * 2]
+    step = search.next_level(tried)
+    assert step is not None
+    assert step.concurrency == 8
+    tried += [TriedLevel(8, 60, None, "", leans=True)]
+    tried += [TriedLevel(load, 60, False, "", leans=False) for load in (12, 10, 9)]
+    while (step := search.next_level(tried)) is not None:  # the answer is measured again, and is void then
+        tried.append(TriedLevel(step.concurrency, step.requests, None, "", void=step.concurrency == 8, leans=True))
+        assert len(tried) < 20
+    said = SearchResult.of(tried).sentence("x", loads=loads)
+    assert said == "The server takes 0.5 requests/s (0 to 0.5625) within x; 0.5625 requests/s miss it."
 
 
 @pytest.mark.parametrize(

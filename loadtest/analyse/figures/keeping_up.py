@@ -37,7 +37,7 @@ class KeptUp:
         ]
         if not known:
             return None
-        lost = next((level for level in known if level.queue_grew and _answered_fewer(level)), None)
+        lost = next((level for level in known if fell_behind(level)), None)
         below = known if lost is None else [one for one in known if one.amount < lost.amount]
         kept = next((level for level in reversed(below) if not why_unclear(level)), None)
         above = [level for level in below if kept is None or level.amount > kept.amount]
@@ -66,6 +66,12 @@ def _answered_fewer(level: LevelData, than: float | None = None) -> bool:
     if answered is None:
         return True
     return bool((ci[1] < than) if ci else (answered <= FEWER * than))
+
+
+def fell_behind(level: LevelData) -> bool:
+    """Whether the queue of a level at one rate grew and fewer were answered than came: the longer it lasts, the longer waits are."""
+    steady = level.is_open and level.get("rate_to") is None
+    return steady and level.queue_grew and _answered_fewer(level)
 
 
 def why_unclear(level: LevelData) -> str:

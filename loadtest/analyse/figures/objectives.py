@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 
 from loadtest.analyse.figures import stats
+from loadtest.analyse.figures.keeping_up import fell_behind
 from loadtest.analyse.figures.rates import Flow
+from loadtest.analyse.figures.stationarity import OF_A_QUEUE
 from loadtest.analyse.figures.stats import ENDLESS_S, NEVER_S
-from loadtest.analyse.run import BoolArray, FloatArray, RunData, grouped
+from loadtest.analyse.run import BoolArray, FloatArray, LevelData, RunData, grouped
 from loadtest.metrics import PERCENTILES, S_PER_US, Interval
 from loadtest.slo import Judged, Objective, judge_by_figures
 
@@ -25,7 +27,7 @@ BY_CHANCE = 0.025  # that so many requests lie beyond a limit which is met: with
 OF_WHOLE_ANSWERS = ("e2e_s", "e2e_sched_s", "e2e_tokens_per_s")
 
 
-def held_against_requests(run: RunData, level: dict[str, Any], objectives: Sequence[Objective]) -> Iterator[Judged]:
+def held_against_requests(run: RunData, level: LevelData, objectives: Sequence[Objective]) -> Iterator[Judged]:
     """Judge objectives by a level of summary.json and by the requests of its run."""
     index = int(level["index"])
     good, left = run.good(index), run.left(index)
@@ -39,7 +41,7 @@ def held_against_requests(run: RunData, level: dict[str, Any], objectives: Seque
 
 
 def _judged_objective(
-    run: RunData, level: dict[str, Any], objective: Objective, sent: BoolArray, answered: BoolArray, left: BoolArray
+    run: RunData, level: LevelData, objective: Objective, sent: BoolArray, answered: BoolArray, left: BoolArray
 ) -> Judged:
     by_figures = judge_by_figures(objective, level)
     failed, requests = int((sent & ~answered).sum()), int(sent.sum())
@@ -60,18 +62,21 @@ def _judged_objective(
     return Judged(objective, value, interval, failed, requests, left=int(left.sum()), far=far)
 
 
-def _far(run: RunData, level: dict[str, Any], objective: Objective, sent: BoolArray, answered: BoolArray) -> bool:
+def _far(run: RunData, level: LevelData, objective: Objective, sent: BoolArray, answered: BoolArray) -> bool:
     """Whether a percentile misses its limit by so far that chance hardly explains it, although only rounds are independent.
 
     A level of few rounds has no interval, and a miss by far must not be measured again for want of one. In an open loop
-    all requests share one queue, and no two of them are independent.
+    all requests share one queue, and no two of them are independent. But a level in which the server fell behind would only
+    wait longer if it lasted, and where not even the requests that find no queue are in time the queue is no excuse.
     """
     share = PERCENTILES.get(objective.statistic)
-    if share is None or objective.figure not in run.requests or not level.get("concurrency"):
+    if share is None or objective.figure not in run.requests:
         return False
     values = run.column(objective.figure)
     known = sent & (~answered | np.isfinite(values))
     beyond = known & (~answered | ((values > objective.limit) if objective.at_most else (values < objective.limit)))
+    if level.is_open:
+        return bool((beyond == known).all()) or (objective.figure in OF_A_QUEUE and fell_behind(level))
     rounds = int(known.sum()) // int(level["concurrency"])
     if rounds < FEWEST_FOR_FAR:
         return False

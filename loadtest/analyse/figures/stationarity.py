@@ -32,6 +32,17 @@ SLOWED = 1.25
 # Times its requests that a level may be told to take: past that it has not shown what the server can do.
 MOST_TIMES_MORE = 100
 MOST_USED = 0.99  # of a server: a queue that never settles remembers ten thousand requests
+# figures that hold a request's wait, and in an open loop what its queue remembers
+OF_A_QUEUE = {
+    "ttft_s",
+    "ttft_sched_s",
+    "e2e_s",
+    "e2e_sched_s",
+    "e2e_tokens_per_s",
+    "queue_wait_s",
+    "slot_wait_s",
+    "batch_wait_s",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,9 +25,9 @@ def cache_findings(analysis: Analysis) -> list[Finding]:
     """Return what a run shows of the prefix cache, at most two findings; nothing where nothing was cached."""
     use, run = analysis.cache, analysis.run
     if may_be_warm(analysis):
-        who = f"{shown(str(run.fact('sent_before')))} sent prompts of this seed to this model before"
+        before = f"Prompts of this seed were sent to this model before, by {shown(str(run.fact('sent_before')))}"
         warm = "the server does not say what it had cached: TTFT may be that of a warm prefix cache"
-        return [Finding(f"{who}, and {warm}.")]
+        return [Finding(f"{before}, and {warm}.")]
     if use is None:
         return []
     if not (np.nan_to_num(run.column("turn")) > 0).any():

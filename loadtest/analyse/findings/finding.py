@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Self
 
-from loadtest.text import capitalised
+from loadtest.text import after_colon, capitalised
 
 
 class Finding(str):
@@ -20,8 +20,8 @@ class Finding(str):
         return found
 
     def about(self, who: str) -> Self:
-        """Return the finding with the name of whom it is about: "llama3.2:1b: The server handles …"."""
-        return type(self)(f"{who}: {self}", self.evidence) if who else self
+        """Return the finding as said of one of several: "llama3.2:1b: the server handles …"."""
+        return type(self)(f"{who}: {after_colon(self)}", self.evidence) if who else self
 
 
 def as_findings(said: Iterable[str | None]) -> list[Finding]:

@@ -25,7 +25,7 @@ from loadtest.analyse.server import alternating_models, prompt_length
 from loadtest.analyse.server.model_memory import by_slots, cold_load, memory_comparison
 from loadtest.analyse.summary import Analysis, believed_knee
 from loadtest.analyse.verdict import outcome_rules
-from loadtest.text import counted, listed, number, seconds, some_of
+from loadtest.text import counted, listed, number, seconds
 
 MOST_TOLD = 3  # series of levels; of more, the first and the last
 
@@ -147,23 +147,23 @@ def _of_series(analysis: Analysis, series: Series) -> Iterator[Finding]:
     yield from filter(None, found)
 
 
-def cold_loads(analysis: Analysis) -> list[str]:
+def cold_loads(analysis: Analysis) -> list[Finding]:
     """Say what cold loads took, a level at a time; nothing where none was asked for."""
     cold = [level for level in analysis.levels if level.get("cold_load")]
     levels = [level for level in cold if not level.is_void or not level["cold_load"]["n"]]
     mark = " (simulated)" if analysis.run.simulated else ""
     return [
-        f"{level['label']}: {sentence}" if len(levels) > 1 else sentence
+        Finding(sentence).about(level["label"] if len(levels) > 1 else "")
         for level in levels[:MOST_TOLD]
         for sentence in cold_load.cold_load_sentences(level["cold_load"], mark)
     ]
 
 
-def longer_prompts(analysis: Analysis) -> list[str]:
+def longer_prompts(analysis: Analysis) -> list[Finding]:
     """Say what a longer prompt costs, where levels differ in input length alone; of many such lines the first ones'."""
     every = prompt_length.prompt_length_series(analysis.run, analysis.believed)
     return [
-        f"{line.label}: {sentence}" if len(every) > 1 else sentence
+        Finding(sentence).about(line.label if len(every) > 1 else "")
         for line in every[:MOST_TOLD]
         for sentence in prompt_length.prompt_length_sentences(line)
     ]
@@ -216,17 +216,11 @@ def _lowest_and_highest(levels: Sequence[LevelData]) -> Sequence[LevelData]:
 
 def _at_loads(told: Sequence[LevelData], figures: Sequence[str]) -> str:
     """Return "1.2 s at 1 stream and 3 s at 8 streams"; a search may have measured one load alone, and that more than once."""
-    where = [f"{level.load}{_without_failed(level)}" for level in told]
+    left_out = [f" ({level.left_out_said})" if level.many_failed else "" for level in told]
+    where = [f"{level.load}{mark}" for level, mark in zip(told, left_out, strict=True)]
     if len(told) > 1 and told[0].load == told[1].load:
-        return f"{figures[0]} at {where[0]}, and {figures[1]} when that was measured again{_without_failed(told[1])}"
+        return f"{figures[0]} at {where[0]}, and {figures[1]} when that was measured again{left_out[1]}"
     return listed([f"{figure} at {one}" for figure, one in zip(figures, where, strict=True)])
-
-
-def _without_failed(level: LevelData) -> str:
-    """Name the requests that a figure leaves out, where they are many: those that waited longest may be among them."""
-    return (
-        f" ({some_of(level.failed, level['requests'], 'request')} failed and are left out)" if level.many_failed else ""
-    )
 
 
 def range_of_e2e(series: Series) -> Finding | None:

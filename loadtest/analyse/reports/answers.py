@@ -177,7 +177,8 @@ def tiles(analysis: Analysis) -> list[Tile]:
     best = with_most(levels, "output_tokens_per_s")
     if best is None:
         unsteady = "no level has a steady rate of output" if believed(levels) else ALL_VOID
-        names = ("Most output tokens/s", "Levels off at", "TTFT p95 at the most output")
+        off_at = "Kept up with" if levels and all(level.is_open for level in levels) else "Levels off at"
+        names = ("Most output tokens/s", off_at, "TTFT p95 at the most output")
         missing = [Tile(name, "", unsteady if levels else "no request was recorded") for name in names]
         return [*missing, _slots(analysis)]
     series = series_with(levels, best)
@@ -296,6 +297,7 @@ def _ttft(at: LevelData | None, best: LevelData) -> Tile:
         ends = level.interval_in_words("ttft_s", "p95")
         none = f"no 95 % interval{too_few_for_queue(level, 'ttft_s', 'p95')}, "
         between = f"95 % interval {ends}, " if ends else none
-        return Tile(name, level.wait_in_words("ttft_s", "p95"), f"{between}at {level['label']}")
+        where = joined("; ", f"at {level['label']}", level.left_out_said)
+        return Tile(name, level.wait_in_words("ttft_s", "p95"), f"{between}{where}")
     count = level.figure("ttft_s", "n") or 0
     return Tile(name, "", f"p95 needs {needed(PERCENTILES['p95'])} requests, {level['label']} has {count}")

@@ -27,9 +27,9 @@ class GateCase:
 
 
 def searched(sentence: str, *, met: bool, void: bool) -> GateCase:
-    """Return the case of a search for the most streams: whether at least one stream meets the objectives."""
+    """Return the case of a search for the highest load: whether any load surely meets the objectives."""
     return GateCase(
-        "find-max", "at least one stream meets the objectives", sentence, ERROR if void else "" if met else FAILURE
+        "find-max", "some load surely meets the objectives", sentence, ERROR if void else "" if met else FAILURE
     )
 
 

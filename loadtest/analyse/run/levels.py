@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from loadtest.analyse.run.arrays import grouped
-from loadtest.doubts import VOID
+from loadtest.doubts import MANY_FAILED_SHARE, VOID
 from loadtest.metrics import Interval
 from loadtest.records import NO_FAILURES
 from loadtest.scenario import Level
-from loadtest.text import UNKNOWN, joined, rated, seconds
+from loadtest.text import UNKNOWN, joined, rated, seconds, some_of
 
-MANY_FAILED = 0.1  # of a level's requests
 LENGTH_KEYS = ("words", "input_tokens", "output_tokens", "input_lengths", "output_lengths", "system_tokens")
 ASKED_KEYS = ("concurrency", "rate", "rate_to", "trace", *LENGTH_KEYS)  # that a scenario's level has too
 SERIES_KEYS = ("model", "url", *LENGTH_KEYS)  # what the levels of a series share, beside their kind of load
@@ -66,7 +65,12 @@ class LevelData(dict[str, Any]):
     @property
     def many_failed(self) -> bool:
         """Whether its figures leave out so many that they are not the level's: who waited longest may have failed."""
-        return self.failed > MANY_FAILED * int(self.get("requests", 0))
+        return self.failed > MANY_FAILED_SHARE * int(self.get("requests", 0))
+
+    @property
+    def left_out_said(self) -> str:
+        """Name the failed requests that its figures leave out; empty where none failed."""
+        return f"{some_of(self.failed, self['requests'], 'request')} failed and are left out" if self.failed else ""
 
     @property
     def queue_grew(self) -> bool:

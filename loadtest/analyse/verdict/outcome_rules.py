@@ -147,7 +147,8 @@ def _failed(e: Evidence, how: str) -> Iterator[Doubt]:
     if share >= doubts.FAILED_SHARE:
         yield Doubt(VOID, f"{said}: half or more{last}")
     elif share > allowed:
-        yield Doubt(SUSPECT, f"{said}, above the allowed {percent(allowed)}{last}")
+        others = ": latencies and speeds are of the others" if share > doubts.MANY_FAILED_SHARE else ""
+        yield Doubt(SUSPECT, f"{said}, above the allowed {percent(allowed)}{others}{last}")
 
 
 def _way(outcome: str, status: float) -> str:

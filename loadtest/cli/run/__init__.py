@@ -168,7 +168,7 @@ def run(
     With --find-max the concurrency is searched for (or the rate, from the one given): it doubles until a level misses --slo,
     then the gap is halved. Where the 95 % interval of a level holds the limit, and it missed or would be the answer, it is
     measured once more with twice the requests. The answer names what binds past it: slots, prefix cache, prefill, decode,
-    memory or context. Exit code 1 when not even one stream meets --slo.
+    memory or context. Exit code 1 when no load surely meets --slo.
 
     \b
     Examples:

@@ -57,7 +57,7 @@ class Finder:
         each, start = scenario.requests_per_stream, 1
         self._loads = Loads("people" if scenario.has_sessions else "streams")
         if scenario.rate:
-            self._loads = Loads("requests/s", scenario.rate[0] / RATE_STEPS)
+            self._loads = Loads("sessions/s" if scenario.has_sessions else "requests/s", scenario.rate[0] / RATE_STEPS)
             each, start, most = math.ceil(self._loads.unit * RATE_S), RATE_STEPS, most * RATE_STEPS
         elif scenario.has_sessions and scenario.think_time:
             start = FIRST_PEOPLE
@@ -104,7 +104,8 @@ class Finder:
                 self._load(last), last, [self._judged(last, row) for row in rows], [row.get("label") for row in rows]
             )
         )
-        self._indices[self._load(last)] = last.index
+        if not self.tried[-1].void:
+            self._indices[self._load(last)] = last.index
         self._say(f"{last.label}, {last.requests} requests: {self.tried[-1].saw}.")
         following = self._search.next_level(self.tried)
         if following is None or self._unknown is not None:

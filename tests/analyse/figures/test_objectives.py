@@ -196,6 +196,27 @@ def test_a_miss_by_far_is_sure_though_there_are_too_few_rounds_for_an_interval(t
         assert all_met([judged]) is (False if sure else None)
 
 
+@pytest.mark.parametrize(
+    ("rate", "asked", "sure"),
+    [
+        # Was "TTFT p50 is 5.40 s, TTFT p50 ≤ 300 ms: missed, but not surely", and measured again with twice the requests.
+        (4.0, "ttft_p50=0.3", True),
+        (4.0, "e2e_p95=3", True),
+        (1.0, "ttft_p95={p95}", False),
+        (1.5, "ttft_p50=0.02", True),  # not even an idle server answers so soon
+    ],
+)
+def test_a_miss_at_a_rate_is_sure_where_the_server_falls_behind_or_every_request_misses(
+    tmp_path: Path, rate: float, asked: str, *, sure: bool
+) -> None:
+    timing = Timing(step=StepLaw(0.02, 0.002), prefill_s=0.0005)
+    folder = play(timing, [Load(rate=rate, requests=64)], slots=2).write(tmp_path / "run")
+    p95 = analyse(folder).summary["levels"][0]["ttft_s"]["p95"]
+    (judged,) = held(folder, asked.format(p95=0.98 * p95))
+    assert not judged.met
+    assert judged.sure is sure
+
+
 def test_a_tail_of_very_many_tries_is_a_number() -> None:
     assert binomial_tail(2, 3, 0.5) == pytest.approx(0.5)
     assert binomial_tail(0, 10, 0.05) == pytest.approx(1.0)

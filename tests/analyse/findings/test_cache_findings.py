@@ -44,7 +44,7 @@ def test_prompts_that_were_sent_before_show_no_prefill_speed_where_nothing_is_co
     assert any("Prefill runs at" in one for one in all_findings(new))
     assert not any("Prefill runs at" in one for one in all_findings(again))
     [found] = cache_findings(again)
-    assert found.startswith("a sent prompts of this seed to this model before, and the server does not say what")
+    assert found.startswith("Prompts of this seed were sent to this model before, by a, and the server does not say")
 
 
 def test_conversations_that_are_kept_and_those_that_are_not_are_told_with_their_price(few_slots: Analysis) -> None:

@@ -12,7 +12,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from support import report_pages
-from support.made_runs import Made, grid, make, write
+from support.made_runs import Made, grid, make, unanswered, write
 from support.places import ROOT
 
 from loadtest.analyse.charts import against_load, machine, ttft
@@ -26,6 +26,7 @@ from loadtest.analyse.summary import Analysis, analyse
 from loadtest.analyse.verdict import verdict
 from loadtest.analyse.verdict.evidence import Evidence
 from loadtest.analyse.verdict.remedies import REMEDIES
+from loadtest.records import Outcome
 
 ALONE = "every request of this level was a warm-up"
 
@@ -154,6 +155,14 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     assert "p95 needs 20 requests" in tiles["TTFT p95 at the most output"].note
     write(tmp_path / "empty", [], [])
     assert {tile.value for tile in told(tmp_path / "empty").values()} == {""}
+
+
+def test_a_tile_of_a_void_rate_has_the_name_that_it_has_of_a_rate(tmp_path: Path) -> None:
+    """Was "Levels off at", which is of streams."""
+    levels, truth = grid(Made(), (4,), each=4)
+    failed = [unanswered(one, Outcome.TIMEOUT, error="no token") for one in truth.records]
+    at_rate = [{**level, "concurrency": None, "rate": 2.0} for level in levels]
+    assert told(write(tmp_path / "run", failed, at_rate))["Kept up with"].note == answers.ALL_VOID
 
 
 def test_every_rule_has_a_remedy_and_every_remedy_a_rule() -> None:
@@ -313,3 +322,17 @@ def test_a_tile_says_that_p95_has_no_interval(tmp_path: Path) -> None:
     make(tmp_path / "run", users=(8,), each=4)
     note = answers.tiles(analyse(tmp_path / "run"))[2].note
     assert note == "no 95 % interval, at 8 streams"
+
+
+@pytest.mark.parametrize("every", [4, 20])
+def test_a_tile_of_a_tail_says_that_some_failed_and_are_left_out(tmp_path: Path, every: int) -> None:
+    """Was "1.21 s (at 3 requests/s)" where 9 of 30, and 613 ms where 2 of 40, had waited longer without a token."""
+    levels, truth = grid(Made(), (4,), each=10)
+    records = [
+        unanswered(one, Outcome.TIMEOUT, error="no token") if one.id % every == 5 % every else one
+        for one in truth.records
+    ]
+    analysis = analyse(write(tmp_path / "run", records, levels))
+    (level,) = analysis.summary["levels"]
+    assert answers.tiles(analysis)[2].note.endswith(f"; {level.failed} of 40 requests failed and are left out")
+    assert (": latencies and speeds are of the others" in level["reasons"][0]) is (every == 4)

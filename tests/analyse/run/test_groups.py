@@ -102,7 +102,7 @@ def test_nothing_is_inferred_of_all_together(both: Analysis) -> None:
     for sentence in said:
         if "step takes" in sentence or "in parallel" in sentence or "requests queue" in sentence:
             assert sentence.startswith(("made, ", "other, "))
-    assert sum("The server handles" in sentence for sentence in said) == 2
+    assert sum("the server handles" in sentence for sentence in said) == 2
 
 
 def test_what_models_show_beside_each_other_says_so(both: Analysis) -> None:
@@ -122,7 +122,7 @@ def test_models_at_servers_of_their_own_give_a_law_each(tmp_path: Path) -> None:
     fast, slow = (each["step_law"] for each in one.summary["groups"])
     assert (fast["prefill"] is not None, slow["prefill"] is not None) == (True, True)
     assert any(
-        sentence == "other: The server handles 2 requests in parallel; further requests queue."
+        sentence == "other: the server handles 2 requests in parallel; further requests queue."
         for sentence in all_findings(one)
     )
     assert not any("same time" in sentence for sentence in all_findings(one))

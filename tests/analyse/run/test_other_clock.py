@@ -57,7 +57,7 @@ def test_of_two_servers_of_one_model_the_one_with_another_clock_is_named(tmp_pat
     found = analyse(made_runs.write(tmp_path / "run", records, levels, targets=[target("made"), target("made", THERE)]))
     said = [each for each in all_findings(found) if "durations are left out" in each]
     assert said == [
-        "10.0.0.2:8000: The server's durations are left out: by them decoding took 2.00 times as long as its tokens came."
+        "10.0.0.2:8000: the server's durations are left out: by them decoding took 2.00 times as long as its tokens came."
     ]
     known = np.isfinite(found.run.column("prefill_s"))
     assert known.tolist() == (found.run.requests["target"] == 0).tolist()

@@ -26,7 +26,9 @@ def test_a_server_that_stopped_answering_is_dated(tmp_path: Path) -> None:
     verdict, reasons = judged(tmp_path / "run", gone)
     assert verdict == "suspect"
     first, _, then = reasons[0].partition("; ")
-    assert first == "12 of 32 requests failed (12 http_error: connection refused), above the allowed 0 %"
+    assert first == (
+        "12 of 32 requests failed (12 http_error: connection refused), above the allowed 0 %: latencies and speeds are of the others"
+    )
     assert then == f"no request succeeded after {seconds(last)} of this level, the last 12 all failed"
     few = lambda record: failed("connection refused")(record) if record.id >= 34 else {}  # noqa: E731
     assert "no request succeeded" not in judged(tmp_path / "two", few)[1][0]  # two in a row prove nothing

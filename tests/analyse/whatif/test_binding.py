@@ -199,13 +199,14 @@ def test_the_answer_names_people_their_interval_and_what_binds() -> None:
     assert none.sentence("x", loads=Loads("people")) == "Not even one person meets x."
     cut = SearchResult.of(tried((16, None, False)))  # was "not even 0.06 requests/s", of a search that ended after 1
     said = cut.sentence("x", loads=Loads("requests/s", 1 / 16), binds="why")
-    assert said == "1.00 requests/s miss x, as far as its figures show; nothing less was measured to its end: why."
+    assert said == "1 request/s misses x, as far as its figures show; nothing less was measured to its end: why."
     rates = SearchResult.of(
         tried((16, True, True), (32, False, False), (24, True, True), (28, False, False), (26, False, False))
     )
     assert rates.sentence("x", loads=Loads("requests/s", 0.125)).startswith(
-        "The server takes 3.00 requests/s (3.00 to 3.12) within x"
+        "The server takes 3 requests/s (3 to 3.25) within x"  # was "3.00 (3.00 to 3.12)": nothing tells of 3.2
     )
+    assert Loads("sessions/s", 0.5).name(2) == "1 session/s"  # was "1.00 requests/s" of conversations
 
 
 def test_the_answer_and_the_question_are_in_reports(tmp_path: Path) -> None:
