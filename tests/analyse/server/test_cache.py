@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from support import talkers
+from support import made_runs, talkers
 from support.virtual_runs import Load, Played, SessionLoad, play, play_sessions
 
 from loadtest import metrics
 from loadtest.analyse.server.prompt_cache.cache import CacheReplay
 from loadtest.analyse.server.queue.waits import INFERRED, SERVER, UNKNOWN
 from loadtest.analyse.summary import Analysis, analyse
+from loadtest.records import Record
 from loadtest.simulate.model.prefix_cache import HostCache
 from loadtest.simulate.model.timing import StepLaw, Timing
 
@@ -171,6 +174,45 @@ def test_a_few_of_many_lost_turns_show_no_host_cache() -> None:
     for hits, seen in ((3, False), (40, True)):
         found = CacheReplay(2, ~lost, lost, np.arange(500) < hits, None)
         assert found.host_cache is seen
+
+
+def second_turns_beside_a_newcomer(blocks: int) -> Iterator[Record]:
+    """Two conversations begin on two slots; then the first goes on, found cached, and 1 ms earlier by the stamps a third begins."""
+    base = made_runs.closed_loop(made_runs.Made(), level=0, users=1, requests=1, start_ns=0).records[1]
+    for block in range(blocks):
+        for name, turn, at, prompt, cached in (
+            (0, 0, 0, 100, 0),
+            (1, 0, 1, 100, 0),
+            (2, 0, 5, 100, 0),
+            (0, 1, 5.001, 200, 120),
+        ):
+            moved = round((10 * block + at) * 1e9) - base.t_sched
+            instants = {key: getattr(base, key) + moved for key in made_runs.INSTANTS}
+            known = {
+                "prompt_n": prompt - cached,
+                "cache_n": cached,
+                "prompt_ms": 50.0,
+                "predicted_n": 20,
+                "predicted_ms": 190.0,
+            }
+            yield dataclasses.replace(
+                base,
+                **instants,
+                **{"id": 4 * block + name + 3 * turn, "session": 3 * block + name, "turn": turn, "user": name},
+                **{"dialect": "openai-chat", "prompt_tokens": prompt, "server": {"timings": known}},
+            )
+
+
+def test_turns_whose_order_is_not_known_show_no_host_cache(tmp_path: Path) -> None:
+    """A llama.cpp without one, whose users sent within 0.03 ms: "it has a host cache"."""
+    records = list(second_turns_beside_a_newcomer(6))
+    levels, _ = made_runs.grid(made_runs.Made(), (3,))
+    server = {"kind": "llamacpp", "version": "1", "context": 4096, "simulated": None, "slots_said": 2, "facts": {}}
+    level = {**levels[0], "ended_ns": 60 * 10**9}
+    found = analyse(made_runs.write(tmp_path / "run", records, [level], scenario=SCENARIO, server=server)).replayed
+    assert found is not None
+    assert found.lost_by_slots.sum() == 6
+    assert not found.host_cache
 
 
 def test_ollamas_count_of_cached_tokens_is_read_where_its_version_sends_one() -> None:

@@ -160,7 +160,10 @@ def _mean(values: FloatArray) -> float | None:
 
 
 FEWEST_HITS = 3  # turns that found their history cached although slots alone had lost it: then something else keeps it
-LEAST_HITS = 0.05  # … and of those that the slots had lost: who of two came first is not known to the millisecond
+LEAST_HITS = 0.05  # … and of those that the slots had lost
+# Who of two came first is not known so closely, and the slots that they took depend on it: other orders are tried, too.
+ORDER_KNOWN_S = 0.005
+ORDERS_TRIED = 12
 FEWEST_TO_TIME = 5  # of either kind, to say what a restore costs
 SIZES_TRIED = 14  # of a host cache
 NEARLY_ALL_TURNS = 0.97  # of the turns that a host cache without limit would keep
@@ -174,7 +177,7 @@ class CacheReplay:
     slots: int
     kept_by_slots: BoolArray
     lost_by_slots: BoolArray
-    restored: BoolArray  # found their history cached although the slots had lost it
+    restored: BoolArray  # found their history cached although the slots had lost it, in whichever order prompts came
     restore_s: float | None  # what such a turn waited longer before its prefill; None where too few show it
 
     @property
@@ -207,6 +210,8 @@ def replay_on(run: RunData, number: int, use: CacheUse) -> CacheReplay:
     kept = later & (expected >= KEPT_SHARE * use.history)
     lost = later & ~kept & np.isfinite(use.kept)
     restored = lost & (use.kept == 1)
+    for seed in range(ORDERS_TRIED if restored.any() else 0):
+        restored &= _expected(run, number, order=np.random.default_rng(seed)) < KEPT_SHARE * use.history
     send, end = run.column("send"), np.fmax(run.column("end"), run.column("last"))
     at_once = open_within(send, end, send, send) < number  # no wait for a slot is in their TTFT
     wait = run.column("ttft_s") - run.column("prefill_s")
@@ -264,12 +269,19 @@ def _would_keep(run: RunData, number: int, use: CacheUse, host: HostCache | None
     return int((_expected(run, number, host)[rows] >= KEPT_SHARE * use.history[rows]).sum())
 
 
-def _expected(run: RunData, slots: int, host: HostCache | None = None) -> FloatArray:
-    """Return the tokens that slots (and `host`) would have had cached for each request, taken in the order of their prefills."""
+def _expected(
+    run: RunData, slots: int, host: HostCache | None = None, order: np.random.Generator | None = None
+) -> FloatArray:
+    """Return the tokens that slots (and `host`) would have had cached for each request, taken in the order of their prefills.
+
+    With `order` that is drawn anew for requests closer together than the order is known.
+    """
     prompt, output = run.column("prompt_tokens"), run.column("output_tokens")
     first, last = run.column("first_token"), run.column("last")
     begun = np.fmax(first - run.column("prefill_s"), run.column("send"))
     begun = np.where(np.isfinite(begun), begun, first)
+    if order is not None:
+        begun = begun + order.uniform(-ORDER_KNOWN_S, ORDER_KNOWN_S, len(begun)) / 2
     known = np.flatnonzero(np.isfinite(begun + last + prompt + output) & (prompt > 0))
     known = known[np.argsort(begun[known], kind="stable")]
     cache = PrefixCache([Slot() for _ in range(slots)], host, random.Random(0))
