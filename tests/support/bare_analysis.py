@@ -5,6 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.levels import LevelData, believed
 from loadtest.analyse.server.queue.slots import Slots
@@ -16,6 +18,12 @@ class Run(SimpleNamespace):
     """Stands in for a run of which little is known."""
 
     fact = RunData.fact
+
+    def column(self, name: str) -> Any:
+        return np.asarray(self.requests[name], dtype=np.float64)
+
+    def flag(self, name: str) -> Any:
+        return np.asarray(self.requests.get(name, [False] * len(self.column("status"))), dtype=np.bool_)
 
 
 def of(slots: Slots, *levels: LevelData, **more: Any) -> Any:

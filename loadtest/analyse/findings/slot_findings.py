@@ -48,7 +48,8 @@ def only_void(levels: Iterable[LevelData]) -> str:
 
 def what_happens(analysis: Analysis) -> str:
     """Say what happens to requests past the limit: they queue; that some were turned away may be a limit of another kind."""
-    status = np.asarray(analysis.run.requests["status"], dtype=np.float64)
+    run = analysis.run
+    status = run.column("status")[~run.flag("warmup")]
     refused = sorted({int(code) for code in TURNED_AWAY if (status == code).any()})
     if not refused:
         return "queue"

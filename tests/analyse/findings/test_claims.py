@@ -128,18 +128,20 @@ def test_that_no_request_queues_is_not_all_where_higher_levels_are_void(void_at:
 
 
 @pytest.mark.parametrize(
-    ("status", "said"),
+    ("status", "warmups", "said"),
     [
-        ([200.0, np.nan, 500.0], "The server handles 4 requests in parallel; further requests queue."),
+        ([200.0, np.nan, 500.0], 0, "The server handles 4 requests in parallel; further requests queue."),
+        ([429.0, 200.0], 1, "The server handles 4 requests in parallel; further requests queue."),
         (
-            [200.0, 429.0, 429.0, 503.0],
+            [429.0, 200.0, 429.0, 429.0, 503.0],
+            1,
             "The server handles 4 requests in parallel; further requests queue (3 of 4 requests were turned away, HTTP 429 and 503).",
         ),
     ],
 )
-def test_requests_that_were_refused_are_not_said_to_queue(status: list[float], said: str) -> None:
+def test_requests_that_were_refused_are_not_said_to_queue(status: list[float], warmups: int, said: str) -> None:
     """Was "further requests queue" beside a third of them refused, and then that those past the slots were, by a limit of its own."""
-    run = Run(facts={}, requests={"status": status})
+    run = Run(facts={}, requests={"status": status, "warmup": [i < warmups for i in range(len(status))]})
     assert slot_findings.slots_finding(of(LIMIT, run=run)) == said
 
 

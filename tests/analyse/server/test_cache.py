@@ -198,8 +198,13 @@ def second_turns_beside_a_newcomer(blocks: int) -> Iterator[Record]:
             yield dataclasses.replace(
                 base,
                 **instants,
-                **{"id": 4 * block + name + 3 * turn, "session": 3 * block + name, "turn": turn, "user": name},
-                **{"dialect": "openai-chat", "prompt_tokens": prompt, "server": {"timings": known}},
+                id=4 * block + name + 3 * turn,
+                session=3 * block + name,
+                turn=turn,
+                user=name,
+                dialect="openai-chat",
+                prompt_tokens=prompt,
+                server={"timings": known},
             )
 
 
