@@ -9,7 +9,8 @@ from typing import Any
 
 from loadtest.text import counted, listed, number
 
-# of the output at fewer and at more streams: where it is surely less, something besides the load changed it
+# of the output at fewer and at more streams: where it is surely less, something besides the load changed it; of that at fewer
+# alone, output falls
 DIP_SHARE = 0.85
 KNEE_SHARE = 0.95  # of the best throughput; the first level that reaches it is the knee
 FEWEST_LEVELS = 3  # of different concurrency, for a knee
@@ -31,6 +32,7 @@ class Knee:
     void: tuple[int, ...] = ()  # concurrencies of void levels: next below `concurrency`, else above `last`
     # three levels, the second of which gave surely less than the others: (users, rate)
     dip: tuple[tuple[int, float], ...] = ()
+    falls: float | None = None  # tokens/s of the last level, where that is surely less than DIP_SHARE of `tokens_per_s`
     people: bool = False  # whether users hold conversations
 
     @property
@@ -84,8 +86,12 @@ class Knee:
                 f"Output grows no more from {streams} on, with {most}; it may stop growing earlier: {self.void_said}."
             )
         if low == high:
-            return f"Output stops growing at {streams}, with {most}."
-        return f"Output stops growing at {streams} (95 % interval: {low} to {high}), with {most}."
+            return f"Output stops growing at {streams}, with {most}{self._fall_said}."
+        return f"Output stops growing at {streams} (95 % interval: {low} to {high}), with {most}{self._fall_said}."
+
+    @property
+    def _fall_said(self) -> str:
+        return "" if self.falls is None else f", and falls to {number(self.falls)} at {self.last}"
 
     @property
     def dip_said(self) -> str:
@@ -177,6 +183,7 @@ def knee(levels: Sequence[dict[str, Any]], void: Sequence[dict[str, Any]] = ()) 
         stops=all(p.at_most(found) for p in points if p.users > found.users),
         void=_unknown({int(level["concurrency"]) for level in void if level.get("concurrency")}, points, found.users),
         dip=_dip(points),
+        falls=last.rate if found.surely_above(last, 1 / DIP_SHARE) else None,
         people=any(level.get("sessions") for level in levels),
     ), None
 

@@ -241,7 +241,7 @@ def _levels_off(series: Series, *, named: bool = False) -> tuple[Tile, LevelData
             if low != high
             else series.label
             if named
-            else f"more {found.noun[1]} bring no more output"
+            else f"more {found.noun[1]} bring {'no more' if found.falls is None else 'less'} output"
         )
         return Tile(name, found.load, between), level
     if found.dip:

@@ -38,6 +38,15 @@ def test_the_knee_of_the_published_ladder_is_where_the_slots_are() -> None:
     assert found.sentence == "Output stops growing at 4 streams, with 62.0 tokens/s in all."
 
 
+@pytest.mark.parametrize(("half", "end"), [(2, ", and falls to 64.0 at 6."), (60, ".")])
+def test_output_that_falls_past_the_knee_is_said_to(half: float, end: str) -> None:
+    """A llama.cpp with two slots and four people, who read their conversations again: was only "stops growing"."""
+    levels = [level(1, 70, 2), level(2, 117, 3), level(4, 62, 2), level(6, 64, half)]
+    found, _ = knee.knee(levels)
+    assert found is not None
+    assert found.sentence == f"Output stops growing at 2 streams, with 117 tokens/s in all{end}"
+
+
 def test_levels_of_different_paces_have_no_knee() -> None:
     """Was "Output stops growing at 2 streams" where others had begun to use the machine behind it."""
     paces = (1.0, 1.0, 1.3)
