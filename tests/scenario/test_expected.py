@@ -108,6 +108,11 @@ def test_a_search_says_beforehand_how_long_it_is() -> None:
     """Ten minutes passed without a word of the whole."""
     plain = search_sentence(Scenario(concurrency=(1,), requests=60))
     assert plain == "The search measures some 4 to 12 levels of 60 requests or more, one after another."
+    rate = search_sentence(Scenario(rate=(4.0,), requests=128))
+    assert rate == (
+        "The search measures some 4 to 12 levels of 128 requests or more, one after another. "
+        "At its rate each sends for 32 s, or for 64 s where it is measured with twice the requests."
+    )
     people = Scenario.from_dict({"turns": 4, "think_time": 10, "concurrency": [4], "requests": 60})
     assert search_sentence(people) == (
         f"{plain} People join within 10 s; each level counts once everybody has ended a conversation of about 4 turns. "

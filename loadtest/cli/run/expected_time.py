@@ -80,11 +80,15 @@ def people_sentence(scenario: Scenario, turns: float, whole: str = "the whole ru
 
 
 def search_sentence(scenario: Scenario) -> str:
-    """Say how long a search is whose first level `scenario` has: its levels, and of people what each takes."""
+    """Say how long a search is whose first level `scenario` has: its levels, and what each takes of people or at a rate."""
     (level,) = scenario.levels()
     levels = f"The search measures some 4 to 12 levels of {level.requests} requests or more, one after another."
     people = people_sentence(scenario, mean_turns(as_files_say(scenario)), "the first")
-    return joined(" ", levels, people)
+    sent = ""
+    if level.rate and level.requests and not scenario.has_sessions:
+        once, twice = (about(times * level.requests / level.rate) for times in (1, 2))
+        sent = f"At its rate each sends for {once}, or for {twice} where it is measured with twice the requests."
+    return joined(" ", levels, sent, people)
 
 
 def say_how_long(
