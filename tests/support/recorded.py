@@ -26,7 +26,9 @@ from support.received import feed
 
 EOF = "!EOF"
 ANCHOR = Clock(monotonic_ns=1_000_000, wall_ns=0)  # not zero, so that a forgotten subtraction shows
+MS = 1_000_000  # ns
 T_SEND = 5_000_000
+DONE = b'{"done":true,"done_reason":"stop"}\n'  # the end mark of Ollama's chat
 
 DIALECTS: dict[str, Dialect] = {
     "/api/chat": OllamaChat("tiny"),
@@ -64,6 +66,16 @@ def load(name: str) -> Stream:
     assert timed[-1][1] == EOF
     reads = [(t, data.encode("latin-1")) for t, data in timed[:-1]]
     return Stream(name, raw["path"], len(raw["bodies"]), reads, timed[-1][0])
+
+
+def line(text: str) -> bytes:
+    """Return a row of Ollama's chat with this text."""
+    return b'{"message":{"role":"assistant","content":"%s"},"done":false}\n' % text.encode()
+
+
+def at(*bodies: tuple[float, bytes]) -> Reads:
+    """Return body pieces at ms after the request was sent."""
+    return [(T_SEND + int(ms * MS), body) for ms, body in bodies]
 
 
 def job() -> Job:
