@@ -1,4 +1,4 @@
-"""Pages of this package, from the templates in templates/: whatever is put into one of HTML is escaped."""
+"""Pages of this package, from the templates beside this file: whatever is put into one of HTML is escaped."""
 
 from __future__ import annotations
 
