@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support import insight_search
 from support.made_runs import Made, grid, write
 
 from loadtest.analyse.run.levels import LevelData
@@ -227,6 +228,15 @@ def test_a_miss_by_far_is_clear_though_rounds_are_few() -> None:
     """Eight streams at p95 2.4 s against 1.5 s were measured three times, then sixteen: there was no interval."""
     tried = searched(lambda users, _: users < 6, Search(least=60))
     assert [one.concurrency for one in tried] == [1, 2, 4, 8, 6, 5]
+
+
+@pytest.mark.parametrize(("seed", "at_a_rate"), [(3, False), (4, False), (0, True)])
+def test_the_most_that_an_engine_carries_is_found(seed: int, at_a_rate: bool) -> None:
+    """`scripts/bench search` does this for as many engines as asked for."""
+    row = insight_search.examine(seed, at_a_rate=at_a_rate)
+    assert row.near, row
+    assert row.held, row
+    assert row.seconds < 2.5 * row.needed_s, row
 
 
 def test_people_who_think_are_searched_for_from_four_on_and_rates_in_sixteenths() -> None:
