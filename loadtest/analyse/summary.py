@@ -71,6 +71,25 @@ class Analysis:
         return believed(self.levels)
 
     @property
+    def known_slots(self) -> Slots:
+        """The slots as the run shows them, or else as the server says or a probe before the run found them."""
+        return slots.known_slots(self.run, self.slots)
+
+    @property
+    def believed_slots(self) -> Slots:
+        """The slots as far as levels that are not void show them: a lower bound where only void ones show the limit."""
+        found, good = self.slots, self.believed
+        if found.estimate is None or len(good) == len(self.levels):
+            return found
+        if not good:
+            return Slots(None, limit=False, method=found.method)
+        seen = max(int(level["peak_decoding"]) for level in good)
+        loaded = any(level.is_open or level["concurrency"] > found.estimate for level in good)
+        if found.limit and loaded and seen >= found.estimate:
+            return found
+        return Slots(min(seen, found.estimate), limit=False, method=found.method)
+
+    @property
     def series(self) -> list[Series]:
         return series_of(self.levels)
 
