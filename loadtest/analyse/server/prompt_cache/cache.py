@@ -29,12 +29,12 @@ from loadtest.simulate.model.prefix_cache import HostCache, PrefixCache, Slot
 from loadtest.simulate.model.stream import EngineRequest, Stage, Stream
 from loadtest.simulate.model.virtual import EngineSession, EngineTurn, cold_prompt
 
-# of its history behind what all conversations begin with; a turn that had as much cached found its conversation
+# A turn found its conversation where it had so much of its history cached, less what all conversations begin with.
 KEPT_SHARE = 0.5
 FEWEST_FIRST = 4  # first turns that show what all begin with
 WHOLE = 0.9  # of a prompt; with more of it cached it was sent before as it is
-# Of later turns; with fewer judged, the share that was cached is unknown: a cached prompt is short, overlaps fewer others,
-# and is judged more often: of 65 to 81 % of them the share came out 10 to 14 points too high.
+# Share of the later turns that must be judged for a cached share. Where only 65 to 81 % were, it came out 10 to 14 points too
+# high: a cached prompt is short, overlaps fewer others, and so is judged more often.
 LEAST_JUDGED = 0.85
 
 
@@ -161,7 +161,8 @@ def _mean(values: FloatArray) -> float | None:
 
 FEWEST_HITS = 3  # turns that found their history cached although slots alone had lost it: then something else keeps it
 LEAST_HITS = 0.05  # … and of those that the slots had lost
-# Who of two came first is not known so closely, and the slots that they took depend on it: other orders are tried, too.
+# Which of two prompts came first is not known where they are closer than this, and which slots they took depends on it. So
+# other orders are tried, too.
 ORDER_KNOWN_S = 0.005
 ORDERS_TRIED = 12
 FEWEST_TO_TIME = 5  # of either kind, to say what a restore costs
