@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 WIDEST_NAME, NARROWEST_NAME = 20, 10  # columns of a terminal; a longer word of a name is broken …
 WIDEST_PIECE = 14  # … behind a / : - _ or dot into pieces of so many
-PADDING, EDGES = 2, 3
+PADDING, EDGES = 2, 3  # columns of a terminal between two columns of a table, and at both its edges together
 TAG_OR_QUOTE = re.compile(r"<(?=[A-Za-z/!?])|>")  # a "<" before a digit or a blank begins no tag, and stays readable
 
 
