@@ -151,14 +151,14 @@ class Scenario(LimitKeys, SessionKeys, DataKeys, PromptKeys, LoadKeys, Connectio
         `say` is told, a sentence each, what the file has under a former name.
         """
         path = Path(file)
-        where = str(path)
+        where, here = str(path), "the command line"
         table = flat(renamed(read_toml(path), where, say), keys_of(cls), where, placed=True)
         table.setdefault("name", path.stem)
         given = {name: value for name, value in overrides.items() if value is not None}
-        given = renamed(given, "the command line", say)
+        given = flat(renamed(given, here, say), keys_of(cls), here)
         check_idle(table, table, where)
         table = with_paths_beside(table, path.parent, given)
-        whole, over = laid_over(table, given), f"the command line, laid over {where}"
+        whole, over = laid_over(table, given), f"{here}, laid over {where}"
         check_idle(given, whole, f"{over},")
         try:
             return cls.from_dict(whole, where=where)
