@@ -19,8 +19,9 @@ from loadtest.analyse.run.groups import Group
 from loadtest.analyse.server import alternating_models, energy, prompt_length
 from loadtest.analyse.server.alternating_models import AlternatingModels
 from loadtest.analyse.server.model_memory.memory_comparison import MemoryComparison, compare_memory
-from loadtest.analyse.server.prompt_cache import cache
-from loadtest.analyse.server.prompt_cache.cache import CacheReplay, CacheUse
+from loadtest.analyse.server.prompt_cache import cache, cache_replay
+from loadtest.analyse.server.prompt_cache.cache import CacheUse
+from loadtest.analyse.server.prompt_cache.cache_replay import CacheReplay
 from loadtest.analyse.server.queue import slots, waits
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing import steps
@@ -171,7 +172,7 @@ def _analysed(run: RunData, asked: Sequence[Objective], group: Group | None = No
     run.requests["stall_s"] = measured.stall_s
     memory = compare_memory(run, found)
     cached = cache.measure_cache(run, found, measured)
-    replayed = None if cached is None else cache.replay(run, found, cached)
+    replayed = None if cached is None else cache_replay.replay(run, found, cached)
     summary = summarise(run, found, measured, memory, asked, cached)
     if group is not None:
         summary = {"group": group.name, **summary}
