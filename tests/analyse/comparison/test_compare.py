@@ -18,7 +18,7 @@ from loadtest.analyse.charts.compare import changes_panel
 from loadtest.analyse.comparison import many_report
 from loadtest.analyse.comparison.compare import BETTER, NOT_COMPARABLE, SAME, TOO_FEW, WORSE, Change, compare
 from loadtest.analyse.comparison.compare_report import interval_text, markdown, method, outcome, to_dict
-from loadtest.analyse.comparison.differences import METRICS, OF_REQUESTS
+from loadtest.analyse.comparison.estimates import METRICS, OF_REQUESTS
 from loadtest.analyse.comparison.many import compare_many
 from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.summary import analyse
