@@ -14,7 +14,6 @@ from loadtest.errors import PredictionError
 from loadtest.memory import report
 from loadtest.memory.estimate import MemoryPlan, loaded_memory
 from loadtest.text import binary_size, percent, signed
-from loadtest.urls import loopback, origin
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +113,7 @@ def _on_gpus(run: RunData, plan: MemoryPlan) -> MemoryReading | None:
     if frame is None or "memory_used" not in frame:
         return None
     source = str(frame.attrs["source"])
-    if source == "nvidia" and not same_machine(run, str(frame.attrs.get("host"))):
+    if source == "nvidia" and not run.on_servers_machine(str(frame.attrs.get("host"))):
         return None
     t, used = known_values(frame, "memory_used")
     during = used[(t >= 0) & (t <= run.last_end)]
@@ -125,13 +124,6 @@ def _on_gpus(run: RunData, plan: MemoryPlan) -> MemoryReading | None:
     what = f"GPU memory in use{many}, the most ({name})"
     estimate = plan.total + plan.driver * (max(machine.gpu_count, 1) - 1)
     return MemoryReading(source, what, int(during.max()), estimate, bool(machine.mark(source)))
-
-
-def same_machine(run: RunData, sampled: str) -> bool:
-    """Return whether GPUs sampled on a machine may be the server's; those of the client are not a remote server's."""
-    url = str(run.fact("target", "url") or "")
-    client = run.fact("client", "host")
-    return sampled != client or loopback(url) or (origin(url) or ("", None))[1] == client
 
 
 # -- words ----------------------------------------------------------------------------------------------------------
