@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 WIDEST_NAME, NARROWEST_NAME = 20, 10  # columns of a terminal; a longer word of a name is broken …
 WIDEST_PIECE = 14  # … behind a / : - _ or dot into pieces of so many
-PADDING, EDGES = 2, 3
+PADDING, EDGES = 2, 3  # columns of a terminal between two columns of a table, and at both its edges together
 TAG_OR_QUOTE = re.compile(r"<(?=[A-Za-z/!?])|>")  # a "<" before a digit or a blank begins no tag, and stays readable
 
 
@@ -98,11 +98,9 @@ class Grid:
         *,
         caption: str = "",
         styles: Mapping[str, str] | None = None,
-        widths: Sequence[int] = (),
-        show_heads: bool = True,
         within: int | None = None,
     ) -> Table:
-        """Return the table for a terminal; `styles` gives a cell of that text its style, `widths` the least width of columns.
+        """Return the table for a terminal; `styles` gives a cell of that text its style.
 
         `within` is the width of a terminal for which the grid was `fitted`.
         """
@@ -117,15 +115,12 @@ class Grid:
             caption_justify="left",
             box=box.SIMPLE_HEAD,
             padding=(0, 1, 0, 0),
-            show_header=show_heads,
-            pad_edge=not widths,
-            show_edge=not widths,
         )
         exact = self._widths(within) if within is not None else None
         for i, (head, kind) in enumerate(zip(self.heads, self.kinds, strict=True)):
             right = kind == "number" and head != "verdict"
-            least = None if kind == "prose" else widths[i] if widths else self._least(i)
-            if kind == "name" and least is not None and not widths:
+            least = None if kind == "prose" else self._least(i)
+            if kind == "name":
                 least = min(NARROWEST_NAME, max((len(row[i]) for row in self.rows), default=0))
             table.add_column(
                 Text(head),
@@ -133,7 +128,6 @@ class Grid:
                 min_width=None if exact else least,
                 width=exact[i] if exact else None,
                 overflow="fold",
-                no_wrap=bool(widths) and right,
             )
         for row in self.rows:
             table.add_row(*(Text(cell, style=(styles or {}).get(cell, "")) for cell in row))

@@ -82,12 +82,10 @@ class Run:
     @property
     def reasons(self) -> list[str]:
         """Why the verdict is not "valid", a sentence or clause each; those about a level begin with its label."""
-        from loadtest.analyse.verdict import outcome_rules
-
-        # of a run that goes on, `trouble` says so
-        ended = self._failure or (outcome_rules.end_sentence(self._analysis.run) if self.state != "running" else None)
+        # A run.json that could still be written says why the run failed.
+        failure = [self._failure] if self._failure and self.state != "failed" else []
         levels = [f"{level['label']}: {reason}" for level in self.summary["levels"] for reason in level["reasons"]]
-        return [*filter(None, [ended]), *self.summary["trouble"], *levels]
+        return [*failure, *self.summary["trouble"], *levels]
 
 
 def read_run(path: str | os.PathLike[str]) -> Run:

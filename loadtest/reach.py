@@ -3,6 +3,8 @@
 Through an HTTP proxy a request to an http server has the server's whole URL in its first line; an https server is reached by
 a tunnel, which CONNECT opens. A proxy may itself speak https: all of that then goes inside TLS. A SOCKS proxy opens a tunnel
 to either. TCP to the proxy is our own, so reads keep the kernel's stamps: of when the proxy's bytes came.
+
+A cache on the way may answer in the server's place: `cached_by` finds the header that shows it.
 """
 
 from __future__ import annotations

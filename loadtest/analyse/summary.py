@@ -19,8 +19,9 @@ from loadtest.analyse.run.groups import Group
 from loadtest.analyse.server import alternating_models, energy, prompt_length
 from loadtest.analyse.server.alternating_models import AlternatingModels
 from loadtest.analyse.server.model_memory.memory_comparison import MemoryComparison, compare_memory
-from loadtest.analyse.server.prompt_cache import cache
-from loadtest.analyse.server.prompt_cache.cache import CacheReplay, CacheUse
+from loadtest.analyse.server.prompt_cache import cache, cache_replay
+from loadtest.analyse.server.prompt_cache.cache import CacheUse
+from loadtest.analyse.server.prompt_cache.cache_replay import CacheReplay
 from loadtest.analyse.server.queue import slots, waits
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing import steps
@@ -69,6 +70,25 @@ class Analysis:
     def believed(self) -> list[LevelData]:
         """The levels that are not void: those whose figures may be quoted."""
         return believed(self.levels)
+
+    @property
+    def known_slots(self) -> Slots:
+        """The slots as the run shows them, or else as the server says or a probe before the run found them."""
+        return slots.known_slots(self.run, self.slots)
+
+    @property
+    def believed_slots(self) -> Slots:
+        """The slots as far as levels that are not void show them: a lower bound where only void ones show the limit."""
+        found, good = self.slots, self.believed
+        if found.estimate is None or len(good) == len(self.levels):
+            return found
+        if not good:
+            return Slots(None, limit=False, method=found.method)
+        seen = max(int(level["peak_decoding"]) for level in good)
+        loaded = any(level.is_open or level["concurrency"] > found.estimate for level in good)
+        if found.limit and loaded and seen >= found.estimate:
+            return found
+        return Slots(min(seen, found.estimate), limit=False, method=found.method)
 
     @property
     def series(self) -> list[Series]:
@@ -152,7 +172,7 @@ def _analysed(run: RunData, asked: Sequence[Objective], group: Group | None = No
     run.requests["stall_s"] = measured.stall_s
     memory = compare_memory(run, found)
     cached = cache.measure_cache(run, found, measured)
-    replayed = None if cached is None else cache.replay(run, found, cached)
+    replayed = None if cached is None else cache_replay.replay(run, found, cached)
     summary = summarise(run, found, measured, memory, asked, cached)
     if group is not None:
         summary = {"group": group.name, **summary}

@@ -135,7 +135,6 @@ def _advice_of(
 ) -> Advice:
     """Advise on what one model at one server showed; raise PredictionError where that does not say enough."""
     from loadtest.analyse.server.model_memory.by_slots import memory_by_slots
-    from loadtest.analyse.server.queue.slots import known_slots
     from loadtest.analyse.whatif.advice import slot_advice as work
     from loadtest.analyse.whatif.model.fit import NoWayError, fitted_way, longest_series
     from loadtest.analyse.whatif.model.predict import require_tokens
@@ -145,7 +144,7 @@ def _advice_of(
         raise PredictionError(
             f"{analysis.run.path} holds no closed-loop level to advise on; measure with --concurrency."
         )
-    slots = known_slots(analysis.run, analysis.slots)
+    slots = analysis.known_slots
     require_tokens(analysis.run)
     work.require_slots(slots, series)
     used = [level for level in analysis.levels if level["index"] in series.levels]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,8 @@ from loadtest.grid import Grid
 from loadtest.run_folder import RunFolder, write_whole
 from loadtest.scenario import read_share
 
-COLUMNS = {"figure": 17, "BASE": 7, "NEW": 7, "change": 6, "interval": 14, "verdict": 14}
-EXPENDABLE, GAP = ("interval", "BASE", "NEW", "change"), 2  # left out of a narrow terminal, the first one first
+HEADS = ("figure", "BASE", "NEW", "change", "interval", "verdict")
+EXPENDABLE = ("interval", "BASE", "NEW", "change")  # left out of a narrow terminal, the first one first
 MOST_PAIRS = 6  # on the terminal; of more the first of those with the first run
 BESIDE_NAMES, LEAST_NAME = 66, 14  # columns of a terminal that are not for a word of a run's name in the table
 # Columns that a narrow terminal loses of runs side by side, the first one first; level, run and verdict are never among them.
@@ -232,30 +232,21 @@ def _print_comparison(found: Comparison, console: Console) -> None:
     mark = compare_report.simulated_sides(found)
     console.print(Text(compare_report.outcome(found) + "." + (f" ({mark})" if mark else ""), style="bold"))
     print_lines(console, (*compare_report.run_lines(found), *found.notes), before="• ")
-    for level in _tables(found, console.width):
-        console.print(level)
+    console.print(_table(found, console.width))
     console.print(Text(compare_report.method(found), style="dim"))
 
 
-def _tables(found: Comparison, width: int) -> Iterator[Table]:
-    """Yield a table for each level with a row for each headline figure; all have the same widths and fit 80 columns.
-
-    On a narrower terminal some columns are left out.
-    """
+def _table(found: Comparison, width: int) -> Table:
+    """Return a row for each headline figure, those of a level below its name."""
     shared, own = compare_report.level_names(found)
-    kept = list(COLUMNS)
-    for name in EXPENDABLE:
-        if sum(COLUMNS[one] + GAP for one in kept) > width:
-            kept.remove(name)
-    shown = [list(COLUMNS).index(name) for name in kept]
-    for number, level in enumerate(own):
-        title = " · ".join(part for part in (own[level], shared if number == 0 else "") if part)
-        rows = [row for row in found.headline if row.level["label"] == level]
-        cells = tuple(_console_row(row, found) for row in rows)
-        styles = {row[-1]: CHANGE_STYLES[change.verdict or SAME] for row, change in zip(cells, rows, strict=True)}
-        grid = Grid(tuple(COLUMNS), cells).only(shown)
-        widths = tuple(COLUMNS[name] for name in kept)
-        yield grid.console(title, styles=styles, widths=widths, show_heads=number == 0)
+    rows: list[tuple[str, ...]] = []
+    styles = dict.fromkeys(own.values(), "bold")
+    for label, name in own.items():
+        changes = [row for row in found.headline if row.level["label"] == label]
+        cells = [_console_row(row, found) for row in changes]
+        rows += [(name, *[""] * (len(HEADS) - 1)), *cells]
+        styles |= {each[-1]: CHANGE_STYLES[row.verdict or SAME] for each, row in zip(cells, changes, strict=True)}
+    return Grid(HEADS, tuple(rows)).console_within(width, EXPENDABLE, shared or "Levels", styles=styles)
 
 
 def _console_row(row: Change, found: Comparison) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from loadtest.dialects.answers import gateway_headers
 from loadtest.dialects.answers.answer_reader import AnswerReader
+from loadtest.dialects.answers.decoded import other_model
 from loadtest.dialects.answers.errors.refusals import with_advice
 from loadtest.dialects.answers.errors.server_errors import http_sentence
 from loadtest.dialects.base import ContentEvents, Dialect, Ending
@@ -218,7 +219,7 @@ class Request:
             status=received.status,
             finish_reason=ending.finish_reason,
             server=ending.server or None,
-            said_model=gateway_headers.other_model(ending.model, self.dialect.model),
+            said_model=other_model(ending.model, self.dialect.model),
             notes=[*ending.notes, *filter(None, (self.remark,))] or None,
             doubts=[*ending.doubts, *filter(None, (self._cut(ending),))] or None,
             new_conn=received.new_conn,

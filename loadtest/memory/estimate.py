@@ -48,8 +48,6 @@ UNKNOWN_COMPUTE = 512 * 2**20  # bytes allowed for buffers where the model's wid
 _WINDOWED = {**FULL_EVERY, "gpt-oss": 2, "gptoss": 2, "cohere2": 4, "phi3": 1}
 _PADDING = 256  # to a multiple of which llama.cpp rounds up the cells of a sliding window
 MOST_SLOTS = 4096
-LEAST_SLOT = 0.02  # of the loaded model; a smaller slot is lost in the error of the weights
-WHOLE_SLOT_TOLERANCE = 0.1  # by which an inferred number of slots may differ from a whole number
 LONGEST_CONTEXT = 2**24
 
 
@@ -146,30 +144,6 @@ class MemoryPlan:
     @property
     def total(self) -> int:
         return self.facts.weights + (self.kv or 0) + self.compute + self.driver
-
-    def slots_of(self, loaded: int) -> int | None:
-        """Return the number of slots whose KV cache and weights add up to `loaded` bytes; None where no number does.
-
-        It applies where the server reports only these two, as Ollama does without a GPU. A slot must be larger than the
-        error of the weights, and the number must be whole to within a tenth.
-        """
-        one = (self.kv or 0) / self.slots
-        if self.gpu or one < LEAST_SLOT * loaded:
-            return None
-        slots = (loaded - self.facts.weights) / one
-        return round(slots) if round(slots) >= 1 and abs(slots - round(slots)) <= WHOLE_SLOT_TOLERANCE else None
-
-    def smaller_cache(self, loaded: int) -> str | None:
-        """Return the type of KV cache with which these slots would be reported as `loaded` bytes; None where no type is.
-
-        It applies where `slots_of` does.
-        """
-        one = (self.kv or 0) / self.slots
-        if self.gpu or one < LEAST_SLOT * loaded:
-            return None
-        values = (self.kv or 0) / CACHE_DTYPES[self.cache_dtype]
-        off = {name: abs(loaded - self.facts.weights - values * width) for name, width in OLLAMA_CACHES.items()}
-        return next((name for name, bytes_off in off.items() if bytes_off <= WHOLE_SLOT_TOLERANCE * one), None)
 
     def most_slots(self, gpu: float) -> int | None:
         """Return the most slots of this context that fit; 0 where none does, None where the KV cache is unknown."""

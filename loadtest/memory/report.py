@@ -6,11 +6,15 @@ from dataclasses import replace
 from typing import Any
 
 from loadtest.memory import weights
-from loadtest.memory.estimate import BATCH, CACHE_DTYPES, MOST_SLOTS, LoadedMemory, MemoryPlan
-from loadtest.text import GIB, binary_size, counted, number, percent
+from loadtest.memory.estimate import BATCH, CACHE_DTYPES, MOST_SLOTS, OLLAMA_CACHES, LoadedMemory, MemoryPlan
+from loadtest.text import GIB, binary_size, capitalised, counted, number, percent
 
 SPARE_CACHE = "q8_0"  # the smaller cache that is worth naming: about half of f16
 NOTICED = 0.0005  # of the estimate: a smaller difference would be printed as 0.0 %
+NOTABLE_DIFFERENCE = 0.1  # of the estimate: what buffers take may differ by as much
+NEAR_PLAN = 0.02  # of what is reported; another plan that comes so near may be the one that is served
+NEAR_SLOT = 0.1  # of a slot: where no buffers are counted, such a plan comes as near as that
+MOST_EXPLAINED_SLOTS = 64  # more slots are no explanation
 NOT_COUNTED = "Activations are not counted: they grow with batch and sequence length, and may be the larger part."
 
 
@@ -122,9 +126,9 @@ def _beside_measured(plan: MemoryPlan, measured: LoadedMemory, *, simulated: boo
             f"Besides weights and the KV cache of {counted(plan.slots, 'slot')}, the server counts {binary_size(plain)}; the "
             f"allowance for buffers is {binary_size(plan.compute)}."
         )
-    count = plan.slots_of(measured.size)
-    if count != plan.slots and (found := _explanations(plan, measured, count)):
-        sentences.append(f"Weights and {' or '.join(found)} would explain what the server reports.")
+    notable = (NOTABLE_DIFFERENCE if plan.gpu else NEAR_PLAN) * plan.loaded
+    if abs(difference) > notable and (others := other_plans(plan, measured.size, slots_known=False)):
+        sentences.append(f"{capitalised(others)} would explain what the server reports.")
     if measured.size_vram == 0:
         sentences.append("No part of the model is on a GPU.")
     elif measured.size_vram is not None and measured.size_vram < measured.size:
@@ -132,12 +136,26 @@ def _beside_measured(plan: MemoryPlan, measured: LoadedMemory, *, simulated: boo
     return sentences
 
 
-def _explanations(plan: MemoryPlan, measured: LoadedMemory, count: int | None) -> list[str]:
-    """Return which other KV caches would add up to what the server reports: of `count` slots, or of a smaller type."""
-    found = [] if count is None else [f"the KV cache of {counted(count, 'slot')}"]
-    if (smaller := plan.smaller_cache(measured.size)) not in (None, plan.cache_dtype):
-        found.append(f"one of {smaller} in {counted(plan.slots, 'slot')}")
-    return found
+def other_plans(plan: MemoryPlan, reported: int, *, slots_known: bool, besides: int = 0) -> str:
+    """Name plans that would be reported as about so many bytes, each with its own: "4 slots (6.58 GiB)"; empty without any.
+
+    `besides` is what the report counts that no plan does.
+    """
+    slot = (plan.kv or 0) / plan.slots
+    near = NEAR_PLAN * reported if plan.gpu else min(NEAR_PLAN * reported, NEAR_SLOT * slot)
+    found: list[tuple[str, float]] = []
+    if not slots_known and slot > 2 * NEAR_PLAN * reported:  # of smaller slots some number always comes near
+        count = round((reported - besides - plan.loaded) / slot) + plan.slots
+        if count != plan.slots and 1 <= count <= MOST_EXPLAINED_SLOTS:
+            found.append((counted(count, "slot"), replace(plan, slots=count).loaded))
+    for dtype in (name for name in OLLAMA_CACHES if name != plan.cache_dtype):
+        without_gpu = plan.facts.weights + (plan.kv or 0) * OLLAMA_CACHES[dtype] / CACHE_DTYPES[plan.cache_dtype]
+        taken = replace(plan, cache_dtype=dtype).loaded if plan.gpu else without_gpu
+        found.append((f"a KV cache of {dtype}", taken))
+    if plan.gpu:
+        found.append(("no flash attention", replace(plan, flash=False).loaded))
+    sizes = ((name, size + besides) for name, size in found)
+    return " or ".join(f"{name} ({binary_size(size)})" for name, size in sizes if abs(size - reported) <= near)
 
 
 def estimate_dict(

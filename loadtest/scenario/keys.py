@@ -64,9 +64,10 @@ class Key:
         return kind
 
     def read(self, value: Any, where: str) -> Any:
-        """Return a value, as a file, an option or a script gives it, as the scenario keeps it; raise ScenarioError.
+        """Return a value, as a file, an option or a script gives it, as the scenario keeps it.
 
-        A list of texts becomes the one text that it stands for, `5%` the share, and a list a tuple.
+        A list of texts becomes the one text that it stands for, `5%` the share, and a list a tuple. Raises ScenarioError for a
+        value that no scenario could have; `where` it comes from is named for one of a wrong kind.
         """
         if self.convert is not None:
             value = self.convert(value)
@@ -82,20 +83,18 @@ class Key:
                 raise ScenarioError(f"{where}: {self.name} must be a text or a list of texts, none of them empty.")
             value = self.joined.join(value)
         value = coerce(self.name, value, self.hint, where)
-        if not (self.length or self.span):
-            return value
-        of = LENGTHS if self.length else TIMES
-        return (
-            tuple(as_users_write(self.name, one, of) for one in value)
-            if self.listed
-            else as_users_write(self.name, value, of)
-        )
+        if self.length or self.span:
+            of = LENGTHS if self.length else TIMES
+            every = tuple(as_users_write(self.name, one, of) for one in (value if self.listed else (value,)))
+            value = every if self.listed else every[0]
+        self._check(value)
+        return value
 
     @property
     def flag(self) -> str:
         return "--" + self.name.replace("_", "-")
 
-    def check(self, value: Any) -> None:
+    def _check(self, value: Any) -> None:
         """Raise ScenarioError, naming the key, for a value that no scenario could have; None is always one."""
         if value is None:
             return

@@ -13,7 +13,7 @@ import itertools
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -128,18 +128,17 @@ class Scenario(LimitKeys, SessionKeys, DataKeys, PromptKeys, LoadKeys, Connectio
         metavar="PRICE",
     )
 
-    def __post_init__(self) -> None:
-        keys = keys_of(type(self))
-        for one in keys:
-            object.__setattr__(self, one.name, one.read(getattr(self, one.name), "the scenario"))
+    where: InitVar[str] = "the scenario"  # where the values are from, for sentences on those of a wrong kind
+
+    def __post_init__(self, where: str) -> None:
+        for one in keys_of(type(self)):
+            object.__setattr__(self, one.name, one.read(getattr(self, one.name), where))
         if self.open_loop:
             object.__setattr__(self, "concurrency", ())
             if self.rate and self.requests is None and self.duration is None and not self.data_once:
                 object.__setattr__(self, "duration", OPEN_LOOP_S)
         if self.endpoint == EMBEDDINGS and self.output_tokens == tuple(DEFAULT_OUTPUT):
             object.__setattr__(self, "output_tokens", ())
-        for one in keys:
-            one.check(getattr(self, one.name))
         for check in _CHECKS:
             check(self)
 
@@ -152,14 +151,14 @@ class Scenario(LimitKeys, SessionKeys, DataKeys, PromptKeys, LoadKeys, Connectio
         `say` is told, a sentence each, what the file has under a former name.
         """
         path = Path(file)
-        where = str(path)
+        where, here = str(path), "the command line"
         table = flat(renamed(read_toml(path), where, say), keys_of(cls), where, placed=True)
         table.setdefault("name", path.stem)
         given = {name: value for name, value in overrides.items() if value is not None}
-        given = renamed(given, "the command line", say)
+        given = flat(renamed(given, here, say), keys_of(cls), here)
         check_idle(table, table, where)
         table = with_paths_beside(table, path.parent, given)
-        whole, over = laid_over(table, given), f"the command line, laid over {where}"
+        whole, over = laid_over(table, given), f"{here}, laid over {where}"
         check_idle(given, whole, f"{over},")
         try:
             return cls.from_dict(whole, where=where)
@@ -176,14 +175,12 @@ class Scenario(LimitKeys, SessionKeys, DataKeys, PromptKeys, LoadKeys, Connectio
 
         Raises ScenarioError for unknown keys and wrong types.
         """
-        keys = keys_of(cls)
-        table = flat(renamed(table, where, say), keys, where)
+        table = flat(renamed(table, where, say), keys_of(cls), where)
         if table.get("concurrency") and (table.get("rate") or table.get("trace")):
             raise ScenarioError(f"{where} has both concurrency (closed loop) and rate or trace (open loop); give one.")
         if table.get("endpoint") == EMBEDDINGS and table.get("output_tokens"):
             raise ScenarioError(NO_OUTPUT)
-        known = {one.name: one for one in keys}
-        return cls(**{name: known[name].read(value, where) for name, value in table.items()})
+        return cls(**table, where=where)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values, for run.json; `from_dict` takes them back."""

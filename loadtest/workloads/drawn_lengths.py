@@ -21,7 +21,8 @@ LARGER_CONTEXT = "give the model a larger context (on Ollama with --num-ctx)"  #
 CONTEXT_MARGIN = 32  # tokens of the context that the longest prompt and its answer leave free …
 CONTEXT_MARGIN_PART = 64  # … or one part in so many
 SHORTEST_PROMPT = 16  # tokens that a drawn prompt keeps, whatever the answer takes
-TRIES = 1000  # drawn to tell how many will be cut, and how long the long ones are
+TRIES = 1000  # requests drawn to tell how many the context will cut
+LENGTHS_TRIED = 500  # drawn to tell how long the long ones are
 MOST_OBSERVED = 5000  # rows of a data file whose tokens are counted for their lengths
 
 
@@ -137,5 +138,6 @@ def upper_length(value: int | str, counter: Counter) -> int:
         return value
     rng, lengths = random.Random(0), lengths_of(value)
     fit = TokenFit()
-    drawn = [lengths.draw(rng, i / 500, lambda file: observed_lengths(file, counter, fit)["input"]) for i in range(500)]
-    return sorted(drawn)[475]
+    places = [i / LENGTHS_TRIED for i in range(LENGTHS_TRIED)]
+    drawn = [lengths.draw(rng, place, lambda file: observed_lengths(file, counter, fit)["input"]) for place in places]
+    return sorted(drawn)[LENGTHS_TRIED * 19 // 20]

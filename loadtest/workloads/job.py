@@ -1,6 +1,7 @@
-"""What one request says: a text, or messages as JSON that a conversation appends to.
+"""What one request says: a text, or the messages of a conversation.
 
-So a turn costs what it says, not what was said before.
+A conversation keeps its messages as bytes of JSON, and each turn appends its own. So a turn costs what it says, not what was
+said before.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class History:
     __slots__ = ("_begin", "_body", "_system")
 
     def __init__(self, system: str | None = None) -> None:
-        self._body = bytearray(b"[")  # its end is put behind it where it is read
+        self._body = bytearray(b"[")  # without the closing bracket, which `encoded` adds
         self._system, self._begin = system, 1
         if system is not None:
             self.add({"role": "system", "content": system})
@@ -73,7 +74,7 @@ class Job:
     output_tokens: int | None  # asked for; None: the model decides
     warmup: bool = False
     messages: tuple[Mapping[str, Any], ...] | None = None  # sent as they are, instead of `prompt`
-    encoded: EncodedMessages | None = None  # likewise, of a conversation: made once
+    encoded: EncodedMessages | None = None  # the messages of a conversation, sent as they are too, but JSON already
     session: int | None = None  # which session this is a turn of; None: a request by itself
     turn: int | None = None  # in that session, from 0
     sure_tokens: int = 0  # that this turn's own text adds to the prompt, however they are counted

@@ -10,7 +10,7 @@ from support import llamacpp, talkers
 from support.talkers import Level, Talk
 
 from loadtest.analyse.findings.cache_findings import cache_findings
-from loadtest.analyse.server.prompt_cache import cache
+from loadtest.analyse.server.prompt_cache import cache_replay
 from loadtest.analyse.summary import Analysis, analyse
 
 TALK = Talk(turns=3, first=(60, 160), later=(10, 30), answer=6, think_s=0.1)
@@ -38,7 +38,7 @@ def test_conversations_are_kept_by_slots_alone_or_by_the_host_cache_as_well(
     assert use is not None
     alone = np.asarray(found.run.requests["level"] == 0) & (use.history > 0)
     assert (use.cached[alone] == use.history[alone]).all()  # prompt and answer, less the answer's last token
-    replayed = cache.replay(found.run, found.slots, use)
+    replayed = cache_replay.replay(found.run, found.slots, use)
     assert replayed is not None
     crowded = np.asarray(found.run.requests["level"] == 1) & (use.history > 0)
     kept = float(use.kept[crowded].mean())

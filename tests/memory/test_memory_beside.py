@@ -95,16 +95,14 @@ def test_without_a_gpu_the_server_counts_weights_and_kv_cache_alone() -> None:
     assert report.estimate_sentences(plan, LoadedMemory(18 * GIB, 0), None)[2:] == [
         "The server reports 18.00 GiB for the loaded model; the estimate of weights and KV cache is 12.00 GiB.",
         "That is 6.00 GiB (50 %) more than estimated.",
-        "Weights and the KV cache of 4 slots would explain what the server reports.",
+        "4 slots (18.00 GiB) would explain what the server reports.",
         "No part of the model is on a GPU.",
     ]
-    assert "KV cache of 4 slots" not in " ".join(report.estimate_sentences(plan, LoadedMemory(17 * GIB, 0), None))
+    assert "would explain" not in " ".join(report.estimate_sentences(plan, LoadedMemory(17 * GIB, 0), None))
     # A real Ollama with 8 slots of q8_0: "4 slots would explain", and nothing else; it counts a byte a value of such a cache.
     eight = replace(plan, slots=8)
     both = report.estimate_sentences(eight, LoadedMemory(18 * GIB, 0), None)
-    assert (
-        "Weights and the KV cache of 4 slots or one of q8_0 in 8 slots would explain what the server reports." in both
-    )
+    assert "4 slots (18.00 GiB) or a KV cache of q8_0 (18.00 GiB) would explain what the server reports." in both
     said = report.estimate_sentences(replace(eight, cache_dtype="q8_0"), LoadedMemory(18 * GIB, 0), None)
     assert "q8_0" not in " ".join(said)
     less = report.estimate_sentences(plan, LoadedMemory(11 * GIB, 11 * GIB), None)
@@ -114,3 +112,4 @@ def test_without_a_gpu_the_server_counts_weights_and_kv_cache_alone() -> None:
         "Besides weights and the KV cache of 1 slot, the server counts 6.00 GiB; the allowance for buffers is"
         in on_a_gpu
     )
+    assert "allowance for buffers is 129.0 MiB. 4 slots (18.13 GiB) would explain what the server reports." in on_a_gpu

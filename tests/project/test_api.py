@@ -138,7 +138,7 @@ def test_an_interrupted_run_keeps_what_it_has_and_says_so(
         measured = measure()
     assert measured.state == "interrupted"
     assert measured.verdict in ("suspect", "void")
-    assert "The run was interrupted before its end." in measured.reasons
+    assert "The run was interrupted: the figures are of what was recorded until then." in measured.reasons
     assert measured.requests.ok.any()
 
 
@@ -240,7 +240,7 @@ def test_how_a_run_ended_is_in_its_verdict(tmp_path: Path) -> None:
     (folder / "run.json").write_bytes(orjson.dumps({**facts, "state": "failed", "failure": "The disk is full."}))
     failed = read_run(folder)
     assert failed.verdict == "void"
-    assert failed.reasons[0] == "The run failed: The disk is full."
+    assert failed.reasons[0] == "The run failed: The disk is full. The figures are of what was recorded."
 
 
 # -- docs/python.md --------------------------------------------------------------------------------------------------

@@ -208,6 +208,14 @@ def test_a_key_in_the_wrong_place_is_one_sentence_that_says_where_it_belongs(
     assert words in str(error.value)
 
 
+def test_what_is_laid_over_a_file_is_read_as_the_file_is_and_blamed_by_itself(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("[request]\ntop_p = 0.5\n")
+    assert Extended.load(path, request={"top_p": 0.2}).top_p == 0.2  # as top_p=0.2
+    with pytest.raises(ScenarioError, match=r"^the command line has an unknown key 'topp'; did you mean 'top_p'\?$"):
+        Extended.load(path, topp=0.2)
+
+
 @pytest.mark.parametrize(
     ("file", "options", "named"),
     [

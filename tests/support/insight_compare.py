@@ -28,15 +28,8 @@ from loadtest.analyse.comparison.compare import (
     compare,
     judge_change,
 )
-from loadtest.analyse.comparison.differences import (
-    METRICS,
-    RUN_NOISE,
-    STEPS,
-    Estimate,
-    Metric,
-    estimate_of,
-    step_estimates,
-)
+from loadtest.analyse.comparison.differences import RUN_NOISE
+from loadtest.analyse.comparison.estimates import METRICS, STEPS, Estimate, Metric, estimate_of, step_estimates
 from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.server.timing.step_law import StepTimes
 from loadtest.analyse.summary import Analysis, analyse

@@ -13,7 +13,6 @@ from loadtest.analyse.charts.lettering import apart
 from loadtest.analyse.charts.point_names import PointNames
 from loadtest.analyse.charts.style import crosses, edge_of
 from loadtest.analyse.findings.run_findings import as_title, heaviest, range_of_e2e, saturation
-from loadtest.analyse.findings.slot_findings import believed_slots
 from loadtest.analyse.findings.waiting_findings import void_above
 from loadtest.analyse.run import (
     LevelData,
@@ -77,7 +76,7 @@ def _draw_figure(
     style.from_zero(axes, highest, 1.14)  # room for figures, and above them for the slots' label
     style.plain(axes.yaxis)
     style.load_axis(axes, users, axis_of(levels))
-    slots = believed_slots(analysis).number
+    slots = analysis.believed_slots.number
     if slots is not None and min(users) <= slots < max(users) and not any(level.is_open for level in levels):
         style.slots_line(axes, slots, slots)
 

@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from loadtest.analyse.charts import style
 from loadtest.analyse.comparison import compare_report, many_report
 from loadtest.analyse.comparison.compare import BETTER, NOT_COMPARABLE, SAME, TOO_FEW, WORSE, Change, Comparison
-from loadtest.analyse.comparison.differences import FAILED, OF_REQUESTS, Metric
+from loadtest.analyse.comparison.estimates import FAILED, OF_REQUESTS, Metric
 from loadtest.analyse.comparison.many import Entry, Many
 from loadtest.analyse.comparison.traits import names_of
 from loadtest.analyse.findings.measured_on import measured_on

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from loadtest.analyse.charts import style
 from loadtest.analyse.findings import machine_findings
-from loadtest.analyse.findings.slot_findings import believed_slots, only_void
+from loadtest.analyse.findings.slot_findings import only_void
 from loadtest.analyse.run.event_times import blocks
 from loadtest.analyse.run.files.samples import SERVERS, Machine
 from loadtest.analyse.run.overlaps import Depth, peak_at_once
@@ -49,7 +49,7 @@ def streams(axes: Axes, analysis: Analysis) -> None:
         linewidth=0,
     )
     top = float((decoding + waiting).max())
-    if (slots := believed_slots(analysis).number) is not None:
+    if (slots := analysis.believed_slots.number) is not None:
         axes.axhline(slots, color=style.INK, linewidth=1.2, linestyle=(0, (4, 3)), label=counted(slots, "slot"))
     axes.set(xlim=(float(instants[0]), float(instants[-1])), ylim=(0, top * 1.12), ylabel="streams")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -61,7 +61,7 @@ def streams_title(analysis: Analysis) -> str:
     if analysis.groups:
         return f"Streams of {listed([group.name for group, _ in analysis.groups])} together"
     most = max((level["peak_decoding"] for level in levels), default=0)
-    if (limit := believed_slots(analysis).number) is not None:
+    if (limit := analysis.believed_slots.number) is not None:
         # A last token that came late is drawn as it came, though it held no slot any more.
         first, last = (analysis.run.column(name) for name in ("first_token", "last"))
         seen = np.isfinite(first) & np.isfinite(last)

@@ -13,7 +13,6 @@ from matplotlib.colors import LogNorm
 from matplotlib.patches import Rectangle
 
 from loadtest.analyse.charts import style
-from loadtest.analyse.findings.slot_findings import believed_slots
 from loadtest.analyse.run import LevelData, grouped, users_axis
 from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif.advice.slot_advice import Advice
@@ -142,7 +141,7 @@ def _curve_panel(axes: Axes, key: str, part: str, *, analysis: Analysis, found: 
     style.from_zero(axes, tallest * factor, 1.12)  # room for the slots' label
     loads = {*users, *(each.concurrency or 1 for each in curve[-1:])}
     style.load_axis(axes, loads, users_axis(people=analysis.run.has_turns))
-    if (slots := believed_slots(analysis).number) is not None:
+    if (slots := analysis.believed_slots.number) is not None:
         style.slots_line(axes, slots, slots)
 
 
@@ -191,9 +190,9 @@ def title(analysis: Analysis, found: PredictedCurve) -> str:
     )
     if NO_HOST_CACHE in found.case:
         text += ", if the server keeps conversations in its slots alone"
-    if NO_LIMIT in found.case and (last.concurrency or 0) > (believed_slots(analysis).estimate or 0):
+    if NO_LIMIT in found.case and (last.concurrency or 0) > (analysis.believed_slots.estimate or 0):
         text += ", if the server has slots for as many"
-        if analysis.slots.limit and believed_slots(analysis).number is None:
+        if analysis.slots.limit and analysis.believed_slots.number is None:
             text += f", and not the {analysis.slots.estimate} that void levels show"
     if not off:
         return text

@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from loadtest.analyse.charts import style
 from loadtest.analyse.charts.lettering import drawable
 from loadtest.analyse.findings.run_findings import as_title, range_of_ttft
-from loadtest.analyse.findings.slot_findings import believed_slots
 from loadtest.analyse.findings.waiting_findings import queueing
 from loadtest.analyse.run import LevelData, Series, axis_of, evenly
 from loadtest.analyse.summary import Analysis
@@ -64,7 +63,7 @@ def ttft_parts(axes: Axes, analysis: Analysis, series: Series) -> None:
         ylabel=f"mean TTFT and its parts ({unit})",
     )
     style.plain(axes.yaxis)
-    slots = believed_slots(analysis).number
+    slots = analysis.believed_slots.number
     if slots is not None and not any(level.is_open for level in levels):
         within = sum((level["concurrency"] or 0) <= slots for level in levels)
         if within < len(levels):

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.analyse.comparison.differences import block_of, geometric, mean_of, ratio
+from loadtest.analyse.comparison.differences import geometric, ratio
+from loadtest.analyse.comparison.estimates import block_of, mean_of
 from loadtest.analyse.run import LENGTH_KEYS, LevelData, RunData, grouped
 from loadtest.analyse.summary import Analysis
 from loadtest.errors import RunFolderError

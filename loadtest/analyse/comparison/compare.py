@@ -14,19 +14,15 @@ from typing import Any, Self
 
 from loadtest.analyse.comparison import comparable
 from loadtest.analyse.comparison.comparable import Levels
-from loadtest.analyse.comparison.differences import (
+from loadtest.analyse.comparison.differences import RUN_NOISE, fisher, geometric, noise_between, ratio
+from loadtest.analyse.comparison.estimates import (
     FAILED,
     METRICS,
     OF_REQUESTS,
-    RUN_NOISE,
     STEPS,
     Estimate,
     Metric,
     estimate_of,
-    fisher,
-    geometric,
-    noise_between,
-    ratio,
     steps_at,
     value_of,
 )

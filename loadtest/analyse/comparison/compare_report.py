@@ -6,7 +6,8 @@ import math
 from typing import Any
 
 from loadtest.analyse.comparison.compare import BETTER, NOT_COMPARABLE, SAME, WORSE, Change, Comparison
-from loadtest.analyse.comparison.differences import FAILED, NOISE_FROM, STEPS, note_on_rates
+from loadtest.analyse.comparison.differences import NOISE_FROM
+from loadtest.analyse.comparison.estimates import FAILED, STEPS, note_on_rates
 from loadtest.analyse.findings.measured_on import measured_on, simulated_mark
 from loadtest.analyse.run import shared_parts
 from loadtest.analyse.summary import Analysis

@@ -22,17 +22,8 @@ from loadtest.analyse.comparison.compare import (
     compare_part,
     verdict_on,
 )
-from loadtest.analyse.comparison.differences import (
-    FAILED,
-    METRICS,
-    OF_REQUESTS,
-    RUN_NOISE,
-    Estimate,
-    Metric,
-    chance,
-    estimate_of,
-    noise_between,
-)
+from loadtest.analyse.comparison.differences import RUN_NOISE, chance, noise_between
+from loadtest.analyse.comparison.estimates import FAILED, METRICS, OF_REQUESTS, Estimate, Metric, estimate_of
 from loadtest.analyse.run import LevelData, has_tokens
 from loadtest.analyse.summary import Analysis
 from loadtest.errors import LoadTestError, RunFolderError

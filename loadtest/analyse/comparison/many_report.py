@@ -7,7 +7,8 @@ from typing import Any
 
 from loadtest.analyse.comparison.compare import BETTER, FAMILY_ERROR, NOT_COMPARABLE, SAME, TOO_FEW, WORSE, Change
 from loadtest.analyse.comparison.compare_report import change_text
-from loadtest.analyse.comparison.differences import FAILED, NOISE_FROM, Estimate, Metric, note_on_rates
+from loadtest.analyse.comparison.differences import NOISE_FROM
+from loadtest.analyse.comparison.estimates import FAILED, Estimate, Metric, note_on_rates
 from loadtest.analyse.comparison.many import OF_TOKENS, Entry, Many, Pair
 from loadtest.analyse.figures.intervals import t_quantile
 from loadtest.analyse.findings.measured_on import measured_on, simulated_mark

@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 from loadtest.analyse.comparison.comparable import CACHED_APART, CLOSED, DEFAULTS, asked_facts, cached_share, value_text
-from loadtest.analyse.findings.slot_findings import believed_slots
 from loadtest.analyse.run import grouped
 from loadtest.analyse.server.queue.slots import known_slots
 from loadtest.analyse.summary import Analysis
@@ -173,7 +172,7 @@ def _quantization(one: Analysis) -> Any:
 
 def slots_of(one: Analysis) -> str | None:
     """Return the slots that the run showed, the server says or bursts before the run found; None where none are known."""
-    count = known_slots(one.run, believed_slots(one)).number
+    count = known_slots(one.run, one.believed_slots).number
     return counted(count, "slot") if count else None
 
 

@@ -11,7 +11,6 @@ import numpy as np
 from loadtest.analyse.figures import rates
 from loadtest.analyse.run import BoolArray, FloatArray, RunData
 from loadtest.analyse.server.queue.at_work import RequestInstants
-from loadtest.analyse.server.queue.slots import known_slots
 from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif.advice.binding import LoadFacts
 from loadtest.records import Outcome
@@ -30,7 +29,7 @@ def load_facts(analysis: Analysis, index: int, objectives: Sequence[Objective]) 
     judged = judge_objectives(objectives, level)
     missed = next((one.objective for one in judged if not one.met and one.unjudged is None), None)
     rows = run.measured(index)
-    slots = known_slots(run, analysis.slots).number
+    slots = analysis.known_slots.number
     common: dict[str, Any] = {
         "slots": slots,
         "utilisation": utilisation(run, level, slots),

@@ -8,7 +8,8 @@ import numpy as np
 
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import BoolArray, LevelData, grouped
-from loadtest.analyse.server.prompt_cache.cache import CacheReplay, CacheUse, is_paged
+from loadtest.analyse.server.prompt_cache.cache import CacheUse
+from loadtest.analyse.server.prompt_cache.cache_replay import CacheReplay, is_paged
 from loadtest.analyse.server.queue.waits import INFERRED, UNKNOWN
 from loadtest.analyse.summary import Analysis
 from loadtest.text import capitalised, counted, listed, percent, seconds, shown

@@ -34,7 +34,6 @@ def all_findings(analysis: Analysis) -> list[Finding]:
     """Return what the run shows, the most telling first; each names its model or server where there are several."""
     run, levels = analysis.run, analysis.levels
     found = [
-        outcome_rules.end_sentence(run),
         cut_off(run, levels),
         _found_max(run.facts.get("find_max") or {}),
         by_slots.context_sentence(run),

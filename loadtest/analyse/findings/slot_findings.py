@@ -10,31 +10,15 @@ from collections.abc import Iterable
 import numpy as np
 
 from loadtest.analyse.findings.finding import Finding
-from loadtest.analyse.run import LevelData, believed
-from loadtest.analyse.server.queue.slots import Slots, known_slots
+from loadtest.analyse.run import LevelData
 from loadtest.analyse.summary import Analysis
 from loadtest.records import TURNED_AWAY
 from loadtest.text import counted, listed, percent, some_of
 
 
-def believed_slots(analysis: Analysis) -> Slots:
-    """Return the slots as far as levels that are not void show them: a lower bound where only void ones show the limit."""
-    slots, levels = analysis.slots, analysis.levels
-    good = believed(levels)
-    if slots.estimate is None or len(good) == len(levels):
-        return slots
-    if not good:
-        return Slots(None, limit=False, method=slots.method)
-    seen = max(int(level["peak_decoding"]) for level in good)
-    loaded = any(level.is_open or level["concurrency"] > slots.estimate for level in good)
-    if slots.limit and loaded and seen >= slots.estimate:
-        return slots
-    return Slots(min(seen, slots.estimate), limit=False, method=slots.method)
-
-
 def slots_told(analysis: Analysis) -> str | None:
     """Return who knows the limit that the run did not reach, as "the server says 12"; None where it did, or nobody does."""
-    known = known_slots(analysis.run, analysis.slots).number
+    known = analysis.known_slots.number
     if analysis.slots.limit or known is None:
         return None
     by_server = analysis.run.fact("server", "slots_said") == known
@@ -60,7 +44,7 @@ def what_happens(analysis: Analysis) -> str:
 
 def slots_finding(analysis: Analysis) -> Finding:
     """Say how many requests the server handles in parallel, and what that rests on."""
-    slots, levels = believed_slots(analysis), analysis.levels
+    slots, levels = analysis.believed_slots, analysis.levels
     if analysis.slots.estimate is None:
         return Finding("No stream was seen decoding, so nothing is known about the server's slots.")
     evidence = f"{slots.method}." if slots.method else ""

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from loadtest.analyse.findings.finding import Finding
-from loadtest.analyse.findings.slot_findings import believed_slots
 from loadtest.analyse.run import LevelData, RunData, Series, believed
 from loadtest.analyse.server.queue.waits import ADMISSION_ERROR_S, passed_share
 from loadtest.analyse.summary import Analysis
@@ -35,7 +34,7 @@ def queueing(analysis: Analysis, series: Series) -> Finding | None:
         return None
     at, of = f"at {level.load}", f"of {level.mean_ttft_said}"
     above = void_above(series, level)
-    limit = believed_slots(analysis).number
+    limit = analysis.believed_slots.number
     if limit is not None and slot is not None and slot >= LEAST_SLOT_WAIT * ttft:
         past = f"Past {counted(limit, 'stream')} requests queue"
         inferred = (

@@ -13,7 +13,7 @@ from loadtest.analyse.figures.keeping_up import KeptUp, came_fewer, why_unclear
 from loadtest.analyse.figures.knee import FEWEST_LEVELS
 from loadtest.analyse.figures.stationarity import too_few_for_queue
 from loadtest.analyse.findings.measured_on import ALL, SOME, simulated_badge
-from loadtest.analyse.findings.slot_findings import believed_slots, only_void, slots_told, what_happens
+from loadtest.analyse.findings.slot_findings import only_void, slots_told, what_happens
 from loadtest.analyse.findings.waiting_findings import void_above
 from loadtest.analyse.run import (
     LevelData,
@@ -274,7 +274,7 @@ def _kept_up(series: Series, levels: Sequence[LevelData]) -> tuple[Tile, LevelDa
 
 def _slots(analysis: Analysis) -> Tile:
     """Say the slots as far as levels that are not void show them."""
-    name, slots, levels = "Slots", believed_slots(analysis), analysis.levels
+    name, slots, levels = "Slots", analysis.believed_slots, analysis.levels
     if analysis.slots.estimate is None:
         return Tile(
             name, "", "no stream was seen decoding" if not analysis.groups else "each model has its own: see below"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from loadtest.analyse.findings import slot_findings
 from loadtest.analyse.findings.measured_on import marked, measured_on
 from loadtest.analyse.run import grouped
 from loadtest.analyse.summary import Analysis
@@ -73,7 +72,7 @@ def curve_table(analysis: Analysis, curve: PredictedCurve) -> Grid | None:
 
 def _rests_on(each: Prediction, analysis: Analysis, curve: PredictedCurve) -> str:
     """Return what a prediction takes for granted that was not measured; empty where that is nothing."""
-    past = NO_LIMIT in curve.case and (each.concurrency or 0) > (slot_findings.believed_slots(analysis).estimate or 0)
+    past = NO_LIMIT in curve.case and (each.concurrency or 0) > (analysis.believed_slots.estimate or 0)
     return joined("; ", "the server has slots for as many" if past else "", each.extrapolates)
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.analyse.findings import slot_findings
 from loadtest.analyse.findings.measured_on import ALL as SIMULATED
 from loadtest.analyse.findings.measured_on import measured_on, simulated_badge, simulated_mark
 from loadtest.analyse.reports.tables import sections
@@ -104,14 +103,14 @@ def _model(run: RunData) -> str:
 
 def _slots(one: Analysis) -> str:
     """Return the slots with what they rest on; void levels that are part of it are named."""
-    believed = slot_findings.believed_slots(one)
+    believed = one.believed_slots
     why = joined("; ", one.slots.method, "part of that is from void levels" if believed != one.slots else "")
     return f"{believed} ({why})"
 
 
 def _served(analysis: Analysis) -> str:
     """Return how the simulated server was started that a run measured; empty of real ones."""
-    if not (said := serve_command(analysis.run, slot_findings.believed_slots(analysis))):
+    if not (said := serve_command(analysis.run, analysis.believed_slots)):
         return ""
     return f"{said} (a simulated one, as far as the run shows it: in another terminal, before the run)"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from loadtest.analyse.comparison import comparable
 from loadtest.analyse.run import LevelData
-from loadtest.analyse.server.queue.slots import Slots, known_slots
+from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif.model.predict import WHO_FAIL, WHO_WAIT
 from loadtest.analyse.whatif.model.seeded_run import SeededRun
@@ -192,7 +192,7 @@ def _case_name(load: PredictedLoad, case: Case) -> str:
 
 def _scored(load: PredictedLoad, analysis: Analysis, level: LevelData) -> tuple[list[ScoredFigure], list[str]]:
     """Score the cases of a load that the run's slots allow; say which they do not."""
-    slots = known_slots(analysis.run, analysis.slots)
+    slots = analysis.known_slots
     found: list[ScoredFigure] = []
     notes = []
     for case in load.cases:

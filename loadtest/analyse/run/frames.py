@@ -25,6 +25,7 @@ from loadtest.analyse.run.overlaps import peak_at_once
 from loadtest.records import NOT_SENT, Outcome, read_lines
 from loadtest.run_folder import RunFolder
 from loadtest.text import counted
+from loadtest.urls import loopback, origin
 
 MOST_SAMPLE_NS = 100 * DAY_NS  # an instant beyond it is of another boot's clock
 
@@ -122,6 +123,11 @@ class RunData:
         for key in keys:
             found = (found or {}).get(key)
         return found
+
+    def on_servers_machine(self, host: str) -> bool:
+        """Whether what was sampled on `host` may be of the server's machine; the client's is not that of a remote server."""
+        url, client = str(self.fact("target", "url") or ""), self.fact("client", "host")
+        return host != client or loopback(url) or (origin(url) or ("", None))[1] == client
 
     def column(self, name: str) -> FloatArray:
         return self.requests[name].to_numpy(dtype=np.float64)

@@ -15,7 +15,6 @@ import pandas as pd
 from loadtest.analyse.run import BoolArray, FloatArray, RunData, finite
 from loadtest.analyse.run.files.samples import Machine
 from loadtest.analyse.run.overlaps import Depth
-from loadtest.analyse.server.model_memory.memory_comparison import same_machine
 from loadtest.text import counted, listed, percent, seconds
 
 AFTER_WORK_S = 2.0  # until readings are idle ones: drivers average watts over a second, and clocks stay up a little
@@ -117,7 +116,7 @@ def _not_the_servers(run: RunData, meter: Meter, host: str) -> str:
     """Say why a source's watts are not those of the server; empty where they may be."""
     if run.simulated and not meter.simulated:
         return f"the server is simulated, and what {meter.source} sampled is this machine's own power."
-    if meter.source != "dcgm" and not same_machine(run, host):
+    if meter.source != "dcgm" and not run.on_servers_machine(host):
         return f"{meter.source} sampled {host}, where the client ran, and the server is elsewhere: run `loadtest monitor` there."
     return ""
 

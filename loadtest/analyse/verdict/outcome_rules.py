@@ -25,11 +25,6 @@ MOST_NOTES = 5  # kinds of notes that are shown
 LONGEST_QUOTE = 200  # characters of a server's own words in one reason
 FEWEST_LAST = 3  # failures in a row at the end of a level, from which on the level is said to have stopped answering …
 ROW_BY_CHANCE = 0.01  # … if such a row is no more probable than this, given the share that failed before
-STATE_SENTENCES = {  # by `state` in run.json; "done" needs no sentence
-    "failed": "The run failed",
-    "interrupted": "The run was interrupted before its end.",
-    "running": "The run is still going on, or it was killed: these figures cover what was on disk.",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +71,6 @@ def _status(requests: pd.DataFrame, said: list[Any]) -> str:
     if not codes or (said and str(codes[0]) in said[0].sentence):
         return ""
     return f" (HTTP {listed(codes)})"
-
-
-def end_sentence(run: RunData) -> str | None:
-    """Return a sentence on a run that did not end as planned; None otherwise, and where run.json does not say."""
-    said, failure = str(run.facts.get("state")), run.facts.get("failure")
-    if said == "failed":
-        return f"{STATE_SENTENCES[said]}: {str(failure).rstrip('.')}." if failure else f"{STATE_SENTENCES[said]}."
-    return STATE_SENTENCES.get(said)
 
 
 def answer_notes(run: RunData) -> Iterator[str]:

@@ -327,6 +327,13 @@ def as_name(value: Any) -> str | None:
     return _clean_name(value) if isinstance(value, str) else None
 
 
+def other_model(said: str | None, asked: str) -> str | None:
+    """Return the model that an answer says it is of (see as_name); None where that is the one that was asked for."""
+    if said is None or said in (asked, f"{asked}:latest"):
+        return None
+    return None if said == as_name(asked) else said
+
+
 @lru_cache(maxsize=64)  # for the answers of a run say the same few names, and looking for our keys takes 30 µs
 def _clean_name(name: str) -> str | None:
     return server_errors.shorten(name.translate(_WITHOUT_ZERO_WIDTH), LONGEST_NAME) or None

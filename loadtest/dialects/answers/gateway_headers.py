@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from loadtest.dialects.answers.decoded import as_name
 from loadtest.dialects.base import Ending
 from loadtest.reach import Headers, cached_by, header_quoted
 from loadtest.text import shown
@@ -40,13 +39,6 @@ def remark(ending: Ending, headers: Headers) -> None:
                 "reach another"
             )
             break
-
-
-def other_model(said: str | None, asked: str) -> str | None:
-    """Return the model that an answer says it is of (see as_name); None where that is the one that was asked for."""
-    if said is None or said in (asked, f"{asked}:latest"):
-        return None
-    return None if said == as_name(asked) else said
 
 
 def _more(headers: Headers, usual: Mapping[bytes, int]) -> str | None:

@@ -65,8 +65,8 @@ class UserTarget:
 
 def prepare_user_target(scenario: Scenario, say: Callable[[str], object]) -> UserTarget:
     """Choose server and model of a scenario and make its workload ready; raises what prepare_targets raises."""
+    # Given a duration, no note counts requests: a test ends when its users are told to.
     for note in check_files(scenario.replace(duration=scenario.duration or 1.0)):
-        # a test ends when its users are told to
         say(note)
     with control_client(scenario) as control:
         _, (ready,) = prepare_targets(control, scenario, say)

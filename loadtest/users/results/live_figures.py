@@ -174,7 +174,7 @@ class Board:
         return found
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return a flat row of plain values for each name, and one for all together (TOTAL) last; see Figures.row."""
+        """Return a flat row of plain values for each name, and one for all together (TOTAL_ROW) last; see Figures.row."""
         flying = self.in_flight()
         names = sorted({*self._figures, *flying})  # a name whose first requests are in flight has no figures yet
         rows = [self._figures.get(name, Figures()).row(name, flying.get(name, (0, 0))) for name in names]

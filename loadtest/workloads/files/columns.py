@@ -254,4 +254,5 @@ def _sent(value: Mapping[Any, Any], prompt: str | None) -> set[str | None]:
     body = value.get("body")
     if isinstance(body, dict) or (isinstance(body, str) and body.lstrip().startswith("{")):
         sent.add("body")
+    # Alpaca's rows have an input beside their instruction, and rows of Anthropic's batches have params in place of a prompt.
     return sent | {"input" if prompt == "instruction" else PARAMS if prompt is None else prompt}

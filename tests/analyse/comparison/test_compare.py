@@ -18,10 +18,11 @@ from loadtest.analyse.charts.compare import changes_panel
 from loadtest.analyse.comparison import many_report
 from loadtest.analyse.comparison.compare import BETTER, NOT_COMPARABLE, SAME, TOO_FEW, WORSE, Change, compare
 from loadtest.analyse.comparison.compare_report import interval_text, markdown, method, outcome, to_dict
-from loadtest.analyse.comparison.differences import METRICS, OF_REQUESTS
+from loadtest.analyse.comparison.estimates import METRICS, OF_REQUESTS
 from loadtest.analyse.comparison.many import compare_many
 from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.summary import analyse
+from loadtest.cli.compare import EXPENDABLE
 from loadtest.errors import LoadTestError, RunFolderError
 from loadtest.records import Outcome, Record
 
@@ -75,6 +76,19 @@ def test_no_difference_exits_0_and_writes_the_files(folder: Folder, tmp_path: Pa
     assert len([row for row in said["rows"] if row["headline"]]) == 8
     assert imread(tmp_path / "out" / "compare.png").std() > 0.01
     assert "![" in (tmp_path / "out" / "compare.md").read_text()
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_a_narrow_terminal_says_what_it_leaves_out(folder: Folder, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    """Was a table at 60 columns without BASE and interval, and no word of them."""
+    sides = folder("base"), folder("new", seed=1)
+    monkeypatch.setenv("COLUMNS", str(width))
+    shown = run(*sides).output.split("The headline figures")[0]
+    heads = next(line for line in shown.splitlines() if "figure" in line and "verdict" in line)
+    said = " ".join(shown.partition("left out at")[2].split())
+    assert [head for head in EXPENDABLE if head not in heads] == [head for head in EXPENDABLE if head in said]
+    assert max(map(len, shown.splitlines())) <= width
+    assert shown.count("\n 8 streams") == 1
 
 
 def test_the_chart_shows_the_verdict_in_colour(folder: Folder) -> None:

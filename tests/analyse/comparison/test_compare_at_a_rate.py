@@ -17,7 +17,7 @@ from support.virtual_runs import Load, play
 
 from loadtest.analyse.comparison.compare import SAME, TOO_FEW, WORSE, compare
 from loadtest.analyse.comparison.compare_report import method, outcome
-from loadtest.analyse.comparison.differences import steps_at
+from loadtest.analyse.comparison.estimates import steps_at
 from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.server.timing.step_law import StepTimes
 from loadtest.analyse.summary import analyse

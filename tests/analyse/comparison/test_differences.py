@@ -12,7 +12,8 @@ from support.made_runs import Made, make
 from support.virtual_runs import Load, play
 
 from loadtest.analyse.comparison.compare import SAME, WORSE
-from loadtest.analyse.comparison.differences import Metric, estimate_of, fisher
+from loadtest.analyse.comparison.differences import fisher
+from loadtest.analyse.comparison.estimates import Metric, estimate_of
 from loadtest.analyse.summary import analyse
 from loadtest.simulate.model.timing import StepLaw, Timing
 

@@ -21,7 +21,8 @@ from loadtest.analyse.charts import style
 from loadtest.analyse.comparison import many as many_runs
 from loadtest.analyse.comparison import many_report, traits
 from loadtest.analyse.comparison.compare import BETTER, NOT_COMPARABLE, SAME, WORSE, Change
-from loadtest.analyse.comparison.differences import chance, estimate_of
+from loadtest.analyse.comparison.differences import chance
+from loadtest.analyse.comparison.estimates import estimate_of
 from loadtest.analyse.comparison.many import Many, Pair, compare_many
 from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.summary import analyse

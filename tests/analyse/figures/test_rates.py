@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support import insight_rates
-from support.insight_rates import SHAPES, Shape
+from support.insight_rates import SHAPES, Shape, closed
 from support.made_runs import Made, grid, write
 from support.virtual_runs import Load, play
 
@@ -48,10 +48,10 @@ def test_an_open_loop_past_what_the_server_can_do_is_answered_at_the_servers_rat
     assert abs(mean.tokens) < 0.02
 
 
-@pytest.mark.parametrize("at", [5, 6, 10])
-def test_goodput_is_of_the_same_window(at: int) -> None:
-    """Of 26 requests on 8 or 16 streams, whose last ones have the server to themselves."""
-    assert abs(insight_rates.examine(SHAPES[at], 2).mean.good) < 0.02
+@pytest.mark.parametrize("shape", [closed(8, 26), closed(8, 26, 8), closed(16, 26, 16)], ids=lambda shape: shape.name)
+def test_goodput_is_of_the_same_window(shape: Shape) -> None:
+    """The last of 26 requests have the server to themselves."""
+    assert abs(insight_rates.examine(shape, 2).mean.good) < 0.02
 
 
 def test_a_closed_loops_window_ends_when_the_first_user_has_nothing_left_to_send() -> None:

@@ -13,7 +13,7 @@ from loadtest.analyse.charts import draw_all
 from loadtest.analyse.findings.cache_findings import cache_findings
 from loadtest.analyse.findings.run_findings import all_findings
 from loadtest.analyse.run.levels import LevelData, axis_of
-from loadtest.analyse.server.prompt_cache import cache
+from loadtest.analyse.server.prompt_cache import cache_replay
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.simulate.model.prefix_cache import HostCache
 from loadtest.simulate.model.timing import StepLaw, Timing
@@ -91,7 +91,7 @@ def test_a_text_that_all_begin_with_is_no_conversation_found(tmp_path: Path) -> 
 def test_slots_alone_replayed_keep_what_the_engine_kept(few_slots: Analysis) -> None:
     use = few_slots.cache
     assert use is not None
-    replayed = cache.replay(few_slots.run, few_slots.slots, use)
+    replayed = cache_replay.replay(few_slots.run, few_slots.slots, use)
     assert replayed is not None
     assert replayed.host_cache is False
     later = use.history > 0

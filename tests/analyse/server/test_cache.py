@@ -13,7 +13,7 @@ from support import made_runs, talkers
 from support.virtual_runs import Load, Played, SessionLoad, play, play_sessions
 
 from loadtest import metrics
-from loadtest.analyse.server.prompt_cache.cache import CacheReplay
+from loadtest.analyse.server.prompt_cache.cache_replay import CacheReplay
 from loadtest.analyse.server.queue.waits import INFERRED, SERVER, UNKNOWN
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.records import Record

@@ -220,7 +220,7 @@ def read_facts(folder: RunFolder) -> tuple[dict[str, Any], list[str]]:
     for entry in facts.get("targets") or []:
         if said_simulated := (entry.get("server") or {}).get("simulated"):
             entry["server"]["simulated"] = _known_profile(said_simulated, said_simulated)
-    return facts, [*_how_it_ended(facts.get("state")), *_shortened(said)]
+    return facts, [*_how_it_ended(facts.get("state"), facts.get("failure")), *_shortened(said)]
 
 
 def _known_profile(said: Any, known: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -231,11 +231,13 @@ def _known_profile(said: Any, known: dict[str, Any] | None) -> dict[str, Any] | 
     return {"profile": "unknown", "speed": 1.0} | told
 
 
-def _how_it_ended(state: str | None) -> Iterator[str]:
+def _how_it_ended(state: str | None, failure: str | None) -> Iterator[str]:
     if state == "running":
         yield "The run has not ended, or was killed: its state is still running. The figures are of what was recorded."
     elif state == "interrupted":
         yield "The run was interrupted: the figures are of what was recorded until then."
+    elif state == "failed" and failure:
+        yield f"The run failed: {failure.rstrip('.')}. The figures are of what was recorded."
     elif state != "done":
         how = "failed" if state == "failed" else f"is in state {state}" if state else "does not say how it ended"
         yield f"The run {how}: the figures are of what was recorded."

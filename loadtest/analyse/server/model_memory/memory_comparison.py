@@ -13,13 +13,7 @@ from loadtest.analyse.server.queue.slots import Slots
 from loadtest.errors import PredictionError
 from loadtest.memory import report
 from loadtest.memory.estimate import MemoryPlan, loaded_memory
-from loadtest.text import binary_size, counted, percent, signed
-from loadtest.urls import loopback, origin
-
-NOTABLE_DIFFERENCE = 0.1  # of the estimate; a larger difference is reported
-NEAR_PLAN = 0.02  # of the measurement; another plan that comes so near may be the one that was served
-MOST_EXPLAINED_SLOTS = 64  # more slots are no explanation
-SMALLER_CACHES = ("q8_0", "q4_0")
+from loadtest.text import binary_size, percent, signed
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +113,7 @@ def _on_gpus(run: RunData, plan: MemoryPlan) -> MemoryReading | None:
     if frame is None or "memory_used" not in frame:
         return None
     source = str(frame.attrs["source"])
-    if source == "nvidia" and not same_machine(run, str(frame.attrs.get("host"))):
+    if source == "nvidia" and not run.on_servers_machine(str(frame.attrs.get("host"))):
         return None
     t, used = known_values(frame, "memory_used")
     during = used[(t >= 0) & (t <= run.last_end)]
@@ -130,13 +124,6 @@ def _on_gpus(run: RunData, plan: MemoryPlan) -> MemoryReading | None:
     what = f"GPU memory in use{many}, the most ({name})"
     estimate = plan.total + plan.driver * (max(machine.gpu_count, 1) - 1)
     return MemoryReading(source, what, int(during.max()), estimate, bool(machine.mark(source)))
-
-
-def same_machine(run: RunData, sampled: str) -> bool:
-    """Return whether GPUs sampled on a machine may be the server's; those of the client are not a remote server's."""
-    url = str(run.fact("target", "url") or "")
-    client = run.fact("client", "host")
-    return sampled != client or loopback(url) or (origin(url) or ("", None))[1] == client
 
 
 # -- words ----------------------------------------------------------------------------------------------------------
@@ -172,7 +159,7 @@ def comparison_rows(found: MemoryComparison) -> Iterator[tuple[str, str, str, st
 
 def difference_sentence(found: MemoryComparison | None) -> str | None:
     """Say by how much a measurement differs, and what may explain that; None where it differs by no more than a tenth."""
-    off = [each for each in found.readings if abs(each.share) > NOTABLE_DIFFERENCE] if found else []
+    off = [each for each in found.readings if abs(each.share) > report.NOTABLE_DIFFERENCE] if found else []
     if found is None or not off:
         return None
     reading = off[0]
@@ -197,38 +184,10 @@ def _explained(found: MemoryComparison, reading: MemoryReading) -> str:
             less = reading.size < found.readings[0].size
             return "the GPU that was watched does not hold all that the server says the model takes" if less else ""
         return "the server's own figure for the model agrees, so the rest is not what it counts for this model"
-    near = [
-        f"{name} ({binary_size(size)})"
-        for name, size in _other_plans(found, reading)
-        if abs(size - reading.size) <= NEAR_PLAN * reading.size
-    ]
-    if near:
-        return f"{' or '.join(near)} would explain it"
-    if found.slots_from == "assumed" and reading.share > 0:  # more slots take more
+    drivers = reading.estimate - found.plan.loaded
+    known = found.slots_from != "assumed"
+    if others := report.other_plans(found.plan, reading.size, slots_known=known, besides=drivers):
+        return f"{others} would explain it"
+    if not known and reading.share > 0:  # more slots take more
         return f"the run saw no limit to the slots, and {found.plan.slots} {'is' if found.plan.slots == 1 else 'are'} assumed"
     return ""
-
-
-def _other_plans(found: MemoryComparison, reading: MemoryReading) -> Iterator[tuple[str, int]]:
-    """Yield other plans that may have been served, with what they would take by the count of the reading."""
-    plan = found.plan
-    besides = reading.estimate - plan.loaded  # drivers
-
-    def taken(other: MemoryPlan) -> int:
-        return other.loaded + besides
-
-    if not plan.gpu:
-        slots = plan.slots_of(reading.size)
-        if found.slots_from == "assumed" and slots is not None:
-            yield counted(slots, "slot"), taken(replace(plan, slots=slots))
-        elif found.slots_from != "assumed" and (dtype := plan.smaller_cache(reading.size)) is not None:
-            yield f"a KV cache of {dtype}", reading.size
-        return
-    for dtype in SMALLER_CACHES:
-        yield f"a KV cache of {dtype}", taken(replace(plan, cache_dtype=dtype))
-    yield "no flash attention", taken(replace(plan, flash=False))
-    one = (plan.kv or 0) / plan.slots
-    if found.slots_from == "assumed" and one > 2 * NEAR_PLAN * reading.size:
-        count = round((reading.size - taken(plan)) / one) + plan.slots
-        if count != plan.slots and 1 <= count <= MOST_EXPLAINED_SLOTS:
-            yield counted(count, "slot"), taken(replace(plan, slots=count))

@@ -25,10 +25,10 @@ from loadtest.analyse.server.queue.at_work import RequestInstants, held_back
 from loadtest.analyse.server.queue.kept_out import (
     UnwaitedTtft,
     at_work_while_waiting,
-    budget_instead_of,
     idle_while_waiting,
     prompts_read_while_full,
 )
+from loadtest.analyse.server.queue.token_budget import budget_instead_of
 from loadtest.text import counted, percent
 
 REFILLED_S = 0.020  # after a stream ended its slot has a new owner by then (on real servers it took up to 16 ms)

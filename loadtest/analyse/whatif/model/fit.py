@@ -25,8 +25,9 @@ from loadtest.analyse.run.overlaps import Depth
 from loadtest.analyse.server.prompt_cache.cache import measure_cache
 from loadtest.analyse.server.queue import admission
 from loadtest.analyse.server.queue.at_work import RequestInstants
-from loadtest.analyse.server.queue.kept_out import UnwaitedTtft, kv_budget
+from loadtest.analyse.server.queue.kept_out import UnwaitedTtft
 from loadtest.analyse.server.queue.slots import Slots, known_slots
+from loadtest.analyse.server.queue.token_budget import kv_budget
 from loadtest.analyse.server.timing.step_law import FEWEST_STEPS, StepTimes, growth_per_stream
 from loadtest.analyse.server.timing.steps import Steps, step_table, times_by_number
 from loadtest.analyse.whatif.model import self_check

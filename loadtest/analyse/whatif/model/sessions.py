@@ -10,8 +10,8 @@ from typing import Self
 import numpy as np
 
 from loadtest.analyse.run import FloatArray, RunData
-from loadtest.analyse.server.prompt_cache import cache
-from loadtest.analyse.server.prompt_cache.cache import CacheUse, session_keys
+from loadtest.analyse.server.prompt_cache import cache_replay
+from loadtest.analyse.server.prompt_cache.cache import CacheUse, of_turn_before, session_keys
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.whatif.model.play import CONTEXT
 from loadtest.simulate.model.engine import Engine
@@ -137,7 +137,7 @@ def _answers_kept(run: RunData, use: CacheUse) -> bool:
     rows = (use.kept == 1) & (use.history > 0)
     if not rows.any():
         return True
-    answer = cache.of_turn_before(run, run.column("output_tokens"))[rows]
+    answer = of_turn_before(run, run.column("output_tokens"))[rows]
     lacking = (use.history - use.cached)[rows]
     return bool(np.nanmedian(lacking / np.maximum(answer, 1.0)) < 0.5)
 
@@ -153,17 +153,17 @@ def cache_cases(sessions: Sessions, run: RunData, slots: int | None, use: CacheU
 
     A run that shows none still has two where a small one need not have shown.
     """
-    if slots is None or cache.is_paged(run):
+    if slots is None or cache_replay.is_paged(run):
         return {"": sessions}
     full = replace(sessions, host=True)
-    replayed = None if use is None else cache.replay_on(run, slots, use)
+    replayed = None if use is None else cache_replay.replay_on(run, slots, use)
     if use is None or replayed is None or replayed.host_cache is None:
         return {NO_HOST_CACHE: sessions, HOST_CACHE: full}
     if not replayed.host_cache:
-        unseen = cache.unseen_host_size(run, slots, use)
+        unseen = cache_replay.unseen_host_size(run, slots, use)
         if unseen is None:
             return {"": sessions}
         return {NO_HOST_CACHE: sessions, UNSEEN_HOST_CACHE: replace(full, host_tokens=unseen)}
-    size, filled = cache.host_size(run, slots, use)
+    size, filled = cache_replay.host_size(run, slots, use)
     sized = replace(full, host_tokens=size)
     return {"": sized} if filled else {HOST_CACHE: full, SIZED_HOST_CACHE: sized}

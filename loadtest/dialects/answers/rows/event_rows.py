@@ -67,7 +67,7 @@ def run_together(data: bytes) -> list[Ended]:
     text = data.decode(errors="surrogateescape")
     rows: list[Ended] = []
     at = _behind(text, 0)
-    size = seen = 0  # bytes up to a character
+    size = seen = 0  # how many bytes the first `seen` characters are
     while at < len(text):
         if text[at] != "{":
             return rows if _MARK.fullmatch(text, at) else []

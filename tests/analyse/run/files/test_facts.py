@@ -17,7 +17,6 @@ from loadtest.analyse.comparison.traits import names_of
 from loadtest.analyse.run import frames
 from loadtest.analyse.run.files import facts as facts_of
 from loadtest.analyse.server.model_memory.by_slots import plan_of_run
-from loadtest.analyse.server.model_memory.memory_comparison import same_machine
 from loadtest.analyse.summary import analyse
 from loadtest.run_folder import RunFolder
 
@@ -93,5 +92,5 @@ def test_a_damaged_url_costs_its_run_nothing_else(tmp_path: Path, url: str) -> N
     (run / "run.json").write_text(json.dumps(facts))
     found = analyse(run)
     assert "loadtest serve" not in pages.markdown(found, [])
-    assert same_machine(found.run, found.run.facts["client"]["host"]) is url.startswith("unix:")
+    assert found.run.on_servers_machine(found.run.facts["client"]["host"]) is url.startswith("unix:")
     assert names_of([found, found]).names
