@@ -102,7 +102,7 @@ class Grid:
         show_heads: bool = True,
         within: int | None = None,
     ) -> Table:
-        """Return the table for a terminal; `styles` gives a cell of that text its style, `widths` the least width of columns.
+        """Return the table for a terminal; `styles` gives its style to a cell of that text, or with it before a bracket; `widths` the least width of columns.
 
         `within` is the width of a terminal for which the grid was `fitted`.
         """
@@ -135,8 +135,9 @@ class Grid:
                 overflow="fold",
                 no_wrap=bool(widths) and right,
             )
+        look = styles or {}
         for row in self.rows:
-            table.add_row(*(Text(cell, style=(styles or {}).get(cell, "")) for cell in row))
+            table.add_row(*(Text(cell, style=look.get(cell, look.get(cell.partition(" (")[0], ""))) for cell in row))
         return table
 
     def console_within(
