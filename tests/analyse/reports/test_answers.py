@@ -174,7 +174,7 @@ def test_every_rule_has_a_remedy_and_every_remedy_a_rule() -> None:
 
 def test_the_page_on_void_levels_says_the_same_and_each_advice_once() -> None:
     page = (ROOT / "docs/void.md").read_text(encoding="utf-8")
-    groups = {}
+    groups: dict[str, str] = {}
     for group in re.split(r"^## .+\n", page, flags=re.MULTILINE)[1:]:
         groups |= dict.fromkeys(re.findall(r"^### (.+)", group, flags=re.MULTILINE), " ".join(group.split()))
     assert groups.keys() == {remedy.wrong.rstrip(".") for remedy in REMEDIES.values()}
