@@ -100,7 +100,7 @@ class Grid:
         styles: Mapping[str, str] | None = None,
         within: int | None = None,
     ) -> Table:
-        """Return the table for a terminal; `styles` gives a cell of that text its style.
+        """Return the table for a terminal; `styles` gives a style to a cell of that text, with or without a bracket behind it.
 
         `within` is the width of a terminal for which the grid was `fitted`.
         """
@@ -129,8 +129,9 @@ class Grid:
                 width=exact[i] if exact else None,
                 overflow="fold",
             )
+        look = styles or {}
         for row in self.rows:
-            table.add_row(*(Text(cell, style=(styles or {}).get(cell, "")) for cell in row))
+            table.add_row(*(Text(cell, style=look.get(cell, look.get(cell.partition(" (")[0], ""))) for cell in row))
         return table
 
     def console_within(

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loadtest.doubts import SUSPECT, VALID, VOID
-from loadtest.errors import ScenarioError
-from loadtest.measure.interruption import Stoppable, Stopping
+from loadtest.errors import RunFolderError, ScenarioError
+from loadtest.measure.interruption import Stoppable, Stopping, heeded_signals
 from loadtest.measure.progress import Progress
 from loadtest.scenario import Scenario, short_repr
 
@@ -92,8 +94,18 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     """Read a run folder; raise LoadTestError if it is none, or was written by a newer loadtest."""
     from loadtest.analyse.summary import analyse
 
-    folder = Path(path)
+    folder = _folder_named("path", path)
     return Run(folder, analyse(folder))
+
+
+def _folder_named(name: str, path: Any) -> Path:
+    """Return a folder as a script names it, ~ as the user's home; raise RunFolderError for what is no path."""
+    try:
+        if str(path):
+            return Path(path).expanduser()
+    except (TypeError, RuntimeError):  # RuntimeError: of a user without a home
+        pass
+    raise RunFolderError(f"{name} must be the path of a folder, not {short_repr(path)}.")
 
 
 def run(
@@ -114,20 +126,13 @@ def run(
         raise ScenarioError(
             f"run takes a Scenario, not {short_repr(scenario)}; make one with Scenario(url=…, …), or of a file with Scenario.load(FILE)."
         )
-    folder = None if out is None else Path(out)
+    folder = None if out is None else _folder_named("out", out)
     here = threading.current_thread() is threading.main_thread()
     if here and not _loop_runs():
         return _measured(scenario, folder, on_progress, Stopping)
     outside = _Outside()
-    with ThreadPoolExecutor(1, thread_name_prefix="loadtest") as pool:
-        measured = pool.submit(_measured, scenario, folder, on_progress, outside.stopping)
-        while True:
-            try:
-                return measured.result()
-            except KeyboardInterrupt:
-                if measured.done():
-                    raise
-                outside.stop()
+    with ThreadPoolExecutor(1, thread_name_prefix="loadtest") as pool, outside.stopped_by_ctrl_c():
+        return pool.submit(_measured, scenario, folder, on_progress, outside.stopping).result()
 
 
 def _loop_runs() -> bool:
@@ -171,7 +176,7 @@ def _called_until_it_raises(call: Callable[[Progress], object] | None) -> Callab
 
 
 class _Outside:
-    """Lets another thread stop the driver: that thread gets the KeyboardInterrupt, the driver's thread gets no signal."""
+    """Lets the main thread stop the driver of another thread, which gets no signal."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -186,6 +191,21 @@ class _Outside:
             for _ in range(self._asked):
                 loop.call_soon(stopping.stop)
         return stopping
+
+    @contextmanager
+    def stopped_by_ctrl_c(self) -> Iterator[None]:
+        """Within this context Ctrl-C stops the driver, where this is the main thread.
+
+        A handler of its own is needed: that of `asyncio.run` cancels the coroutine, which waits here and would not hear of it.
+        """
+        if signal.SIGINT not in heeded_signals():
+            yield
+            return
+        before = signal.signal(signal.SIGINT, lambda *_: self.stop())
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
 
     def stop(self) -> None:
         with self._lock:

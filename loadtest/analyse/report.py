@@ -192,7 +192,7 @@ def console_table(summary: dict[str, Any], width: int = 80) -> Table:
     title = marked(joined(" · ", summary["name"], measured_on(summary), shared), summary)
     figures = [tables.headline(level, tokens=has_tokens(*levels)) for level in levels]
     rows = tuple(
-        (names[level["label"]], _ok_and_failed(level), *each.values(), level["verdict"])
+        (names[level["label"]], _ok_and_failed(level), *each.values(), level.verdict_said)
         for level, each in zip(levels, figures, strict=True)
     )
     heads = [head for each in figures[:1] for head in each]

@@ -7,6 +7,7 @@ that misses them is halved, until the answer is as good as asked for.
   is measured once more with twice the requests, but while the load still doubles only if it misses by its figures.
 - Where the answer is unclear at the end, it is measured once more, too. Where no level surely met the objectives, half of the
   lowest load follows, with twice the requests at once.
+- Where requests that were alone at the server all missed, the search ends: with less load more would be alone, and miss.
 - A void level is measured again with as many requests. Where it stays void, what was measured of that load before counts; without
   that the search ends: this client can measure no more.
 
@@ -25,6 +26,7 @@ SEARCH_PRECISION = 16  # above this load the answer is good to one part in so ma
 RATE_STEPS = 16  # into which the rate that a search begins with is divided
 ATTEMPTS = 2  # measurements of one level, each of twice the requests, before it stays unresolved
 VOID_ATTEMPTS = 3  # likewise, of a void one
+FEWEST_ALONE = 5  # requests that were alone and missed, from which on less load is taken not to help
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class TriedLevel:
     saw: str  # one sentence without its full stop
     void: bool = False  # what was measured is not the server
     leans: bool | None = None  # whether its figures met what is asked, sure or not; None: unknown
+    alone: int = 0  # requests that were alone at the server, where every one of them missed what is asked
 
     @property
     def probably(self) -> bool | None:
@@ -65,6 +68,8 @@ class Search:
         same = [one for one in tried if one.concurrency == last.concurrency]
         below = any(one.probably for one in before) and all(last.concurrency < one.concurrency for one in before)
         low, high = _probable(tried)
+        if low == 0 and last.alone >= FEWEST_ALONE:
+            return None
         climbs = last.leans and not last.void and high is None and low < self.most
         attempts = VOID_ATTEMPTS if last.void else 1 if below or climbs else ATTEMPTS
         if last.met is None and len(same) < attempts:
@@ -146,6 +151,7 @@ class SearchResult:
     void: int | None = None  # where the search ended because the client could not measure
     answer: int | None = None  # the highest that meets by its figures, below the lowest that misses by them
     beyond: int | None = None  # the lowest that misses by its figures
+    alone: int = 0  # requests that were alone at the server and missed, where these ended the search
 
     @classmethod
     def of(cls, tried: Sequence[TriedLevel]) -> SearchResult:
@@ -157,7 +163,8 @@ class SearchResult:
         met = max((at for at in below if by_load[at]), default=None)
         void = tried[-1].concurrency if tried and tried[-1].concurrency not in seen else None
         answer, beyond = _probable(tried)
-        return cls(met, missed, void, answer or None, beyond)
+        alone = tried[-1].alone if tried and not answer else 0
+        return cls(met, missed, void, answer or None, beyond, alone if alone >= FEWEST_ALONE else 0)
 
     @property
     def interval(self) -> tuple[int, int | None]:
@@ -173,8 +180,11 @@ class SearchResult:
                 return f"Nothing is known about {asked}."
             sure = "" if self.missed == self.beyond else ", as far as its figures show"
             why = f": {binds}" if binds else ""
+            miss = f"{loads.name(self.beyond)} {loads.misses(self.beyond)} {asked}"
+            if self.alone:
+                alone = f"none of {self.alone} requests that were alone at the server met it"
+                return f"{miss}, and a lower rate would not help, as {alone}."
             if self.beyond > 1:  # the search was cut short
-                miss = f"{loads.name(self.beyond)} {loads.misses(self.beyond)} {asked}"
                 return f"{miss}{sure}; nothing less was measured to its end{why}."
             return f"Not even {loads.least} {loads.meets(1)} {asked}{sure}{why}."
         verb = "carries" if loads.kind == "people" else "takes"

@@ -244,7 +244,9 @@ def _dumped(value: Mapping[str, Any]) -> str:
     try:
         return json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError):
-        raise ScenarioError(f"body holds a value that JSON cannot hold: {short_repr(dict(value))}.") from None
+        raise ScenarioError(
+            "body holds a value that JSON cannot hold, such as a date or nan; write it as a text in quotes."
+        ) from None
 
 
 def _likely(text: str) -> str:

@@ -15,6 +15,13 @@ from loadtest.scenario import OPTION, Key, Scenario, keys_of, parse_whole, read_
 
 Number = TypeVar("Number", int, float)
 NAME = "a name in UTF-8 without control characters"
+# What the start form of the web UI asks: what people change from one test to the next. Locust shows fields without groups.
+IN_FORM = frozenset(
+    {
+        *("model", "data", "input_tokens", "output_tokens", "turns", "think_time", "patience", "out"),
+        *("max_failure_ratio", "max_ttft_p95", "min_tokens_per_s"),
+    }
+)
 TRUTH = {"true": True, "false": False}  # "True" and "False", too, as `Settings.of` writes them back
 # Help that differs from the scenario's own, because levels and requests of a Locust test come from its users and tasks.
 LOCUST_HELP = {
@@ -74,8 +81,7 @@ class Option:
     help: str
     default: str | None = None
     choices: tuple[str, ...] | None = None
-    repeated: bool = False  # may be given again; it has no field in the start form, which holds one line
-    of_process: bool = False  # holds for all tests of the process, so it has no field in the start form
+    repeated: bool = False  # may be given again
 
     @property
     def flag(self) -> str:
@@ -164,7 +170,6 @@ PROCESS_OPTIONS = (
         "a port from 0 to 65535",
         "PORT",
         "Serve the figures of all processes to Prometheus at this port; 0 takes a free one.",
-        of_process=True,
     ),
     Option(
         "metrics_address",
@@ -172,14 +177,13 @@ PROCESS_OPTIONS = (
         "an address in UTF-8 without control characters",
         "HOST",
         f"Address of --metrics-port; any other than {METRICS_ADDRESS} lets everybody who can reach it read the figures.",
-        of_process=True,
     ),
 )
 OPTIONS = KEY_OPTIONS + TEST_OPTIONS + PROCESS_OPTIONS
 
 
 def add_options(parser: Any) -> None:
-    """Add our options to Locust's parser; each has a LOCUST_… variable and most a field in the web UI's start form.
+    """Add our options to Locust's parser; each has a LOCUST_… variable, and those of IN_FORM a field in the web UI's start form.
 
     Values stay text here, because the form gives text too; `Settings.of` reads both. A locustfile may have an option of
     the same name, whose value is then ours too.
@@ -193,7 +197,7 @@ def add_options(parser: Any) -> None:
             metavar=None if option.choices else option.metavar,
             env_var=f"LOCUST_{option.key.upper()}",
             help=option.help.replace("%", "%%"),  # argparse fills in names after a %
-            include_in_web_ui=not (option.of_process or option.repeated),
+            include_in_web_ui=option.key in IN_FORM,
             **({"action": "append"} if option.repeated else {}),
         )
 

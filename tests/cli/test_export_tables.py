@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import io
 import re
@@ -12,10 +13,12 @@ import orjson
 import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
+from support.made_runs import Made, grid, write
 from support.places import FOLDERS, ROOT
 
 import loadtest as library
 from loadtest.analyse.dataframes import INTEGER_COLUMNS, TEXT_COLUMNS, typed
+from loadtest.records import Outcome
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -75,6 +78,20 @@ def test_without_pyarrow_it_says_what_to_install(
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "pip install pyarrow" in err
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("begin", ["=", "+", "-", "@", "\t"])
+def test_no_text_of_a_server_is_a_formula_in_csv(loadtest: Call, tmp_path: Path, begin: str) -> None:
+    levels, truth = grid(Made(), (1,))
+    error = f"{begin}HYPERLINK(1)"
+    bad = [dataclasses.replace(one, outcome=Outcome.STREAM_ERROR, error=error) for one in truth.records]
+    said = []
+    for kind in ("csv", "json"):
+        run = write(tmp_path / kind, bad, levels)
+        code, out, err = loadtest("export", run, "--format", kind, "--what", "requests", "-o", "-")
+        assert code == 0, err
+        said.append(pd.read_csv(io.StringIO(out)).error[0] if kind == "csv" else orjson.loads(out)[0]["error"])
+    assert said == [f"'{error}", error]
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,15 @@ def test_a_wrong_value_of_a_variable_names_the_variable(loadtest: Call, monkeypa
     assert "'--concurrency': 'none'" in err
 
 
+def test_a_variable_is_named_before_what_it_spoils(loadtest: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A LOADTEST_FIND_MAX that was left over was read as an option that nobody had given."""
+    monkeypatch.setenv("LOADTEST_FIND_MAX", "4")
+    code, _, err = loadtest("run", "http://127.0.0.1:9")
+    assert code == 2
+    assert "from the environment: LOADTEST_FIND_MAX.\n" in err
+    assert "--find-max needs objectives" in err
+
+
 def test_a_host_without_a_port_is_told_from_a_file(loadtest: Call) -> None:
     code, _, err = loadtest("run", "gpu-box")
     assert code == 2

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from support import insight_search
 from support.made_runs import Made, grid, write
+from support.virtual_runs import Load, play
 
 from loadtest.analyse.run.levels import LevelData
 from loadtest.cli.run.find_max import Finder
@@ -17,6 +18,7 @@ from loadtest.errors import ScenarioError
 from loadtest.measure.search import Loads, Search, SearchResult, TriedLevel
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Level, Scenario
+from loadtest.simulate.model.timing import StepLaw, Timing
 from loadtest.slo import parse_objectives
 
 Call = Callable[..., tuple[int, str, str]]
@@ -336,3 +338,19 @@ def test_without_find_max_an_slo_is_a_gate_on_every_level(loadtest: Call, simula
     assert said.count("TTFT p50 ≤ 1 ms") == 2
     code, said, _ = loadtest("run", *options, "--slo", "ttft_p50=60", "--out", tmp_path / "met")
     assert code in (0, 3)
+
+
+@pytest.mark.parametrize(("limit_ms", "ends"), [(5, True), (40, False)])
+def test_where_requests_alone_at_the_server_miss_no_lower_rate_is_tried(
+    tmp_path: Path, limit_ms: int, *, ends: bool
+) -> None:
+    """A prompt takes 10 ms; of those that find no one there the others would be in time at any rate."""
+    one_slot = Timing(step=StepLaw(base_s=0.01, per_stream_s=0.0), prefill_s=0.0001)
+    played = play(one_slot, [Load(rate=1.2, requests=60)], slots=1)
+    said: list[str] = []
+    finder = Finder(Scenario.from_dict({"rate": 1.2}), parse_objectives(f"ttft_p95={limit_ms}ms"), 8, said.append)
+    level = Level(index=0, concurrency=None, rate=1.2, requests=60)
+    following = finder(played.write(tmp_path / "run"), [level])
+    _, sentence = finder.conclude(tmp_path / "run")
+    assert (following is None) is ends, sentence
+    assert ("1.2 requests/s miss TTFT p95 ≤ 5 ms, and a lower rate would not help" in sentence) is ends

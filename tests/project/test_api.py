@@ -118,11 +118,9 @@ def heeds_sigint() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("heeds_sigint")
-@pytest.mark.parametrize("loop_runs", [False, True])
-def test_an_interrupted_run_keeps_what_it_has_and_says_so(
-    simulated_url: str, tmp_path: Path, *, loop_runs: bool
-) -> None:
-    scenario = short(simulated_url, concurrency=[1], requests=100_000)
+@pytest.mark.parametrize("where", ["script", "notebook", "coroutine"])
+def test_an_interrupted_run_keeps_what_it_has_and_says_so(simulated_url: str, tmp_path: Path, where: str) -> None:
+    scenario = short(simulated_url, concurrency=[1], requests=2_000)
 
     def measure() -> Run:
         return run(scenario, tmp_path / "run", on_progress=interrupt_once())
@@ -130,7 +128,9 @@ def test_an_interrupted_run_keeps_what_it_has_and_says_so(
     async def cell() -> Run:
         return measure()
 
-    if loop_runs:  # as a notebook has it: the kernel's own loop, and Python's own handler of Ctrl-C
+    if where == "coroutine":  # `asyncio.run` has a handler of its own, which a blocked coroutine does not hear of
+        measured = asyncio.run(cell())
+    elif where == "notebook":  # as a notebook has it: the kernel's own loop, and Python's own handler of Ctrl-C
         loop = asyncio.new_event_loop()
         measured = loop.run_until_complete(cell())
         loop.close()
@@ -142,6 +142,16 @@ def test_an_interrupted_run_keeps_what_it_has_and_says_so(
     assert measured.requests.ok.any()
 
 
+def test_a_folder_is_named_as_people_name_one(
+    simulated_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`~` was said to be left by a shell, and to be written as an option."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for out in ("~/a run", Path("~/another")):
+        assert run(short(simulated_url), out).path == tmp_path / Path(out).name
+        assert read_run(out).state == "done"
+
+
 def test_a_mistake_raises_before_anything_is_measured(simulated_url: str, tmp_path: Path) -> None:
     with pytest.raises(LoadTestError, match="output_tokens: 'many' is no length"):
         Scenario(url=simulated_url, output_tokens=["many"])
@@ -150,6 +160,11 @@ def test_a_mistake_raises_before_anything_is_measured(simulated_url: str, tmp_pa
     assert not (tmp_path / "run").exists()
     with pytest.raises(LoadTestError, match="is not a run folder"):
         read_run(tmp_path)
+    for wrong in ("", 3, b"runs", None):
+        with pytest.raises(LoadTestError, match="path must be the path of a folder, not"):
+            read_run(wrong)  # type: ignore[arg-type]
+    with pytest.raises(LoadTestError, match="out must be the path of a folder, not ''"):
+        run(short(simulated_url), "")
     (tmp_path / "held").mkdir()
     (tmp_path / "held/run.json").write_text("{}")
     with pytest.raises(LoadTestError, match="already holds a run"):

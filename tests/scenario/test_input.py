@@ -139,6 +139,7 @@ WRONG = [
         "a_run is a run folder, not a scenario file: `loadtest report a_run` reads it, and its report.md has the command",
     ),
     (["--out", ""], "--out is empty; give it a value, or leave it out."),
+    ([""], "SCENARIO.toml or URL is empty; give it a value, or leave it out."),
     (["--out", "/"], "is the root of the file system; choose another --out."),
     (["--out", "empty"], "empty is a file, not a folder; choose another --out."),
     (["--out", "empty/run"], "choose another --out."),

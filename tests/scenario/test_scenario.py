@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,8 @@ def test_every_shipped_scenario_loads(path: Path) -> None:
         ({"rate": [4], "think_time": 2}, ["think_time slows the streams of a closed loop"]),
         ({"rate": [4], "max_in_flight": 0}, ["max_in_flight must be above 0"]),
         ({"max_in_flight": 4}, ["max_in_flight limits an open loop"]),
+        ({"rate": [4], "max_in_flight": 1, "workers": 2}, ["ask for 1 worker or fewer"]),
+        ({"body": {"until": date(2026, 1, 1)}}, ["JSON cannot hold, such as a date or nan"]),
         ({"rate_to": 4}, ["there is none; add rate"]),
         ({"arrivals": "constant"}, ["needs a rate"]),
         ({"requests": 4, "concurrency": [8]}, ["cannot keep 8 streams busy"]),

@@ -101,14 +101,12 @@ def test_a_value_that_makes_no_sense_is_a_sentence_that_names_the_option(key: st
         Settings.of(options(**{key: value}))
 
 
-def test_every_option_has_a_variable_and_a_field_in_the_start_form(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_option_has_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     parser = argument_parser.get_empty_argument_parser(default_config_files=[])
     add_options(parser)
     monkeypatch.setenv("LOCUST_MODEL", "from-the-environment")
     parsed = vars(parser.parse_args(["--output-tokens", "7"]))
     assert (parsed["model"], parsed["output_tokens"]) == ("from-the-environment", "7")
-    in_form = {option.key: not (option.of_process or option.repeated) for option in OPTIONS}
-    assert {key: key in parser.args_included_in_web_ui for key in in_form} == in_form
     variables = {action.dest: getattr(action, "env_var", None) for action in parser._actions}
     assert [variables[option.key] for option in OPTIONS] == [f"LOCUST_{option.key.upper()}" for option in OPTIONS]
 

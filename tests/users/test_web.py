@@ -27,7 +27,7 @@ with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and th
     from locust.env import Environment
 
     from loadtest.users import ModelUser
-    from loadtest.users.options import OPTIONS, Settings
+    from loadtest.users.options import IN_FORM, OPTIONS, Settings
     from loadtest.users.processes.recording import CurrentTest
     from loadtest.users.results import locust_files, tables, web
     from loadtest.users.results.live_figures import TOTAL_ROW, Board
@@ -201,9 +201,9 @@ def test_tab_and_download_join_what_others_added() -> None:
     assert [row["name"] for row in csv.DictReader(answer.text.splitlines())] == ["chat", "late", TOTAL_ROW]
 
 
-def test_the_start_form_asks_for_our_options() -> None:
+def test_the_start_form_asks_for_what_people_change_and_no_more() -> None:
     asked = web_ui_of(board_of()).template_args["extra_options"]
-    assert {*asked} == {option.key for option in OPTIONS if not (option.of_process or option.repeated)}
+    assert {*asked} == IN_FORM < {option.key for option in OPTIONS}
 
 
 def test_csv_is_the_one_that_a_headless_run_writes() -> None:

@@ -32,7 +32,7 @@ from loadtest.analyse.findings.measured_on import measured_on, simulated_badge, 
 from loadtest.analyse.run import LevelData, evenly, finite
 from loadtest.analyse.summary import Analysis
 from loadtest.run_folder import opened_whole
-from loadtest.text import counted, joined, percent, seconds
+from loadtest.text import counted, joined, listed, percent, seconds
 
 # Okabe and Ito's palette, told apart by every common kind of colour vision.
 ORANGE, SKY, GREEN, YELLOW = "#E69F00", "#56B4E9", "#009E73", "#F0E442"
@@ -66,6 +66,7 @@ WIDEST_LINE, THINNEST_LINE = 4.0, 1.4  # of the lines of one chart, from the fir
 BAR_MOST = 2.0  # times the highest figure that an axis shows of its intervals
 TIME_OF_LEVELS = "time since the run began (s); dotted: a level begins, with its load"
 HALO = (withStroke(linewidth=2.5, foreground="white"),)  # around figures that stand on lines
+MOST_FAILED = 3  # levels with many failed requests that a subtitle names
 MOST_LINES = 9  # levels that a chart of one line a level draws
 VOID_LABEL = "void: do not quote"
 BEYOND = "void, and above the axis"
@@ -124,6 +125,7 @@ def save(
     """
     group = analysis.summary.get("group") or ""
     subtitle = joined(" · ", "" if subtitle.startswith(group) else group, subtitle)
+    subtitle = joined("; ", subtitle, _failed(analysis.summary["levels"]))
     simulated = simulated_mark(analysis.summary)
     heads, below = wrapped(title, 74 if simulated else 92), wrapped(subtitle, 130)
     named, columns, tall = _legend(figure)
@@ -159,6 +161,16 @@ def save(
     with opened_whole(path) as file:
         figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None, "Title": drawable(title)})
     return path
+
+
+def _failed(levels: Sequence[LevelData]) -> str:
+    """Say which levels' figures leave out many failed requests; void ones are marked by themselves."""
+    named = [f"{level.failed_share} at {level.load}" for level in levels if level.many_failed and not level.is_void]
+    said = list(dict.fromkeys(named))  # a level of several runs is named once
+    more = len(said) - MOST_FAILED
+    if more > 0:
+        said = [*said[:MOST_FAILED], f"more at {counted(more, 'other level')}"]
+    return f"figures leave out requests that failed: {listed(said)}" if said else ""
 
 
 def _legend(figure: Figure) -> tuple[dict[str, Any], int, float]:

@@ -116,7 +116,7 @@ def level_table(many: Many, *, most: int = 1000) -> Grid:
             bad = str(level.failed) if level.failed else ""
             called = " ".join(word if len(word) <= most else f"{word[: most - 1]}…" for word in entry.name.split(" "))
             run = f"{entry.letter} {called}"
-            rows.append(("" if place else names[name], run, *figures, bad or UNKNOWN, level["verdict"]))
+            rows.append(("" if place else names[name], run, *figures, bad or UNKNOWN, level.verdict_said))
     heads = ("level", "run", *(metric.name for metric in many.metrics), "failed", "verdict")
     return Grid(heads, tuple(rows), names=2).without_unknown()
 

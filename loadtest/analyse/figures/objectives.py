@@ -19,6 +19,7 @@ from loadtest.analyse.figures.rates import Flow
 from loadtest.analyse.figures.stationarity import OF_A_QUEUE
 from loadtest.analyse.figures.stats import ENDLESS_S, NEVER_S
 from loadtest.analyse.run import BoolArray, FloatArray, LevelData, RunData, grouped
+from loadtest.analyse.run.overlaps import open_within
 from loadtest.metrics import PERCENTILES, S_PER_US, Interval
 from loadtest.slo import Judged, Objective, judge_by_figures
 
@@ -174,6 +175,21 @@ def goodput(
     inside = float(shares[ok].sum())
     rate = None if requests_per_s is None or inside <= 0 else requests_per_s * float(shares[met].sum()) / inside
     return {"good": good, "requests": requests, "share": good / requests, "requests_per_s": rate}
+
+
+def alone_and_missed(run: RunData, level: int, objectives: Iterable[Objective]) -> int:
+    """Return how many requests were alone at the server, where every one of them missed the same objective; else 0.
+
+    Less load would not help them.
+    """
+    send, end = run.column("send"), run.column("end")
+    alone = run.sent(level) & (open_within(send, end, send, end) == 1)
+    for objective in objectives:
+        values = _values(run, objective) if objective.a_request else np.array(np.nan)
+        late = (values > objective.limit) if objective.at_most else (values < objective.limit)
+        if objective.a_request and (late | ~run.good(level))[alone].all():
+            return int(alone.sum())
+    return 0
 
 
 def widest(objectives: Iterable[Objective]) -> tuple[Objective, ...]:

@@ -124,7 +124,7 @@ def _mark(judged: Judged, verdict: str) -> str:
 def _levels(levels: Sequence[LevelData]) -> Grid:
     heads = ("TTFT p50", "TTFT p95", "tokens/s a stream", "output tokens/s")
     rows = tuple(
-        (level["label"], str(level["requests"]), *map(tables.headline(level).__getitem__, heads), level["verdict"])
+        (level["label"], str(level["requests"]), *map(tables.headline(level).__getitem__, heads), level.verdict_said)
         for level in levels
     )
     return Grid(("level", "requests", *heads, "verdict"), rows)

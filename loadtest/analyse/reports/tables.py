@@ -97,7 +97,7 @@ def overview(summary: dict[str, Any]) -> Grid:
     rows = tuple(
         (
             level["label"],
-            level["verdict"],
+            level.verdict_said,
             str(level["outcomes"].get(Outcome.OK, 0)),
             str(level.failed),
             str(level["outcomes"].get(Outcome.LEFT, 0)),

@@ -12,7 +12,7 @@ from loadtest.doubts import MANY_FAILED_SHARE, VOID
 from loadtest.metrics import Interval
 from loadtest.records import NO_FAILURES
 from loadtest.scenario import Level
-from loadtest.text import UNKNOWN, joined, rated, seconds, some_of
+from loadtest.text import UNKNOWN, joined, percent, rated, seconds, some_of
 
 LENGTH_KEYS = ("words", "input_tokens", "output_tokens", "input_lengths", "output_lengths", "system_tokens")
 ASKED_KEYS = ("concurrency", "rate", "rate_to", "trace", *LENGTH_KEYS)  # that a scenario's level has too
@@ -66,6 +66,17 @@ class LevelData(dict[str, Any]):
     def many_failed(self) -> bool:
         """Whether its figures leave out so many that they are not the level's: who waited longest may have failed."""
         return self.failed > MANY_FAILED_SHARE * int(self.get("requests", 0))
+
+    @property
+    def verdict_said(self) -> str:
+        """Its verdict for a table; where many of its requests failed, which its figures leave out, with their share."""
+        if self.is_void or not self.many_failed:
+            return str(self["verdict"])
+        return f"{self['verdict']} ({self.failed_share} failed)"
+
+    @property
+    def failed_share(self) -> str:
+        return percent(self.failed / self["requests"])
 
     @property
     def left_out_said(self) -> str:

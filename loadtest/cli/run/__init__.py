@@ -186,9 +186,9 @@ def run(
     the environment, and that over the scenario file.
     """
     showing, monitored = Showing.taken(values), {name: values.pop(name) for name in ("monitor", *MONITORING)}
+    url = url_taken(values["url"], argument=file_and_url(given, None)[1] is not None)
     objectives = () if slo is None else parse_objectives(slo)
     check_find_max(find_max, objectives, values)
-    url = url_taken(values["url"], argument=file_and_url(given, None)[1] is not None)
     scenario_file, values["url"] = file_and_url(given, url)
     scenario = as_predicted(make_scenario(scenario_file, values), prediction)
     if find_max is None and (scenario.requests or scenario.duration or scenario.trace):

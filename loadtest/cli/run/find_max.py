@@ -95,15 +95,16 @@ class Finder:
 
     def __call__(self, folder: Path, levels: Sequence[Level]) -> Level | None:
         """Judge the last level that ran and return the next one; None where the search is over."""
+        from loadtest.analyse.figures.objectives import alone_and_missed
         from loadtest.analyse.summary import analyse
 
-        last = levels[-1]
-        rows = [one for one in analyse(folder, self._objectives).summary["levels"] if one["index"] == last.index]
-        self.tried.append(
-            _worst(
-                self._load(last), last, [self._judged(last, row) for row in rows], [row.get("label") for row in rows]
-            )
-        )
+        last, found = levels[-1], analyse(folder, self._objectives)
+        rows = [one for one in found.summary["levels"] if one["index"] == last.index]
+        judged, labels = [self._judged(last, row) for row in rows], [row.get("label") for row in rows]
+        tried = _worst(self._load(last), last, judged, labels)
+        if tried.met is False and self._loads.kind == "requests/s":  # of fewer people more would stay in the cache
+            tried = dataclasses.replace(tried, alone=alone_and_missed(found.run, last.index, self._objectives))
+        self.tried.append(tried)
         if not self.tried[-1].void:
             self._indices[self._load(last)] = last.index
         self._say(f"{last.label}, {last.requests} requests: {self.tried[-1].saw}.")
@@ -167,7 +168,7 @@ class Finder:
         from loadtest.analyse.whatif.advice.binding import what_binds
 
         load = found.beyond if found.beyond is not None else found.answer
-        if load is None or self._unknown is not None or found.void is not None:
+        if load is None or self._unknown is not None or found.void is not None or found.alone:
             return None
         analysis = analyse(folder, self._objectives)
         if analysis.groups:

@@ -12,6 +12,7 @@ from loadtest.errors import ScenarioError
 from loadtest.scenario.distributions import PAUSES
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, key
 from loadtest.scenario.values import BURSTINESS, MOST_REQUESTS, MOST_STREAMS, RATE, SECONDS, Range, Text
+from loadtest.text import counted
 
 ARRIVALS = ("poisson", "constant", "gamma")
 OPEN_LOOP_S = 60.0  # length of a level at a rate, where neither requests nor duration is given
@@ -152,7 +153,7 @@ def check_load(load: LoadKeys) -> None:
     most = load.max_in_flight
     if most is not None and most < load.workers:
         raise ScenarioError(
-            f"max_in_flight = {most} cannot be shared by {load.workers} workers; ask for {most} workers or fewer."
+            f"max_in_flight = {most} cannot be shared by {load.workers} workers; ask for {counted(most, 'worker')} or fewer."
         )
     if not load.rate:
         for name in ("rate_to", "burstiness"):

@@ -18,12 +18,15 @@ from support.made_runs import MS, Made, grid, make, unanswered, write
 from support.places import FOLDERS
 
 from loadtest.analyse import report
-from loadtest.analyse.reports import tables
+from loadtest.analyse.charts import style
+from loadtest.analyse.comparison import many_report
+from loadtest.analyse.comparison.many import compare_many
+from loadtest.analyse.reports import gate_report, tables
 from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.summary import analyse
 from loadtest.errors import RunFolderError
 from loadtest.records import Outcome, Record
-from loadtest.text import number, seconds
+from loadtest.text import number, percent, seconds
 
 REAL: dict[str, Any] = {"kind": "ollama", "version": "0.33.0", "simulated": None}
 SIMULATED: dict[str, Any] = {"kind": "ollama", "version": "0.33.0", "simulated": {"profile": "a100", "speed": 20.0}}
@@ -308,3 +311,26 @@ def test_a_command_in_a_sentence_is_set_as_one(tmp_path: Path) -> None:
     assert '<h2 id="run-1">Failed requests</h2>' in page
     assert "16 of 16" in page
     assert "<p>16 requests at 2 streams · 100 in · 20 out" in page
+
+
+def test_a_level_of_many_failed_requests_has_one_mark_in_every_table_and_chart(tmp_path: Path) -> None:
+    """Its percentiles are of those that succeeded, and look good."""
+    levels, truth = grid(Made(), (1, 8))
+    records = [unanswered(one, Outcome.TIMEOUT) if one.level and one.id % 10 < 3 else one for one in truth.records]
+    one = analyse(write(tmp_path / "run", records, levels))
+    failed = one.summary["levels"][1].failed
+    mark = f"suspect ({percent(failed / 64)} failed)"
+    console = io.StringIO()
+    Console(file=console, width=120).print(report.console_table(one.summary, 120))
+    several = many_report.level_table(compare_many([one, one]))
+    for shown in (
+        console.getvalue(),
+        *map("\n".join, (each.markdown() for each in (tables.overview(one.summary), several))),
+    ):
+        assert mark in shown
+        assert "valid (" not in shown
+    assert mark in gate_report.step_summary(one.summary, ())
+    figure, _ = style.page(1)
+    style.save(figure, tmp_path / "chart.png", one, "title", "subtitle")
+    said = f"subtitle; figures leave out requests that failed: {percent(failed / 64)} at 8 streams"
+    assert said in " ".join(each.get_text() for each in figure.texts).replace("\N{NO-BREAK SPACE}", " ")
