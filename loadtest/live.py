@@ -60,6 +60,7 @@ class Figures:
     reads: int = 0  # in which those pieces came
     held_back: int = 0  # answers whose pieces all came together, though the server wrote them over `held_back_s` in all
     held_back_s: float = 0.0
+    textless: int = 0  # of all records, those whose answers have no text, as embeddings
     histograms: dict[str, Histogram] = field(default_factory=lambda: {name: Histogram() for name in MEASURED})
 
     @property
@@ -85,9 +86,14 @@ class Figures:
         return self.outcomes[Outcome.LEFT]
 
     @property
+    def has_text(self) -> bool:
+        """Whether any answer is text, or was meant to be."""
+        return self.textless < self.requests + self.warmup + self.cancelled
+
+    @property
     def output_tokens_per_s(self) -> float | None:
         """Output tokens per second of all measured requests that ended well, from the first send to the last end."""
-        return self._a_second(self.output_tokens)
+        return self._a_second(self.output_tokens) if self.has_text else None
 
     def _a_second(self, count: int) -> float | None:
         span = self.last_end - self.first_send

@@ -41,6 +41,7 @@ TOTAL_FIGURES = {  # one number for a level, so without a statistic
     "requests_per_s": ("requests_per_s", "requests/s"),
 }
 ERRORS = "errors"  # share of the requests sent that failed, also without a statistic
+OF_ANY_ANSWER = ("e2e_s", "requests_per_s", ERRORS)  # embeddings, which have no tokens, have these as well
 STATISTICS = ("mean", *PERCENTILES)
 LIMIT_UNITS = {"": 1.0, "s": 1.0, "ms": 1e-3}
 FEWEST_FOR_MEAN = 5  # requests for a mean or a median
@@ -72,6 +73,11 @@ class Objective:
     def a_request(self) -> bool:
         """Whether a single request can meet or miss it; totals and the share of errors belong to all requests together."""
         return self.figure not in TOTAL_FIGURES and self.figure != ERRORS
+
+    @property
+    def of_tokens(self) -> bool:
+        """Whether only answers with tokens have the figure."""
+        return self.figure not in OF_ANY_ANSWER
 
     @property
     def requests(self) -> int:

@@ -132,12 +132,22 @@ def _of_summary(path: Path, summary: dict[str, Any]) -> Headline:
     levels = summary["levels"]
     if not isinstance(levels, list) or summary["verdict"] not in (VALID, SUSPECT, VOID):
         raise ValueError
-    rates = [level["output_tokens_per_s"] for level in levels if level["verdict"] != VOID]
+    # Of several models each level has a row for each of them, with its own part of the load.
+    apart = bool(summary.get("groups"))
+    parts: dict[int, list[dict[str, Any]]] = {}
+    for place, level in enumerate(levels):
+        parts.setdefault(level["index"] if apart else place, []).append(level)
+    good = [
+        [float(one["output_tokens_per_s"]) for one in rows]
+        for rows in parts.values()
+        if all(one["verdict"] != VOID and one["output_tokens_per_s"] is not None for one in rows)
+    ]
     return {
-        **_headline(path, summary, levels),
+        **(_of_run(path, RunFolder.open(path).read_run()) if apart else _headline(path, summary, levels)),
+        "simulated": bool(summary["simulated"]),
         "verdict": str(summary["verdict"]),
-        "void_levels": sum(level["verdict"] == VOID for level in levels),
-        "max_output_tokens_per_s": max((float(rate) for rate in rates if rate is not None), default=None),
+        "void_levels": sum(any(one["verdict"] == VOID for one in rows) for rows in parts.values()),
+        "max_output_tokens_per_s": max(map(sum, good), default=None),
         "reported": True,
     }
 

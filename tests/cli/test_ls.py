@@ -76,6 +76,20 @@ def test_the_verdict_stays_and_the_name_is_never_cut(
     assert left_out == [column for column in ("when", "model", "levels") if column in said]
 
 
+def test_a_run_of_two_models_is_shown_whole(loadtest: Call, simulated_url: str) -> None:
+    """Was "–" for its models, and the streams and tokens/s of one of them."""
+    targets = ("--url", simulated_url, "--url", simulated_url.replace("127.0.0.1", "localhost"))
+    asked = ("--concurrency", "3", "--requests", "30", "--output-tokens", "8", "--input-tokens", "8")
+    loadtest("run", *targets, *asked, "--out", "runs/a")
+    parts = orjson.loads(Path("runs/a/summary.json").read_bytes())["levels"]
+    found = orjson.loads(loadtest("ls", "--json")[1])["runs"][0]
+    assert (len(parts), found["levels"], found["concurrency"]) == (2, 1, [3])
+    assert found["model"] is not None
+    speeds = [one["output_tokens_per_s"] for one in parts]
+    believed = all(one["verdict"] != "void" for one in parts)
+    assert found["max_output_tokens_per_s"] == (sum(speeds) if believed and None not in speeds else None)
+
+
 def test_a_void_level_gives_no_headline(loadtest: Call) -> None:
     make(Path("runs/a"), Made(), users=(1, 2), clock_steps=1)
     loadtest("report", "runs/a")

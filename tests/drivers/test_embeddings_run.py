@@ -73,6 +73,14 @@ def test_fewer_embeddings_than_texts_are_doubted(loadtest: Call, tmp_path: Path,
     assert {bool(record.doubts) for record in records} == {doubted}
 
 
+def test_objectives_that_no_embedding_has_are_refused(loadtest: Call, simulated_url: str, tmp_path: Path) -> None:
+    """They were measured to the end, and then all missed."""
+    asked = ("--endpoint", "embeddings", "--slo", "ttft_p95=2,e2e_p95=2", "--out", tmp_path / "run")
+    code, _, err = loadtest("run", simulated_url, *asked)
+    assert (code, (tmp_path / "run").exists()) == (2, False)
+    assert "--slo ttft_p95: answers of embeddings have no tokens; name e2e_p95" in err
+
+
 @pytest.mark.parametrize("command", [("advise",), ("predict", "--concurrency", "8")])
 def test_embeddings_are_no_ground_for_advice_and_it_is_said(
     command: tuple[str, ...], folder: Path, tmp_path: Path, loadtest: Call

@@ -70,7 +70,7 @@ def test_it_is_said_beforehand_what_will_be_sent_or_cannot_be_judged() -> None:
         with_enough_requests(Scenario(concurrency=(1, 4)), objectives, by_time=False), objectives
     ) == ("The 2 levels will send 20, 32 requests; how long that takes is said after the first answers.")
     assert requests_sentence(Scenario(concurrency=(1,), requests=8), objectives) == (
-        "--slo ttft_p95 needs 20 requests a level, and this run sends 8: leave out --requests, or ask for 20."
+        "--slo ttft_p95: a level needs 20 requests, and this run sends 8; leave out --requests, or ask for 20."
     )
 
 

@@ -23,7 +23,6 @@ with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and th
     from locust import log
     from locust.env import Environment
 
-    from loadtest.live import Figures
     from loadtest.users.options import Settings
     from loadtest.users.results import console, live_figures, locust_files, tables
     from loadtest.users.results.live_figures import Board
@@ -45,11 +44,15 @@ def tokenless(count: int) -> list[Record]:
     return [dataclasses.replace(record, t_first_token=None, chunks=[], output_tokens=0) for record in streams(count)]
 
 
-def total_of(records: list[Record]) -> Figures:
-    total = Figures()
+def embeddings(count: int) -> list[Record]:
+    return [dataclasses.replace(record, dialect="ollama-embeddings") for record in tokenless(count)]
+
+
+def board_of(records: list[Record]) -> Board:
+    board = Board()
     for record in records:
-        total.add(record, ZERO)
-    return total
+        board.add(record.dialect, record, ZERO)
+    return board
 
 
 @pytest.mark.parametrize(
@@ -69,6 +72,8 @@ def total_of(records: list[Record]) -> Figures:
         ({"max_ttft_p95": 9.0}, streams(30) + failed(30, Outcome.CANCELLED), True),  # we stopped those
         ({"max_ttft_p95": 9.0}, streams(16), False),  # too few for a p95
         ({"max_ttft_p95": 9.0}, streams(57) + tokenless(4), False),
+        ({"max_ttft_p95": 9.0}, streams(30) + embeddings(30), True),  # which have no first token
+        ({"max_ttft_p95": 9.0}, embeddings(30), False),
         ({"min_tokens_per_s": 99.0}, streams(21) + failed(20), True),
         ({"min_tokens_per_s": 99.0}, streams(20) + failed(21), False),
         ({"min_tokens_per_s": 99.0}, streams(), True),
@@ -77,7 +82,7 @@ def total_of(records: list[Record]) -> Figures:
     ],
 )
 def test_a_gate_judges_what_was_measured(asked: dict[str, float], records: list[Record], passed: bool) -> None:
-    (gate,) = console.judge_gates(Settings(**asked), total_of(records))  # type: ignore[arg-type]
+    (gate,) = console.judge_gates(Settings(**asked), board_of(records))  # type: ignore[arg-type]
     assert gate.passed == passed
     assert str(gate).startswith("gate --" + next(iter(asked)).replace("_", "-"))
     assert (": passed, " in str(gate)) == passed
@@ -85,9 +90,9 @@ def test_a_gate_judges_what_was_measured(asked: dict[str, float], records: list[
 
 def test_a_gate_that_cannot_be_judged_says_so() -> None:
     asked = Settings(max_failure_ratio=0.5, max_ttft_p95=1.0, min_tokens_per_s=1.0)
-    said = [str(gate) for gate in console.judge_gates(asked, total_of([]))]
+    said = [str(gate) for gate in console.judge_gates(asked, board_of([]))]
     assert all(": NOT JUDGED, " in line for line in said), said
-    assert str(next(console.judge_gates(Settings(max_ttft_p95=9.0), total_of(streams(16))))) == (
+    assert str(next(console.judge_gates(Settings(max_ttft_p95=9.0), board_of(streams(16))))) == (
         "gate --max-ttft-p95 9: NOT JUDGED, TTFT p95 needs 20 requests, and 16 were measured"
     )
 
@@ -118,9 +123,9 @@ def test_rejected_answers_were_measured_all_the_same() -> None:
 
 
 def test_every_gate_asked_for_says_its_line_and_no_other() -> None:
-    assert list(console.judge_gates(Settings(), total_of(streams()))) == []
+    assert list(console.judge_gates(Settings(), board_of(streams()))) == []
     asked = Settings(max_failure_ratio=0.0, max_ttft_p95=0.1, min_tokens_per_s=50.0)
-    assert [gate.passed for gate in console.judge_gates(asked, total_of(streams()))] == [True, False, True]
+    assert [gate.passed for gate in console.judge_gates(asked, board_of(streams()))] == [True, False, True]
 
 
 class _Runner:

@@ -71,7 +71,11 @@ def request_rows(axes: Axes, analysis: Analysis, level: LevelData) -> None:
         at = at + part
     rest = np.maximum(np.where(seen, first, end) - at, 0.0)
     if rest.max() > LEAST_BAR * float(end.max()):
-        label, colour = ("no token yet", style.WAITING) if has_tokens(level) else ("waiting or at work", style.DECODING)
+        label, colour = "no token yet", style.WAITING
+        if rows["textless"].any():  # of embeddings alone, or among others
+            label, colour = (
+                ("no token yet, or embeddings", colour) if seen.any() else ("waiting or at work", style.DECODING)
+            )
         used.append((label, colour))
         _bars(axes, (y, at, rest), colour, fade)
     if seen.any():

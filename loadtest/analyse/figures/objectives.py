@@ -32,13 +32,13 @@ def held_against_requests(run: RunData, level: LevelData, objectives: Sequence[O
     """Judge objectives by a level of summary.json and by the requests of its run."""
     index = int(level["index"])
     good, left = run.good(index), run.left(index)
-    seen = np.isfinite(run.column("first_token"))
-    answered = good & seen
-    sent = run.sent(index)
+    textless, seen = run.flag("textless"), np.isfinite(run.column("first_token"))
+    answered = good & (seen | textless)
     for each in objectives:
         # Of a user who left in mid-answer the first token and the gaps are known; its answer never ended.
         known = answered if each.figure in OF_WHOLE_ANSWERS else answered | (left & seen)
-        yield _all_sent(_judged_objective(run, level, each, sent, known, left & ~known), level)
+        sent = run.sent(index) & ~(textless & each.of_tokens)
+        yield _all_sent(_judged_objective(run, level, each, sent, known & sent, left & sent & ~known), level)
 
 
 def _judged_objective(
@@ -77,7 +77,7 @@ def _far(run: RunData, level: LevelData, objective: Objective, sent: BoolArray, 
     known = sent & (~answered | np.isfinite(values))
     beyond = known & (~answered | ((values > objective.limit) if objective.at_most else (values < objective.limit)))
     if level.is_open:
-        return bool((beyond == known).all()) or (objective.figure in OF_A_QUEUE and fell_behind(level))
+        return bool(known.any() and (beyond == known).all()) or (objective.figure in OF_A_QUEUE and fell_behind(level))
     rounds = int(known.sum()) // int(level["concurrency"])
     if rounds < FEWEST_FOR_FAR:
         return False

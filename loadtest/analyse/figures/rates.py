@@ -284,8 +284,9 @@ def drained(levels: Sequence[dict[str, Any]]) -> str | None:
     if not told:
         return None
     level, count, shift = max(told, key=lambda each: abs(each[2]))
+    last, them = ("The last", "it") if count == 1 else (f"The last {count}", "them")
     return (
-        f"The last {count} of {level['requests']} requests at {level['label']} ended while the load ran out; with them the mean decode "
+        f"{last} of {level['requests']} requests at {level['label']} ended while the load ran out; with {them} the mean decode "
         f"speed is {percent(abs(shift))} {'higher' if shift > 0 else 'lower'}. Rates leave the end of a level out. More requests make it "
         "a smaller part."
     )

@@ -243,7 +243,8 @@ def _reloads(machine: Machine, run: RunData) -> Iterator[str]:
                 continue  # the run's first load is no reload
             seen = any(send - RELOAD_SLACK_S <= t <= answer + RELOAD_SLACK_S for t, _ in sampled)
             if send >= told and not seen:  # those that waited for the same load are one
-                at = f"at {_clock(run, answer)} ({answer:.0f} s into the run)"
+                loaded = send + took  # long before its answer, where its prompt is long
+                at = f"at {_clock(run, loaded)} ({loaded:.0f} s into the run)"
                 yield f"{model}{mark} was reloaded {at}: a request waited {seconds(took)} for the load."
             told = max(told, float(answer))
 

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.findings.measured_on import measured_on, simulated_badge, simulated_mark, simulated_warning
@@ -76,6 +77,16 @@ def tile_rows(analysis: Analysis) -> list[tuple[str, list[answers.Tile]]]:
     return [(named.removeprefix(": "), answers.tiles(one)) for named, one in tables.sections(analysis)[:MOST_GROUPS]]
 
 
+def grounds(summary: dict[str, Any]) -> dict[str, Any]:
+    """Return whether a run is ground for `advise`, and what to give `predict` and `explain` behind its name."""
+    good = believed(summary["levels"])
+    closed = any(not level.is_open and not level.get("beside") for level in good)
+    steady = any(level.get("rate") and not level.get("rate_to") for level in good)
+    predicted = "--concurrency N" if closed else "--rate R" if steady else None
+    apart = summary.get("groups")
+    return {"advise": closed, "predict": None if apart else predicted, "explain": " --request ID" if apart else ""}
+
+
 def _page(
     template: str,
     analysis: Analysis,
@@ -104,6 +115,7 @@ def _page(
         findings=findings,
         objectives=tables.objectives_table(summary),
         tokens=has_tokens(*summary["levels"]),
+        grounds=grounds(summary),
         priced=any(name.startswith("cost_by") for level in summary["levels"] for name in level),
         levels=tables.overview(summary),
         more=tables.rest_of_levels(summary),

@@ -251,8 +251,10 @@ def load(path: Path) -> RunData:
 def _request_frame(columns: Columns, chunks: Ragged, start: float, levels: list[LevelData]) -> pd.DataFrame:
     c = columns
     last = c["t_send"] + chunks.last() * 1e3
-    whole = np.array([not dialects.has_text(name) for name in c["dialect"]], dtype=np.bool_)
-    last = np.where(whole & (c["outcome"] == Outcome.OK), c["t_end"], last)  # an answer without text comes in one piece
+    c["textless"] = np.array([not dialects.has_text(name) for name in c["dialect"]], dtype=np.bool_)
+    last = np.where(
+        c["textless"] & (c["outcome"] == Outcome.OK), c["t_end"], last
+    )  # an answer without text comes in one piece
     sent = c["output_tokens"] - c["unsent_tokens"]
     tokens = np.where(sent > 1, sent, np.nan)
     c["chunks"] = chunks.counts

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from loadtest import dialects, doubts
+from loadtest import doubts
 from loadtest.analyse.run import RunData, grouped, groups
 from loadtest.analyse.verdict.evidence import Evidence
 from loadtest.doubts import SUSPECT, VOID, Doubt
 from loadtest.metrics import S_PER_NS
-from loadtest.records import Outcome
+from loadtest.records import NO_FAILURES, Outcome
 from loadtest.text import counted, listed, percent, seconds, shown
 
 MOST_NOTES = 5  # kinds of notes that are shown
@@ -100,16 +100,25 @@ def _nothing_succeeded(e: Evidence) -> Iterator[Doubt]:
     if not len(e.measured) and e.run.facts.get("state") != "done":
         yield Doubt(VOID, "the run ended before a request of this level counted")
         return
-    if len(e.everyone) and not len(e.measured):
+    if _are_warmups(e):
         return  # _only_warmups says it
     if len(_left_waiting(e)) >= max(doubts.FAILED_SHARE * len(_ended_by_itself(e)), 1):
         return  # which users do where the server is too slow for them: that was measured
-    yield Doubt(VOID, f"no request ended well ({list_outcomes(e.measured) or 'none was recorded'})")
+    yield Doubt(
+        VOID,
+        f"no request ended well ({list_outcomes(e.measured if len(e.measured) else e.everyone) or 'none was recorded'})",
+    )
+
+
+def _are_warmups(e: Evidence) -> bool:
+    """Whether a level lasted no longer than its warm-up, and that not because all of it failed."""
+    failed = ~e.everyone["outcome"].isin(NO_FAILURES)
+    return len(e.everyone) > 0 and not len(e.measured) and (not failed.any() or bool(e.everyone["ok"].any()))
 
 
 def _only_warmups(e: Evidence) -> Iterator[Doubt]:
     """Doubt a level whose requests were all warm-ups; under Locust those are all until every user has started."""
-    if not len(e.everyone) or len(e.measured) or e.run.facts.get("state") != "done":
+    if not _are_warmups(e) or e.run.facts.get("state") != "done":
         return
     why = ""
     if e.run.facts.get("driver") == "locust":
@@ -208,9 +217,7 @@ def _slow_send(e: Evidence) -> Iterator[Doubt]:
 def _without_text(e: Evidence) -> Iterator[Doubt]:
     """Doubt answers without text, in dialects whose answers are text."""
     ended = _ended_by_itself(e)
-    silent = ended[
-        ended["ok"].astype(bool) & (ended["chunks"] == 0) & ended["dialect"].map(dialects.has_text).astype(bool)
-    ]
+    silent = ended[ended["ok"].astype(bool) & (ended["chunks"] == 0) & ~ended["textless"].astype(bool)]
     has_tokens = silent["output_tokens"] >= 2
     unread, empty = silent[has_tokens], silent[~has_tokens]
     if len(unread) > doubts.UNREAD_SHARE * len(ended):

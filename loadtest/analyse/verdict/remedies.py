@@ -23,7 +23,7 @@ REMEDIES: dict[str, Remedy] = {
     "nothing_succeeded": Remedy(
         "No request succeeded.",
         "Do what the error says; `loadtest check --try` asks the same server for one answer and names what is wrong. Where the run "
-        "was interrupted before this level, run it again.",
+        "was interrupted before this level, run it again; where all were stopped when the level ended, let it last longer.",
     ),
     "only_warmups": Remedy(
         "Only warm-up requests were sent.",

@@ -193,7 +193,7 @@ def run(
     scenario = as_predicted(make_scenario(scenario_file, values), prediction)
     if find_max is None and (scenario.requests or scenario.duration or scenario.trace):
         refuse_idle(("requests_per_stream",), "where requests, duration, rate or trace say when a level ends")
-    asked = held_against(slo, find_max, scenario)
+    asked = held_against(slo, objectives, find_max, scenario)
     beforehand = beforehand_of(scenario, prediction, asked, probe_slots=probe_slots)
     line = NoLine() if showing.quiet else LiveLine()
     measured = functools.partial(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from loadtest.cli.output.printing import at_work
 from loadtest.errors import PredictionError, ScenarioError, os_error_as
 from loadtest.run_folder import RunFolder, utc_now
 from loadtest.scenario import EMBEDDINGS, OPEN_LOOP_S, Scenario
+from loadtest.slo import Objective
 from loadtest.targets.target import Target
 from loadtest.workloads.workload import Workload
 
@@ -86,9 +88,15 @@ def probed(target: Target, workload: Workload) -> KeepIn:
     return keep
 
 
-def held_against(slo: str | None, find_max: int | None, scenario: Scenario) -> dict[str, Any]:
+def held_against(
+    slo: str | None, objectives: Sequence[Objective], find_max: int | None, scenario: Scenario
+) -> dict[str, Any]:
     """Return what run.json notes of what the run is held against, so that a report can name the whole command."""
     if slo is None:
         return {}
+    if scenario.endpoint == EMBEDDINGS and (named := [each.name for each in objectives if each.of_tokens]):
+        raise ScenarioError(
+            f"--slo {', '.join(named)}: answers of embeddings have no tokens; name e2e_p95, requests_per_s or errors."
+        )
     searched = {} if find_max is None else {"find_max": find_max, "requests": scenario.requests}
     return {"asked": {"slo": slo, **searched}}

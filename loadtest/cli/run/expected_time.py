@@ -40,7 +40,7 @@ def requests_sentence(scenario: Scenario, objectives: Sequence[Objective]) -> st
         most = max(each.requests for each in few) * share
         names = ", ".join(each.name for each in few)
         return (
-            f"--slo {names} needs {most} requests a level, and this run sends {scenario.requests}: leave out --requests, "
+            f"--slo {names}: a level needs {most} requests, and this run sends {scenario.requests}; leave out --requests, "
             f"or ask for {most}."
         )
     if scenario.rate and scenario.duration is not None:

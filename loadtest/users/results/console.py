@@ -25,7 +25,7 @@ from loadtest.text import seconds
 from loadtest.users.options import Settings
 from loadtest.users.processes import recording
 from loadtest.users.results import locust_files, tables
-from loadtest.users.results.live_figures import board
+from loadtest.users.results.live_figures import Board, board
 
 LOGGER = logging.getLogger("locust.stats_logger")  # Locust prints its tables to it
 
@@ -129,8 +129,12 @@ class Gate:
         return f"gate {self.option}: {word}, {self.saw}"
 
 
-def judge_gates(settings: Settings, total: Figures) -> Iterator[Gate]:
-    """Yield the outcome of each gate that was asked for, over all requests sent; an unknown figure does not pass."""
+def judge_gates(settings: Settings, shown: Board) -> Iterator[Gate]:
+    """Yield the outcome of each gate that was asked for, over all requests sent; an unknown figure does not pass.
+
+    Embeddings have no first token, so those of tokens are over the others.
+    """
+    total, of_text = shown.total(), shown.total(of_text=True)
     ratio, limit, least = settings.max_failure_ratio, settings.max_ttft_p95, settings.min_tokens_per_s
     if ratio is not None:
         share = total.failures / total.requests if total.requests else None
@@ -140,9 +144,9 @@ def judge_gates(settings: Settings, total: Figures) -> Iterator[Gate]:
         passed = share is not None and share <= ratio
         yield Gate(f"--max-failure-ratio {ratio:g}", passed, saw, judged=share is not None)
     if limit is not None:
-        yield _ttft_gate(f"--max-ttft-p95 {limit:g}", limit, total)
+        yield _ttft_gate(f"--max-ttft-p95 {limit:g}", limit, of_text)
     if least is not None:
-        yield _speed_gate(f"--min-tokens-per-s {least:g}", least, total)
+        yield _speed_gate(f"--min-tokens-per-s {least:g}", least, of_text)
 
 
 def _ttft_gate(option: str, limit: float, total: Figures) -> Gate:
@@ -178,7 +182,7 @@ def _speed_gate(option: str, least: float, total: Figures) -> Gate:
 def apply_gates(environment: Environment) -> list[Gate]:
     """Judge the figures on `board`, set the exit code accordingly, and return the gates."""
     try:
-        gates = list(judge_gates(Settings.of(environment.parsed_options), board.total()))
+        gates = list(judge_gates(Settings.of(environment.parsed_options), board))
     except ScenarioError:  # the test was refused because of it, and the user was told
         return []
     if gates and not all(gate.passed for gate in gates):

@@ -22,7 +22,7 @@ from locust.env import Environment
 from locust.event import Events
 from locust.runners import MasterRunner, Runner, WorkerRunner
 
-from loadtest import metrics
+from loadtest import dialects, metrics
 from loadtest.live import Figures
 from loadtest.records import Record
 from loadtest.users.processes import recording
@@ -95,6 +95,7 @@ class Board:
     def add(self, name: str, record: Record, zero: float) -> None:
         """Count a finished request of this process; `zero` is the wall time in seconds at which the record's t_* are 0."""
         self._figures[name].add(record, zero)
+        self._figures[name].textless += not dialects.has_text(record.dialect)
         if record.t_send is None or record.t_first_token is None or not record.chunks:
             return
         sent = zero + record.t_send * metrics.S_PER_NS
@@ -158,10 +159,12 @@ class Board:
         every = (self.client(), *(worker.client for worker in self._present()))
         return [one for one in every if one is not None]
 
-    def total(self) -> Figures:
+    def total(self, *, of_text: bool = False) -> Figures:
+        """Return the figures of all requests together; `of_text` leaves out names whose answers are none, as embeddings."""
         total = Figures()
         for figures in self._figures.values():
-            total.merge(figures)
+            if figures.has_text or not of_text:
+                total.merge(figures)
         return total
 
     def in_flight(self) -> InFlight:

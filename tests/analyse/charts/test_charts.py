@@ -360,6 +360,17 @@ def test_requests_without_tokens_are_drawn_in_a_colour_of_their_own(tmp_path: Pa
     assert distributions.e2e_title(analysis).startswith("4 streams: ")
 
 
+def test_embeddings_among_chats_are_not_drawn_as_answers_that_never_came(tmp_path: Path, axes: Axes) -> None:
+    levels, truth = grid(Made(), (4,), each=3)
+    no_text = {"dialect": "openai-embeddings"}
+    records = [one if one.id % 2 else unanswered(one, Outcome.OK, **no_text) for one in truth.records]
+    analysis = analyse(write(tmp_path / "run", records, levels))
+    timeline.request_rows(axes, analysis, analysis.levels[0])
+    legend = axes.get_legend()
+    assert legend is not None
+    assert "no token yet, or embeddings" in [text.get_text() for text in legend.get_texts()]
+
+
 def test_fourteen_series_are_told_apart() -> None:
     looks = [tuple(style.line_look(place).values()) for place in range(14)]
     assert len(set(looks)) == 14

@@ -85,6 +85,18 @@ def test_an_answer_without_any_token_misses_too(tmp_path: Path) -> None:
     assert math.isinf(judged.value)
 
 
+@pytest.mark.parametrize(("chats", "unknown"), [(60, ()), (0, ("ttft_p95", "tokens_per_s_p50"))])
+def test_embeddings_are_no_failed_requests(tmp_path: Path, chats: int, unknown: tuple[str, ...]) -> None:
+    """Was "E2E p95 is that of a failed request with 100 of 100 requests failed: missed" of embeddings that all ended well."""
+    levels, truth = grid(Made(slots=8), [4], each=30)
+    every = [
+        one if one.id < chats else unanswered(one, Outcome.OK, dialect="openai-embeddings") for one in truth.records
+    ]
+    for judged in held(write(tmp_path / "run", every, levels), "ttft_p95=2,e2e_p95=9,tokens_per_s_p50=10,errors=0"):
+        assert judged.met != (judged.objective.name in unknown), str(judged)
+        assert not judged.failed, str(judged)
+
+
 def test_few_failures_leave_a_percentile_and_are_said(tmp_path: Path) -> None:
     (judged,) = held(failing(tmp_path / "run", lambda i: i == 7), "ttft_p95=2")
     assert judged.met

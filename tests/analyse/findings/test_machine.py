@@ -214,7 +214,7 @@ def test_a_counter_that_goes_back_and_forth_is_of_several_servers(
 
 
 def test_a_reload_between_two_samples_is_said_by_the_requests_that_waited_for_it(tmp_path: Path) -> None:
-    levels, truth = made_runs.grid(made_runs.Made(), (1, 2))
+    levels, truth = made_runs.grid(made_runs.Made(prefill_ms=2000), (1, 2))
     late = [record.id for record in truth.records if record.level == 1 and not record.warmup][6:8]  # two wait for one
     records = made_runs.loading(truth.records, late, load_ms=800)
     first, second = (record for record in records if record.id in late)
@@ -222,8 +222,9 @@ def test_a_reload_between_two_samples_is_said_by_the_requests_that_waited_for_it
     path = made_runs.write(tmp_path / "run", records, levels)
     (sentence,) = said(path).splitlines()
     answered = (first.t_first_token or 0) / S
-    assert sentence.startswith("made was reloaded at 15:06:4")
-    assert sentence.endswith(f"({answered:.0f} s into the run): a request waited 800 ms for the load.")
+    loaded = (first.t_send or 0) / S + 0.8  # was the instant of the answer, which comes a prompt later
+    assert sentence.startswith("made was reloaded at 15:0")
+    assert sentence.endswith(f"({loaded:.0f} s into the run): a request waited 800 ms for the load.")
     gone = [{"t": answered - 0.5, "models": [{"name": "made"}]}, {"t": answered - 0.4, "models": []}]
     add(path, "ollama", [*gone, {"t": answered, "models": [{"name": "made"}]}])
     assert said(path).count("was reloaded") == 1  # the samples saw it: said once

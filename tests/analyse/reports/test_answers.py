@@ -268,6 +268,16 @@ def test_a_level_of_warm_ups_alone_says_what_to_do(tmp_path: Path, facts: dict[s
     assert "error says" not in todo.advice
 
 
+def test_warm_ups_that_failed_are_not_told_to_last_longer(tmp_path: Path) -> None:
+    """Was "every request of this level was a warm-up" of a server that had gone."""
+    levels, truth = grid(Made(), (4,))
+    levels[0]["requests"] = None
+    warmups = [unanswered(record, Outcome.CONNECT_ERROR) for record in truth.records if record.warmup]
+    write(tmp_path / "run", warmups, levels)
+    (level,) = analyse(tmp_path / "run").summary["levels"]
+    assert level["reasons"] == [f"no request ended well ({len(warmups)} connect_error)"]
+
+
 def test_of_answers_without_text_lag_is_held_against_e2e(tmp_path: Path) -> None:
     make(tmp_path / "run", Made(gap_ms=200), users=(2,))
     run = frames.load(tmp_path / "run")

@@ -70,6 +70,16 @@ def test_a_page_offers_to_predict_the_kind_of_load_that_was_measured(folder: str
     assert re.search(rf"<code>loadtest predict \S+/{folder} {load}</code>", page)
 
 
+@pytest.mark.parametrize("kind", [{"verdict": "void"}, {"concurrency": None, "rate": 2.0, "rate_to": 9.0}])
+def test_a_page_offers_no_command_that_would_refuse_the_run(kind: dict[str, Any]) -> None:
+    analysis = analyse(FOLDERS / "closed")
+    for level in analysis.summary["levels"]:
+        level.update(kind)
+    page = pages.html(analysis)
+    offered = {name for name in ("advise", "predict", "explain") if f"<code>loadtest {name} " in page}
+    assert offered == {"explain"}
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     make(tmp_path / "run", Made(batch_ms=5), users=(1, 8))
