@@ -42,6 +42,25 @@ def test_of_a_late_read_with_its_stamp_all_tokens_but_the_last_are_late() -> Non
     assert (on_time.late, on_time.late_tokens, on_time.late_gaps) == (0, None, None)
 
 
+def test_tokens_that_a_server_speculates_are_not_late_by_less_than_a_millisecond() -> None:
+    """Was void: of llama.cpp five tokens come within 0.2 ms, and a read 0.3 ms late was later than the median gap."""
+    made = recorded.request(CHAT)
+    bursts = [(at_ms + i * 0.05, line("a")) for at_ms in (10, 35, 60, 85) for i in range(5)]
+    feed(made.received, framed(at(*bursts, (86, DONE))))
+    lags = [MS // 3] * 21
+    made._reads = dataclasses.replace(made.received.reads(), lag=lags)
+    assert made.finish().late == 0
+    made._reads = dataclasses.replace(made.received.reads(), lag=[2 * MS, *lags[1:]])
+    assert made.finish().late == 1
+
+
+def test_tokens_that_come_evenly_and_fast_are_late_by_less_than_a_millisecond() -> None:
+    made = recorded.request(CHAT)
+    feed(made.received, framed(at(*((10 + i * 0.4, line("a")) for i in range(20)), (18, DONE))))
+    made._reads = dataclasses.replace(made.received.reads(), lag=[MS // 2, *[0] * 20])
+    assert made.finish().late == 1
+
+
 def test_one_arrival_alone_has_no_gap_to_be_late_by() -> None:
     made = recorded.request(CHAT)
     feed(made.received, framed(at((10, line("a") * 3 + DONE))))

@@ -52,6 +52,7 @@ def facts_table(analysis: Analysis) -> Grid:
     machine, server = run.get("client") or {}, summary["server"]
     cpus, kernel, python = (machine.get(name, "?") for name in ("cpus", "kernel", "python"))
     context = (run.get("server_at_end") or {}).get("context_length") or server.get("context")
+    spoken = sorted(analysis.run.requests["dialect"].dropna().unique())
     versions = ", ".join(f"{name} {version}" for name, version in (run.get("versions") or {}).items())
     pairs = (
         (
@@ -63,7 +64,7 @@ def facts_table(analysis: Analysis) -> Grid:
         ("took", _took(run)),
         ("simulated", (simulated_mark(summary) or "").removeprefix("simulated: ")),
         ("reached", _reached(run)),
-        ("wire", str(summary["target"].get("dialect") or UNKNOWN)),
+        ("wire", listed(spoken) or str(summary["target"].get("dialect") or UNKNOWN)),
         ("context", f"{context} tokens" if context else UNKNOWN),
         *((f"slots{named}", _slots(one)) for named, one in sections(analysis)),
         ("driver", str(summary["driver"] or UNKNOWN)),
@@ -134,6 +135,11 @@ def _prompts(analysis: Analysis) -> str:
     if asked.get("prompt") is not None or asked.get("prompt_file") is not None:
         what = "one text"
     alike = asked.get("data") or asked.get("warm_cache")
+    requests = analysis.run.requests
+    own = requests["asked_input"].isna()  # tasks of a locustfile send texts too, and lists of messages without a number
+    if what == "made up" and analysis.run.facts.get("driver") == "locust" and own.any():
+        few = f"{own.sum()} of {len(requests)} requests" if not own.all() else ""
+        what, alike = joined("; ", "made up" if few else "", f"those of the locustfile{few and f' in {few}'}"), True
     nonce = f"each behind a number of its own{', after what they share' if analysis.run.shares_prefix else ''}"
     known = [share for share in cached if share is not None]
     told = "how many of their tokens the server had cached is not known"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -213,6 +214,26 @@ def test_the_table_of_the_run_says_what_was_asked_and_which_request_waited_longe
     )
     slowest = r"\d+, at 8 streams: TTFT 2\d\d ms \(slot wait \d+ ms and prefill 50.0 ms\); loadtest explain says more"
     assert re.fullmatch(slowest, facts["slowest request"])
+
+
+@pytest.mark.parametrize(
+    ("texts", "prompts"),
+    [
+        (lambda i: i % 2 == 0, "made up; those of the locustfile in 9 of 18 requests; how many"),
+        (lambda _: True, "those of the locustfile; how many"),
+        (lambda _: False, "made up, each behind a number of its own"),
+    ],
+)
+def test_what_a_locustfile_sends_is_not_said_to_be_made_up(
+    tmp_path: Path, texts: Callable[[int], bool], prompts: str
+) -> None:
+    levels, truth = grid(Made(), (2,))
+    more: dict[str, Any] = {"asked_input": None, "dialect": "ollama-embeddings"}
+    records = [dataclasses.replace(one, **more) if texts(one.id) else one for one in truth.records]
+    write(tmp_path / "run", records, levels, driver="locust", scenario={"concurrency": [2]})
+    facts = {row[0]: row[1] for row in run_table.facts_table(analyse(tmp_path / "run")).rows}
+    assert facts["prompts"].startswith(prompts)
+    assert ("ollama-embeddings" in facts["wire"]) == ("locustfile" in prompts)
 
 
 @pytest.mark.parametrize(("more", "said"), [({}, True), ({"rate": [2.0]}, False), ({"trace": "a.csv"}, False)])
