@@ -142,7 +142,9 @@ class Throughput:
     """A rate, with a 95 % interval from how much the rounds or answers of its window differ."""
 
     per_second: float
-    ci95: list[float] | None  # None: too few requests, or the window is the whole level
+    ci95: (
+        list[float] | None
+    )  # None: too few requests or such uneven ones that it reaches zero, or the window is the whole level
 
 
 def weighted_rate(run: RunData, found: Flow, weights: FloatArray, *, growing: bool = False) -> Throughput | None:
@@ -152,7 +154,8 @@ def weighted_rate(run: RunData, found: Flow, weights: FloatArray, *, growing: bo
         return None
     rate = found.per_second(weights, good)
     spread = spread_of(run, found, weights, growing=growing) if rate > 0 else None
-    return Throughput(rate, [max(rate * (1 + off), 0.0) for off in spread.around(0.0)] if spread else None)
+    ends = [rate * (1 + off) for off in spread.around(0.0)] if spread else [0.0]
+    return Throughput(rate, ends if ends[0] > 0 else None)
 
 
 def _counted(run: RunData, found: Flow, weights: FloatArray) -> BoolArray:

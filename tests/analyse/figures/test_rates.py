@@ -162,6 +162,19 @@ def test_a_rate_over_a_whole_level_has_no_interval(tmp_path: Path) -> None:
     assert found.ci95 is None
 
 
+def test_an_interval_that_reaches_zero_is_none(tmp_path: Path) -> None:
+    """Of a ramp it was said that output is 88 tokens/s (0.00 to 166)."""
+    run = frames.load(play(TIMING, [Load(requests=40, rate=1.0)], slots=4).write(tmp_path / "run"))
+    flow = rates.flow(run, run.levels[0])
+    assert flow is not None
+    even = rates.weighted_rate(run, flow, np.ones(40))
+    uneven = rates.weighted_rate(run, flow, np.where(np.arange(40) == 20, 1000.0, 1.0))
+    assert even is not None
+    assert even.ci95 is not None
+    assert uneven is not None
+    assert uneven.ci95 is None
+
+
 def test_throughput_of_a_closed_loop_goes_by_rounds_not_by_the_clock() -> None:
     """Four users in step, 50 tokens a second each: rounds are alike, wherever a window's tenths would cut them."""
     send = np.repeat(np.arange(12) * 1.03, 4)
