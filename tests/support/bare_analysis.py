@@ -10,6 +10,7 @@ import numpy as np
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.levels import LevelData, believed
 from loadtest.analyse.server.queue.slots import Slots
+from loadtest.analyse.summary import Analysis
 
 LIMIT, NO_LIMIT = Slots(4, limit=True, method="seen"), Slots(8, limit=False, method="seen")
 
@@ -26,6 +27,12 @@ class Run(SimpleNamespace):
         return np.asarray(self.requests.get(name, [False] * len(self.column("status"))), dtype=np.bool_)
 
 
+class Bare(SimpleNamespace):
+    """Stands in for an analysis of which little is known."""
+
+    known_slots, believed_slots = Analysis.known_slots, Analysis.believed_slots
+
+
 def of(slots: Slots, *levels: LevelData, **more: Any) -> Any:
     """Stand in for an analysis with these slots, and of a valid level where none is given."""
     every = levels or (LevelData(index=0, label="8 streams", verdict="valid"),)
@@ -36,4 +43,4 @@ def of(slots: Slots, *levels: LevelData, **more: Any) -> Any:
         "believed": believed(every),
         "steps": steps,
     }
-    return SimpleNamespace(slots=slots, **{**bare, **more})
+    return Bare(slots=slots, **{**bare, **more})
