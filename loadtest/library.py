@@ -100,12 +100,12 @@ def read_run(path: str | os.PathLike[str]) -> Run:
 
 def _folder_named(name: str, path: Any) -> Path:
     """Return a folder as a script names it, ~ as the user's home; raise RunFolderError for what is no path."""
+    if not isinstance(path, str | os.PathLike) or not str(path):
+        raise RunFolderError(f"{name} must be the path of a folder, not {short_repr(path)}.")
     try:
-        if str(path):
-            return Path(path).expanduser()
-    except (TypeError, RuntimeError):  # RuntimeError: of a user without a home
-        pass
-    raise RunFolderError(f"{name} must be the path of a folder, not {short_repr(path)}.")
+        return Path(path).expanduser()
+    except RuntimeError:  # there is no such user, or one without a home
+        return Path(path)
 
 
 def run(

@@ -286,6 +286,8 @@ def test_what_an_old_name_is_called_now_is_said(place: Path) -> None:
         (["plot", "a", "b"], "-o DIR says where the charts of several runs go"),
         (["report"], "write `loadtest report [OPTIONS] RUN...`."),
         (["report", ""], "RUN is empty; give it a value"),
+        (["compare", "", "x"], "BASE or NEW or RUN is empty; give it a value"),
+        (["export", "~nobody-here"], "~nobody-here is not a run folder: there is nothing of that name"),
         (["compare", "A"], "name two runs, BASE and NEW, or several of each"),
         (["compare", "folder", "./folder"], "are the same run: name two."),
         (["compare", "loop", "folder"], "is not a run folder"),

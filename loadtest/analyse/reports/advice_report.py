@@ -258,14 +258,13 @@ def console_table(advice: Advice) -> Grid:
 def _holds_to(advice: Advice, slots: int) -> str:
     """Return the highest load that meets the objectives, "5 to 9" where those between two shown ones are not predicted.
 
-    "≥" stands where the next one does not tell, which is no miss.
+    "≥" stands where there is no next one, or it does not tell, which is no miss.
     """
     reach = highest_met_load(advice, slots)
     beyond = next((load for load in advice.loads if load > reach), None)
-    if beyond is None or not advice.untold(slots, beyond):
-        between = reach and beyond is not None and beyond > reach + 1
-        return f"{reach} to {(beyond or 0) - 1}" if between else str(reach or "none")
-    return f"≥ {reach}" if reach else "not known"
+    if beyond is None or advice.untold(slots, beyond):
+        return f"≥ {reach}" if reach else "not known"
+    return f"{reach} to {beyond - 1}" if reach and beyond > reach + 1 else str(reach or "none")
 
 
 def _mark(advice: Advice, slots: int, load: int) -> str:

@@ -217,6 +217,8 @@ def test_an_objective_that_the_measured_requests_do_not_tell_is_not_missed(advic
     column = grid.heads.index("SLO holds to")
     assert "not known" not in {row[column] for row in grid.rows}
     assert "4 to 7" in {row[column] for row in grid.rows}  # was "4" above "holds up to 6 streams at once"
+    easy = dataclasses.replace(advice, objectives=parse_objectives("ttft_p95=3600"))  # all loads that are shown meet it
+    assert {row[column] for row in words.console_table(easy).rows} == {f"≥ {max(advice.loads)}"}  # was the load alone
     lacking = {
         key: dataclasses.replace(
             cell, figures={name: value for name, value in cell.figures.items() if not name.startswith("ttft_s")}
