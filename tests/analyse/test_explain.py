@@ -382,6 +382,31 @@ def test_work_on_a_request_whose_client_has_gone_lasts_until_its_batch_is_over(t
     assert asked == 5  # without what held it up it would have ended; it was taken to go on for ever
 
 
+@pytest.mark.parametrize("says", ["ollama", "llamacpp", None])
+def test_what_a_gateway_held_back_is_no_wait_for_slots(says: str | None, tmp_path: Path) -> None:
+    """Held back for 4 s before a server of 2 slots: "4.20 s waiting for a slot, … held by #50, #51 and 8 others"."""
+    plan = [Sent(number, 100, 30, at=0.55 * number) for number in range(80)]
+    plan[40] = dataclasses.replace(plan[40], at=0.55 * 40 + 4, held=4.0)
+    path = Playing(Case(planted.PROMPT, TIMING, 2, says, tuple(plan), None), 0).play().write(tmp_path / "run")
+    found = explained(path, 40)
+    spent = {part.name: part.seconds for part in found.parts.first}
+    assert 3 < spent[parts.BEHIND] <= 4.01
+    assert "held back on its way, or passed over" in text(found)
+    assert "is not known" in words.without(found)
+
+
+@pytest.mark.parametrize("says", ["ollama", "llamacpp"])
+def test_prompts_that_were_read_before_it_can_have_come_are_not_blamed(says: str, tmp_path: Path) -> None:
+    """Behind a gateway that holds all back for 300 ms: "150 ms while #40's 150 prompt tokens were read; 141 ms waiting"."""
+    plan = tuple(
+        Sent(number, 150, 20, at=0.3 + 1.2 * (number // 2) + 0.3 * (number % 2), held=0.3) for number in range(80)
+    )
+    path = Playing(Case(planted.PROMPT, TIMING, 4, says, plan, None), 0).play().write(tmp_path / "run")
+    spent = {part.name: part.seconds for part in explained(path, 41).parts.first}
+    assert parts.PROMPTS not in spent
+    assert spent.get(parts.WAIT, 0.0) + spent[parts.REST] == pytest.approx(0.3, abs=0.03)
+
+
 def test_what_the_replay_misses_of_a_long_wait_is_not_laid_on_what_is_left_without_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -33,7 +33,7 @@ MUCH_LONGER = 2.0
 # times the median of its level, up to which, and above the inverse, a request took as long as others do
 USUAL_FACTOR = 1.25
 NOBODY = "no other request caused a part of it that counts"
-UNKNOWN_PARTS = (time_parts.REST, time_parts.WAIT, time_parts.SLOW)
+UNKNOWN_PARTS = (time_parts.REST, time_parts.BEHIND, time_parts.WAIT, time_parts.SLOW)
 # of the time to the first token, unexplained; with MOST_REST of it no request that caused some of the rest is left out
 LEAST_REST, MOST_REST, MOST_DROPPED = 0.2, 0.5, 3
 SLOW_STEPS, SLOW_FACTOR = 5, 1.3  # so many steps, so many times their usual time, and a server was slow as a whole

@@ -17,7 +17,7 @@ import numpy as np
 
 from loadtest.analyse.run import BoolArray, FloatArray, IntArray, RunData
 from loadtest.analyse.server.queue.at_work import arrival
-from loadtest.analyse.server.queue.waits import NEVER_SERVED, left_slot
+from loadtest.analyse.server.queue.waits import ADMISSION_ERROR_S, NEVER_SERVED, left_slot
 from loadtest.analyse.server.timing.step_law import mean_step
 from loadtest.analyse.server.timing.steps import Steps, prompts_hold_up
 from loadtest.records import Outcome
@@ -126,6 +126,19 @@ def prompt_windows(timeline: Timeline, steps: Steps, rows: IntArray) -> list[Wor
         WorkWindow(int(row), float(timeline.read_from[row]), float(timeline.first[row]), float(rate))
         for row, rate in zip(rows[shown], tokens[shown] / reading[shown], strict=True)
     ]
+
+
+def behind_until(timeline: Timeline, row: int) -> float:
+    """Return when the last request that came after this one, and whose prompt was read before its own, was taken in.
+
+    Servers take requests in as they come: until then this one had not reached it, or was passed over. Where the server does not
+    say when it read a prompt, only one that is no shorter counts: a short one may be through while a long one is read.
+    """
+    came, begun = timeline.arrived[row] + ADMISSION_ERROR_S, timeline.read_from[row] - ADMISSION_ERROR_S
+    later = (timeline.send > came) & (timeline.first < begun)
+    later &= timeline.told[row] | (timeline.tokens >= timeline.tokens[row])
+    taken = np.where(np.isfinite(timeline.read_from), timeline.read_from, timeline.send)
+    return float(np.max(taken[later], initial=timeline.arrived[row]))
 
 
 def step_time(steps: Steps, streams: float) -> float:
