@@ -32,7 +32,7 @@ SAVINGS_ALIKE = 0.1
 MUCH_LONGER = 2.0
 # times the median of its level, up to which, and above the inverse, a request took as long as others do
 USUAL_FACTOR = 1.25
-NOBODY = "no other request caused a part of it that counts"
+NOBODY = "neither a wait for a slot nor another request's prompt is a part of it that counts"
 UNKNOWN_PARTS = (time_parts.REST, time_parts.BEHIND, time_parts.WAIT, time_parts.SLOW)
 # of the time to the first token, unexplained; with MOST_REST of it no request that caused some of the rest is left out
 LEAST_REST, MOST_REST, MOST_DROPPED = 0.2, 0.5, 3

@@ -31,7 +31,7 @@ from loadtest.analyse.explain.timeline import (
 from loadtest.analyse.run import FloatArray, IntArray, RunData
 from loadtest.analyse.server.alternating_models import LONG_LOAD_S
 from loadtest.analyse.server.queue.slots import Slots
-from loadtest.analyse.server.queue.waits import ADMISSION_ERROR_S
+from loadtest.analyse.server.queue.waits import ADMISSION_ERROR_S, NEVER_SERVED
 from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.server.timing.token_gaps import TokenGaps
 
@@ -57,18 +57,22 @@ class Splitter:
         timeline = self.timeline
         until = timeline.first[row] if math.isfinite(timeline.first[row]) else timeline.end[row]
         lost = self._lost_cache(row)
-        parts = [*self._before(row), *self._load(row)]
-        came, waited = behind_until(timeline, row), self._waited(row)
-        if came > timeline.arrived[row]:
-            parts.append(TimePart(time_parts.BEHIND, came - float(timeline.arrived[row])))
-        won = max(float(timeline.arrived[row] + np.nan_to_num(waited)), came)
-        if won > came:
-            parts.append(self._slot_wait(row, came, won))
-        parts += self._at_work(row, won, float(until), lost)
+        parts = self._before(row)
+        if self.run.requests["outcome"].to_numpy()[row] not in NEVER_SERVED:  # who refused it, and when, is not known
+            parts += [*self._load(row), *self._at_server(row, float(until), lost)]
         total = float(until - timeline.sched[row])
         rest = total - sum(part.seconds for part in parts)
         length = float(timeline.last[row] - timeline.first[row])  # nan where no token came
         return Parts(total, (*parts, TimePart(time_parts.REST, rest)), length, self._decode(row), lost)
+
+    def _at_server(self, row: int, until: float, lost: LostCache | None) -> Iterator[TimePart]:
+        arrived, came = float(self.timeline.arrived[row]), behind_until(self.timeline, row)
+        if came > arrived:
+            yield TimePart(time_parts.BEHIND, came - arrived)
+        won = max(arrived + float(np.nan_to_num(self._waited(row))), came)
+        if won > came:
+            yield self._slot_wait(row, came, won)
+        yield from self._at_work(row, won, until, lost)
 
     def _cause(self, row: int, seconds: float, how: str) -> Cause:
         timeline = self.timeline

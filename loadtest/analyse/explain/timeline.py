@@ -129,14 +129,15 @@ def prompt_windows(timeline: Timeline, steps: Steps, rows: IntArray) -> list[Wor
 
 
 def behind_until(timeline: Timeline, row: int) -> float:
-    """Return when the last request that came after this one, and whose prompt was read before its own, was taken in.
+    """Return when the last request was taken in that came after this one and was surely taken in before it.
 
     Servers take requests in as they come: until then this one had not reached it, or was passed over. Where the server does not
-    say when it read a prompt, only one that is no shorter counts: a short one may be through while a long one is read.
+    say when it read a prompt, only one that was through by then counts, and is no shorter: a short one may overtake a long one.
     """
     came, begun = timeline.arrived[row] + ADMISSION_ERROR_S, timeline.read_from[row] - ADMISSION_ERROR_S
-    later = (timeline.send > came) & (timeline.first < begun)
-    later &= timeline.told[row] | (timeline.tokens >= timeline.tokens[row])
+    told = timeline.told & timeline.told[row]
+    later = (timeline.send > came) & (np.where(told, timeline.read_from, timeline.first) < begun)
+    later &= told | (timeline.tokens >= timeline.tokens[row])
     taken = np.where(np.isfinite(timeline.read_from), timeline.read_from, timeline.send)
     return float(np.max(taken[later], initial=timeline.arrived[row]))
 
