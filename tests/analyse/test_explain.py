@@ -7,7 +7,7 @@ import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ from loadtest.analyse.whatif.model.predict import ServerModel
 from loadtest.cli import cli
 from loadtest.cli.explain import _show_table
 from loadtest.errors import LoadTestError
-from loadtest.records import Outcome
+from loadtest.records import Outcome, Record
 from loadtest.simulate.model.timing import StepLaw, Timing
 from loadtest.text import seconds
 
@@ -343,6 +343,27 @@ def test_of_a_request_that_was_refused_nothing_is_laid_on_others(tmp_path: Path)
     records = [unanswered(one, Outcome.HTTP_ERROR, **refused) if one.id == 30 else one for one in played.records]
     found = explained(write(tmp_path / "run", records, played.levels), 30)
     assert text(found) == f"{seconds(found.parts.total_s)} unexplained"
+
+
+@pytest.mark.parametrize(("block_ms", "said"), [(0.001, False), (50, True)])
+def test_tokens_that_come_in_blocks_leave_parts_unsure(block_ms: float, said: bool, tmp_path: Path) -> None:
+    """Behind a proxy that sends text on each 50 ms: "88.4 ms reading its own 250 prompt tokens, 0 ms unexplained" of 74 ms."""
+    block = round(block_ms * 1e6)
+    fast = dataclasses.replace(TIMING, step=StepLaw(0.008, 0.001))
+    played = play(fast, [Load(users=users, requests=20) for users in (1, 2)], slots=4, says=None)
+
+    def blocked(one: Record) -> Record:
+        assert one.t_send is not None
+        sent = one.t_send
+        at = [-(-(sent + each * 1000) // block) * block for each in one.chunks]
+        more: dict[str, Any] = dict.fromkeys(("reads", "stamped", "arrivals"), len(set(at)))
+        more |= dict.fromkeys(("t_first_token", "t_first_visible"), at[0]) | {"t_end": max(at[-1], one.t_end)}
+        return dataclasses.replace(one, chunks=[(each - sent) // 1000 for each in at], **more)
+
+    found = explained(write(tmp_path / "run", list(map(blocked, played.records)), played.levels), 30)
+    notes = [each for each in words.notes(found) if each.startswith("Tokens came several at once, 50.0 ms apart")]
+    assert bool(notes) == said
+    assert (found.reads_apart_s is not None) == said
 
 
 def test_nobody_is_said_of_waits_and_prompts_alone(queued: Path) -> None:

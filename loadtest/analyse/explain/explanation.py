@@ -85,6 +85,7 @@ class Explanation:
     begin_s: float  # when it was due, on the run's axis
     parts: Parts
     slow: Slowness | None
+    reads_apart_s: float | None  # of tokens that come several at once; None: they come one by one
     dropped: tuple[int, ...]  # ids of requests that were given up shortly before: the server may have gone on with them
     without: tuple[Without, ...]  # the greatest saving first; those that save nothing too
     no_replay: str | None  # a clause on why the engine says nothing; None where it does
@@ -145,6 +146,7 @@ class Explanation:
                 "left_by": lost.before.id,
                 "read_since": [each.id for each in lost.since],
             },
+            "reads_apart_s": self.reads_apart_s,
             "given_up_before": list(self.dropped),
             "slower_steps": self.slow and {"factor": self.slow.factor, "steps": self.slow.steps},
             "without": [
@@ -223,6 +225,7 @@ class Explainer:
             begin_s=float(timeline.sched[row]),
             parts=parts,
             slow=self._slowness(float(timeline.arrived[row]), float(np.fmin(timeline.first[row], timeline.end[row]))),
+            reads_apart_s=self.splitter.gaps.reads_apart_s,
             without=without,
             no_replay=reason,
         )

@@ -244,6 +244,11 @@ def notes(found: Explanation) -> Iterator[str]:
             f"Until its first token, steps that read no prompt took {number(found.slow.factor)} times as long as usual in this "
             f"run ({counted(found.slow.steps, 'token gap')}): something that no request shows slowed the server, or the way from it, down."
         )
+    if found.reads_apart_s is not None and found.reads_apart_s >= time_parts.LEAST_S:
+        yield (
+            f"Tokens came several at once, {seconds(found.reads_apart_s)} apart, as behind a proxy that gathers them: each part may be "
+            "off by as much."
+        )
     if found.dropped:
         ids = listed([f"#{each}" for each in found.dropped])
         yield f"{ids} ended without a token before: some of what is unexplained may be the server's work on that."
