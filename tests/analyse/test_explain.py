@@ -7,7 +7,7 @@ import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,12 +15,13 @@ from click.testing import CliRunner
 from rich.console import Console
 from support import planted
 from support.judged import stopped
-from support.made_runs import write
+from support.made_runs import unanswered, write
 from support.planted import Case, Playing, Sent
 from support.virtual_runs import Load, play
 
+from loadtest.analyse.charts import explain as chart
 from loadtest.analyse.explain import time_parts as parts
-from loadtest.analyse.explain.explanation import LOAD, Explainer, Explanation, Slowness, Without, row_of
+from loadtest.analyse.explain.explanation import LOAD, NOBODY, Explainer, Explanation, Slowness, Without, row_of
 from loadtest.analyse.explain.replay import LevelReplay, Omission, _outputs
 from loadtest.analyse.explain.timeline import WorkWindow, moments, shared_out
 from loadtest.analyse.reports import explain_report as words
@@ -31,6 +32,7 @@ from loadtest.analyse.whatif.model.predict import ServerModel
 from loadtest.cli import cli
 from loadtest.cli.explain import _show_table
 from loadtest.errors import LoadTestError
+from loadtest.records import Outcome, Record
 from loadtest.simulate.model.timing import StepLaw, Timing
 from loadtest.text import seconds
 
@@ -334,6 +336,42 @@ def test_a_request_does_not_decode_beside_itself(queued: Path) -> None:
     assert [part.streams for part in parts_of_one if part.name == parts.OWN] == [0]
 
 
+def test_of_a_request_that_was_refused_nothing_is_laid_on_others(tmp_path: Path) -> None:
+    """Of one that ended with status 500: "529 ms while the prompts of #26, #28, #29 and 2 others were read"."""
+    played = play(TIMING, [Load(users=6, requests=60)], slots=2)
+    refused = {"status": 500, "error": "no", "t_headers": None, "t_first_byte": None}
+    records = [unanswered(one, Outcome.HTTP_ERROR, **refused) if one.id == 30 else one for one in played.records]
+    found = explained(write(tmp_path / "run", records, played.levels), 30)
+    assert text(found) == f"{seconds(found.parts.total_s)} unexplained"
+
+
+@pytest.mark.parametrize(("block_ms", "said"), [(0.001, False), (50, True)])
+def test_tokens_that_come_in_blocks_leave_parts_unsure(block_ms: float, said: bool, tmp_path: Path) -> None:
+    """Behind a proxy that sends text on each 50 ms: "88.4 ms reading its own 250 prompt tokens, 0 ms unexplained" of 74 ms."""
+    block = round(block_ms * 1e6)
+    fast = dataclasses.replace(TIMING, step=StepLaw(0.008, 0.001))
+    played = play(fast, [Load(users=users, requests=20) for users in (1, 2)], slots=4, says=None)
+
+    def blocked(one: Record) -> Record:
+        assert one.t_send is not None
+        sent = one.t_send
+        at = [-(-(sent + each * 1000) // block) * block for each in one.chunks]
+        more: dict[str, Any] = dict.fromkeys(("reads", "stamped", "arrivals"), len(set(at)))
+        more |= dict.fromkeys(("t_first_token", "t_first_visible"), at[0]) | {"t_end": max(at[-1], one.t_end)}
+        return dataclasses.replace(one, chunks=[(each - sent) // 1000 for each in at], **more)
+
+    found = explained(write(tmp_path / "run", list(map(blocked, played.records)), played.levels), 30)
+    notes = [each for each in words.notes(found) if each.startswith("Tokens came several at once, 50.0 ms apart")]
+    assert bool(notes) == said
+    assert (found.reads_apart_s is not None) == said
+
+
+def test_nobody_is_said_of_waits_and_prompts_alone(queued: Path) -> None:
+    """Of 167 ms, 60 of them for two streams that decoded: "No other request caused a part of it that counts"."""
+    found = dataclasses.replace(explained(queued, 60), no_replay=NOBODY)
+    assert words.without(found) == "Neither a wait for a slot nor another request's prompt is a part of it that counts."
+
+
 def short_requests(more: tuple[Sent, ...] = ()) -> tuple[Sent, ...]:
     return (*(Sent(number, 100, 20, at=0.9 * number) for number in range(40)), *more)
 
@@ -380,6 +418,47 @@ def test_work_on_a_request_whose_client_has_gone_lasts_until_its_batch_is_over(t
     run = analyse(path).run
     asked = _outputs(run)[row_of(run, 900)]
     assert asked == 5  # without what held it up it would have ended; it was taken to go on for ever
+
+
+@pytest.mark.parametrize("says", ["ollama", "llamacpp", None])
+def test_what_a_gateway_held_back_is_no_wait_for_slots(says: str | None, tmp_path: Path) -> None:
+    """Held back for 4 s before a server of 2 slots: "4.20 s waiting for a slot, … held by #50, #51 and 8 others"."""
+    plan = [Sent(number, 100, 30, at=0.55 * number) for number in range(80)]
+    plan[40] = dataclasses.replace(plan[40], at=0.55 * 40 + 4, held=4.0)
+    path = Playing(Case(planted.PROMPT, TIMING, 2, says, tuple(plan), None), 0).play().write(tmp_path / "run")
+    found = explained(path, 40)
+    spent = {part.name: part.seconds for part in found.parts.first}
+    assert 3 < spent[parts.BEHIND] <= 4.01
+    assert "held back on its way, or passed over" in text(found)
+    analysis = analyse(path)
+    explainer = Explainer.of(analysis.run, analysis.slots, analysis.steps, analysis.summary["levels"])
+    drawn = {label: end - start for label, _, start, end in chart._bars(analysis.run, explainer.splitter.timeline, 40)}
+    assert drawn["held back, or passed over"] == pytest.approx(spent[parts.BEHIND])
+    assert "is not known" in words.without(found)
+
+
+@pytest.mark.parametrize("says", ["ollama", "llamacpp", None])
+def test_who_was_passed_by_one_is_not_said_to_wait_behind_a_long_prompt(says: str | None, tmp_path: Path) -> None:
+    """Held back for 1 s beside a prompt of 2,000 tokens: "1.70 s waiting for a slot", and "Without #900: 103 ms"."""
+    plan = [Sent(number, 100, 20, at=0.9 * number) for number in range(40)]
+    plan[21] = dataclasses.replace(plan[21], at=0.9 * 21 + 1, held=1.0)
+    plan.append(Sent(900, 2000, 20, at=17.95))
+    path = Playing(Case(planted.PROMPT, TIMING, 2, says, tuple(plan), 900), 0).play().write(tmp_path / "run")
+    found = explained(path, 21)
+    assert next(part.seconds for part in found.parts.first if part.name == parts.BEHIND) > 1
+    assert found.told is None
+
+
+@pytest.mark.parametrize("says", ["ollama", "llamacpp"])
+def test_prompts_that_were_read_before_it_can_have_come_are_not_blamed(says: str, tmp_path: Path) -> None:
+    """Behind a gateway that holds all back for 300 ms: "150 ms while #40's 150 prompt tokens were read; 141 ms waiting"."""
+    plan = tuple(
+        Sent(number, 150, 20, at=0.3 + 1.2 * (number // 2) + 0.3 * (number % 2), held=0.3) for number in range(80)
+    )
+    path = Playing(Case(planted.PROMPT, TIMING, 4, says, plan, None), 0).play().write(tmp_path / "run")
+    spent = {part.name: part.seconds for part in explained(path, 41).parts.first}
+    assert parts.PROMPTS not in spent
+    assert spent.get(parts.WAIT, 0.0) + spent[parts.REST] == pytest.approx(0.3, abs=0.03)
 
 
 def test_what_the_replay_misses_of_a_long_wait_is_not_laid_on_what_is_left_without_it(

@@ -54,6 +54,7 @@ class Sent:
     session: int | None = None
     turn: int | None = None
     prefix: int = 0  # key whose tokens its prompt begins with, all of it
+    held: float = 0.0  # seconds before `at` that it was sent: a gateway held it back meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +168,15 @@ class Playing:
             }
         if says == "ollama" and one.session is not None:
             server["usage"] = {"prompt_tokens_details": {"cached_tokens": stream.cached}}
-        return dataclasses.replace(found, server=server, **more)
+        held = round(one.held * NS_PER_S)
+        return dataclasses.replace(
+            found,
+            server=server,
+            t_sched=found.t_sched - held,
+            t_send=stream.arrived - held,
+            chunks=[each + held // 1000 for each in found.chunks],
+            **more,
+        )
 
     def _cancelled(self, one: Sent, stream: Stream) -> Record:
         gone = self.left[one.id]

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from loadtest.analyse.charts import style
 from loadtest.analyse.explain.explanation import Explainer, Explanation
-from loadtest.analyse.explain.timeline import Timeline
+from loadtest.analyse.explain.timeline import Timeline, behind_until
 from loadtest.analyse.reports import explain_report as words
 from loadtest.analyse.run import IntArray, RunData
 from loadtest.analyse.summary import Analysis
@@ -84,14 +84,15 @@ def _bars(run: RunData, timeline: Timeline, row: int) -> list[tuple[str, str, fl
     first, end = float(timeline.first[row]), float(timeline.end[row])
     until = first if math.isfinite(first) else end
     arrived, won = float(timeline.arrived[row]), float(timeline.won[row])
-    read = float(timeline.read_from[row])
+    read, came = float(timeline.read_from[row]), behind_until(timeline, row)
     won = won if math.isfinite(run.column("slot_wait_s")[row]) else arrived
     bars = [
         ("load, handling", style.PURPLE, float(timeline.send[row]), arrived),
-        ("slot wait", style.ORANGE, arrived, won),
+        ("held back, or passed over", style.PALE_ORANGE, arrived, came),
+        ("slot wait", style.ORANGE, came, won),
     ]
     if math.isfinite(read):
-        bars += [("batch wait", style.YELLOW, won, read), ("prompt read", style.SKY, read, until)]
+        bars += [("not yet read", style.YELLOW, max(won, came), read), ("prompt read", style.SKY, read, until)]
     else:
         bars.append(("no token yet", style.WAITING, won, until))
     if math.isfinite(first):

@@ -32,8 +32,8 @@ SAVINGS_ALIKE = 0.1
 MUCH_LONGER = 2.0
 # times the median of its level, up to which, and above the inverse, a request took as long as others do
 USUAL_FACTOR = 1.25
-NOBODY = "no other request caused a part of it that counts"
-UNKNOWN_PARTS = (time_parts.REST, time_parts.WAIT, time_parts.SLOW)
+NOBODY = "neither a wait for a slot nor another request's prompt is a part of it that counts"
+UNKNOWN_PARTS = (time_parts.REST, time_parts.BEHIND, time_parts.WAIT, time_parts.SLOW)
 # of the time to the first token, unexplained; with MOST_REST of it no request that caused some of the rest is left out
 LEAST_REST, MOST_REST, MOST_DROPPED = 0.2, 0.5, 3
 SLOW_STEPS, SLOW_FACTOR = 5, 1.3  # so many steps, so many times their usual time, and a server was slow as a whole
@@ -85,6 +85,7 @@ class Explanation:
     begin_s: float  # when it was due, on the run's axis
     parts: Parts
     slow: Slowness | None
+    reads_apart_s: float | None  # of tokens that come several at once; None: they come one by one
     dropped: tuple[int, ...]  # ids of requests that were given up shortly before: the server may have gone on with them
     without: tuple[Without, ...]  # the greatest saving first; those that save nothing too
     no_replay: str | None  # a clause on why the engine says nothing; None where it does
@@ -145,6 +146,7 @@ class Explanation:
                 "left_by": lost.before.id,
                 "read_since": [each.id for each in lost.since],
             },
+            "reads_apart_s": self.reads_apart_s,
             "given_up_before": list(self.dropped),
             "slower_steps": self.slow and {"factor": self.slow.factor, "steps": self.slow.steps},
             "without": [
@@ -223,6 +225,7 @@ class Explainer:
             begin_s=float(timeline.sched[row]),
             parts=parts,
             slow=self._slowness(float(timeline.arrived[row]), float(np.fmin(timeline.first[row], timeline.end[row]))),
+            reads_apart_s=self.splitter.gaps.reads_apart_s,
             without=without,
             no_replay=reason,
         )

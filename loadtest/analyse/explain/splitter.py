@@ -20,6 +20,7 @@ from loadtest.analyse.explain.timeline import (
     SLOWED,
     Timeline,
     WorkWindow,
+    behind_until,
     held_slots,
     moments,
     prompt_windows,
@@ -30,6 +31,7 @@ from loadtest.analyse.explain.timeline import (
 from loadtest.analyse.run import FloatArray, IntArray, RunData
 from loadtest.analyse.server.alternating_models import LONG_LOAD_S
 from loadtest.analyse.server.queue.slots import Slots
+from loadtest.analyse.server.queue.waits import ADMISSION_ERROR_S, NEVER_SERVED
 from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.server.timing.token_gaps import TokenGaps
 
@@ -55,16 +57,22 @@ class Splitter:
         timeline = self.timeline
         until = timeline.first[row] if math.isfinite(timeline.first[row]) else timeline.end[row]
         lost = self._lost_cache(row)
-        parts = [*self._before(row), *self._load(row)]
-        waited = self._waited(row)
-        won = float(timeline.arrived[row] + waited) if math.isfinite(waited) else float(timeline.arrived[row])
-        if waited > 0:
-            parts.append(self._slot_wait(row, float(waited)))
-        parts += self._at_work(row, won, float(until), lost)
+        parts = self._before(row)
+        if self.run.requests["outcome"].to_numpy()[row] not in NEVER_SERVED:  # who refused it, and when, is not known
+            parts += [*self._load(row), *self._at_server(row, float(until), lost)]
         total = float(until - timeline.sched[row])
         rest = total - sum(part.seconds for part in parts)
         length = float(timeline.last[row] - timeline.first[row])  # nan where no token came
         return Parts(total, (*parts, TimePart(time_parts.REST, rest)), length, self._decode(row), lost)
+
+    def _at_server(self, row: int, until: float, lost: LostCache | None) -> Iterator[TimePart]:
+        arrived, came = float(self.timeline.arrived[row]), behind_until(self.timeline, row)
+        if came > arrived:
+            yield TimePart(time_parts.BEHIND, came - arrived)
+        won = max(arrived + float(np.nan_to_num(self._waited(row))), came)
+        if won > came:
+            yield self._slot_wait(row, came, won)
+        yield from self._at_work(row, won, until, lost)
 
     def _cause(self, row: int, seconds: float, how: str) -> Cause:
         timeline = self.timeline
@@ -123,10 +131,9 @@ class Splitter:
         free = self._unheld(held_slots(self.timeline, low, high, row), low, high)
         return free[0][0] - low if free else high - low
 
-    def _slot_wait(self, row: int, waited: float) -> TimePart:
+    def _slot_wait(self, row: int, low: float, high: float) -> TimePart:
         """Return the wait for a slot, with those who held the slots; a moment that no known one held goes to silent ones."""
         timeline = self.timeline
-        low, high = float(timeline.arrived[row]), float(timeline.arrived[row]) + waited
         holders = held_slots(timeline, low, high, row)
         found = {each.row: min(each.end, high) - max(each.start, low) for each in holders}
         causes = list(self._causes(found, time_parts.SLOT))
@@ -141,7 +148,7 @@ class Splitter:
             np.isfinite(timeline.first), timeline.won > low, timeline.silent & (timeline.end > low)
         )
         ordered = tuple(sorted(causes, key=lambda cause: -cause.seconds))
-        return TimePart(time_parts.SLOT, waited, ordered, inferred, ahead=int(before.sum()))
+        return TimePart(time_parts.SLOT, high - low, ordered, inferred, ahead=int(before.sum()))
 
     def _unheld(self, holders: Sequence[WorkWindow], low: float, high: float) -> list[tuple[float, float]]:
         """Return the pieces of a wait in which fewer requests are known to hold a slot than there are slots."""
@@ -170,7 +177,6 @@ class Splitter:
         """Return what the server did between giving the request a slot and its first token."""
         timeline = self.timeline
         start = float(timeline.read_from[row])
-        known = math.isfinite(start)
         others = prompt_windows(timeline, self.steps, self._near(row, low, high))
         silent = self._silent_prompts(row, low, high)
         mine = (
@@ -181,6 +187,8 @@ class Splitter:
         reading = [
             each._replace(worth=min(self._usual(each.row) / (each.end - each.start), 1.0)) for each in (*others, *mine)
         ]
+        until = start if math.isfinite(start) else high
+        came, low = low, self._could_come(row, low, until, others, silent)
         shares, free = shared_out(low, high, [*reading, *silent], self._slow)
         slower = shares.pop(SLOWED, 0.0)
         if slower <= LEAST_SLOWER_S:
@@ -193,10 +201,34 @@ class Splitter:
         parts += (
             [TimePart(time_parts.SILENT, sum(each.seconds for each in unseen), unseen, inferred=True)] if unseen else []
         )
-        idle = [left for left, _, at_work in moments(low, start if known else high, [*others, *silent]) if not at_work]
-        parts += self._without_prompts(row, idle[0], free) if idle else []
+        idle = [left for left, _, at_work in moments(low, until, [*others, *silent]) if not at_work]
+        parts += self._without_prompts(row, idle[0] if idle else until, free + low - came)
         parts += self._own(row, own, lost)
         return [*parts, TimePart(time_parts.SLOW, slower)] if slower else parts
+
+    def _could_come(
+        self, row: int, low: float, until: float, others: Sequence[WorkWindow], silent: Sequence[WorkWindow]
+    ) -> float:
+        """Return from when on it may have been at the server, in a slot: not before the last step that began without it.
+
+        A server takes in whoever holds a slot before its next step. What was at work before such a step held it up no more.
+        """
+        timeline, error = self.timeline, ADMISSION_ERROR_S
+        if not math.isfinite(timeline.read_from[row]):
+            return low
+        if not timeline.told[row]:  # nor is it known when work on those that left was over
+            error += (self._slow - 1) * float(timeline.first[row] - until)
+            silent = [each._replace(end=until) for each in silent]
+        for left, right, at_work in reversed(list(moments(low, until, [*others, *silent]))):
+            step = 0.0 if at_work else self._step_at(left)[1]
+            if not at_work and right - left > 2 * step + error:
+                return right - step
+        return low
+
+    def _step_at(self, instant: float) -> tuple[int, float]:
+        """Return how many streams decoded just behind an instant, and how long a step of theirs takes: 0 unknown."""
+        decoding = self._in_slots(int(self.gaps.decoding_at(np.array([instant + 1e-9]))[0]))
+        return decoding, float(np.nan_to_num(step_time(self.steps, decoding)))
 
     def _silent_prompts(self, row: int, low: float, high: float) -> list[WorkWindow]:
         """Return when prompts of requests that ended without a token may have been read: while they held a slot."""
@@ -219,9 +251,8 @@ class Splitter:
         """Yield what passed from `low` on while no prompt was read: the step in flight, and a wait that cannot be split."""
         if free < LEAST_S:
             return
-        decoding = self._in_slots(int(self.gaps.decoding_at(np.array([low + 1e-9]))[0]))
-        step = step_time(self.steps, decoding) if decoding else 0.0
-        step = min(free, step if math.isfinite(step) else 0.0)
+        decoding, step = self._step_at(low)
+        step = min(free, step)
         if step >= LEAST_S:
             yield TimePart(time_parts.STEP, step, streams=decoding)
         waited = self.run.column("queue_wait_s")[row]

@@ -17,7 +17,7 @@ import numpy as np
 
 from loadtest.analyse.run import BoolArray, FloatArray, IntArray, RunData
 from loadtest.analyse.server.queue.at_work import arrival
-from loadtest.analyse.server.queue.waits import NEVER_SERVED, left_slot
+from loadtest.analyse.server.queue.waits import ADMISSION_ERROR_S, NEVER_SERVED, left_slot
 from loadtest.analyse.server.timing.step_law import mean_step
 from loadtest.analyse.server.timing.steps import Steps, prompts_hold_up
 from loadtest.records import Outcome
@@ -126,6 +126,20 @@ def prompt_windows(timeline: Timeline, steps: Steps, rows: IntArray) -> list[Wor
         WorkWindow(int(row), float(timeline.read_from[row]), float(timeline.first[row]), float(rate))
         for row, rate in zip(rows[shown], tokens[shown] / reading[shown], strict=True)
     ]
+
+
+def behind_until(timeline: Timeline, row: int) -> float:
+    """Return when the last request was taken in that came after this one and was surely taken in before it.
+
+    Servers take requests in as they come: until then this one had not reached it, or was passed over. Where the server does not
+    say when it read a prompt, only one that was through by then counts, and is no shorter: a short one may overtake a long one.
+    """
+    came, begun = timeline.arrived[row] + ADMISSION_ERROR_S, timeline.read_from[row] - ADMISSION_ERROR_S
+    told = timeline.told & timeline.told[row]
+    later = (timeline.send > came) & (np.where(told, timeline.read_from, timeline.first) < begun)
+    later &= told | (timeline.tokens >= timeline.tokens[row])
+    taken = np.where(np.isfinite(timeline.read_from), timeline.read_from, timeline.send)
+    return float(np.max(taken[later], initial=timeline.arrived[row]))
 
 
 def step_time(steps: Steps, streams: float) -> float:

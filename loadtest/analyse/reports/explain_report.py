@@ -23,6 +23,7 @@ SHORT_NAMES = {
     time_parts.HANDLING: "handling",
     time_parts.LOAD: "model load",
     time_parts.TURN: "model's turn",
+    time_parts.BEHIND: "held back",
     time_parts.SLOT: "slot wait",
     time_parts.WAIT: "queue wait",
     time_parts.PROMPTS: "others' prompts",
@@ -39,7 +40,9 @@ PLAIN_WORDS = {  # of parts that are always said alike
     time_parts.CONNECT: "opening a connection",
     time_parts.HANDLING: "before the server queued it",
     time_parts.TURN: "until its model's turn came: answers of another model, and the load",
-    time_parts.WAIT: "waiting for a slot or a running step: which of the two is not known",
+    time_parts.BEHIND: "until the last request was taken in that came after it: it was held back on its way, or passed over; which is "
+    "not known",
+    time_parts.WAIT: "before its prompt was read: for a slot, for a running step or on its way; which is not known",
     time_parts.SLOW: "longer than such prompts take here, which no request of the run explains",
 }
 
@@ -240,6 +243,11 @@ def notes(found: Explanation) -> Iterator[str]:
         yield (
             f"Until its first token, steps that read no prompt took {number(found.slow.factor)} times as long as usual in this "
             f"run ({counted(found.slow.steps, 'token gap')}): something that no request shows slowed the server, or the way from it, down."
+        )
+    if found.reads_apart_s is not None and found.reads_apart_s >= time_parts.LEAST_S:
+        yield (
+            f"Tokens came several at once, {seconds(found.reads_apart_s)} apart, as behind a proxy that gathers them: each part may be "
+            "off by as much."
         )
     if found.dropped:
         ids = listed([f"#{each}" for each in found.dropped])

@@ -35,6 +35,7 @@ NOT_OURS = ("arrivals", "server")  # a prediction says for which arrivals it is;
 MODELS = (ERLANG, USL, LINE, SEGMENTS)
 CACHED_SHARE = "cached_share.mean"
 CHANCE = 3.0  # standard errors by which mean lengths may differ
+MANY_MORE = 1.25  # times as many requests, from where on a band for the others is another one
 EXPENDABLE = ("Winkler", *reversed(MODELS), "case")
 
 
@@ -77,7 +78,7 @@ def score(document: Document, analysis: Analysis, before: str | None = None) -> 
             said.append(f"{level['label']}: not scored: {why}.")
         else:
             for load in loads:
-                found, notes = _scored(load, analysis, level)
+                found, notes = _scored(document, load, analysis, level)
                 figures += found
                 said += notes
     measured = {(level["concurrency"], level["rate"]) for level in analysis.levels}
@@ -101,8 +102,11 @@ def _may_be_compared(document: Document, analysis: Analysis) -> tuple[list[str],
     if refused:
         return [f"Not scored: the run differs from the one predicted from in {', '.join(refused)}."], []
     urls = [document.run.get("url"), run.fact("target", "url")]
+    drivers = [document.run.get("driver"), run.facts.get("driver")]
     if servers[0] != servers[1]:
         notes.append(f"Differs: server ({' → '.join(servers)}).")
+    if all(drivers) and drivers[0] != drivers[1]:
+        notes.append(f"Differs: driver ({' → '.join(map(str, drivers))}).")
     if all(urls) and urls[0] != urls[1]:
         notes.append(f"Differs: url ({' → '.join(map(str, urls))}): a prediction is for one machine.")
     return [], notes
@@ -190,7 +194,9 @@ def _case_name(load: PredictedLoad, case: Case) -> str:
     return f"{load.label}{f' ({case.name})' if len(load.cases) > 1 else ''}"
 
 
-def _scored(load: PredictedLoad, analysis: Analysis, level: LevelData) -> tuple[list[ScoredFigure], list[str]]:
+def _scored(
+    document: Document, load: PredictedLoad, analysis: Analysis, level: LevelData
+) -> tuple[list[ScoredFigure], list[str]]:
     """Score the cases of a load that the run's slots allow; say which they do not."""
     slots = analysis.known_slots
     found: list[ScoredFigure] = []
@@ -201,6 +207,7 @@ def _scored(load: PredictedLoad, analysis: Analysis, level: LevelData) -> tuple[
             notes.append(f"{_case_name(load, case)}: not scored: predicted {said}, and the server has {slots}.")
             continue
         found += score_case(load.label, case, load.textbook, level)
+        notes += _other_amounts(document, load, case, level)
         notes += _cached_share(load, case, level)
         if case.grows:
             notes.append(
@@ -215,6 +222,25 @@ def _scored(load: PredictedLoad, analysis: Analysis, level: LevelData) -> tuple[
     if found and left:
         notes.append(f"{level['label']}: too few requests, or none, show {listed(left)}: not scored.")
     return found, notes
+
+
+def _other_amounts(document: Document, load: PredictedLoad, case: Case, level: LevelData) -> list[str]:
+    """Say that a level had other numbers of requests, or of warm-ups, than the run of which its figures were said."""
+    name, sent = _case_name(load, case), level["requests"]
+    notes = []
+    if case.requests and not 1 / MANY_MORE <= sent / case.requests <= MANY_MORE:
+        notes.append(
+            f"{name}: {counted(sent, 'request')} measured, and the prediction is for {case.requests}: its bands are for so many."
+        )
+    said, had = document.run.get("warmup"), level["warmup_requests"] > 0
+    if load.concurrency is not None and said is not None and said != had:
+        told = (
+            "no warm-up, and the prediction is for a run with it"
+            if said
+            else "a warm-up, and the prediction is for none"
+        )
+        notes.append(f"{name}: measured with {told}.")
+    return notes
 
 
 def _cached_share(load: PredictedLoad, case: Case, level: Mapping[str, Any]) -> list[str]:

@@ -414,3 +414,19 @@ def test_another_machine_or_version_is_named_beside_the_score(tmp_path: Path) ->
     assert found.figures
     assert found.said[0] == "Differs: server (ollama 0.24.0 → ollama 0.33.0)."
     assert found.said[1].endswith("→ http://10.0.0.2:11434): a prediction is for one machine.")
+
+
+def test_another_number_of_requests_warm_up_or_driver_is_named_beside_the_score(tmp_path: Path) -> None:
+    """Bands for runs of 60 requests were held against one of 240, driven by Locust, without a word."""
+    fit = measured(tmp_path / "fit", (1, 2, 4, 8))
+    document = parse_document(predicted(fit, concurrencies=(6,)).to_bytes(), "prediction.json")
+    more = play(TRUTH, [Load(users=6, requests=240)], slots=5, seed=7)
+    cold = [dataclasses.replace(each, warmup=False) for each in more.records]
+    other = made_runs.write(tmp_path / "other", cold, more.levels, driver="locust")
+    found = score_report.score(document, analyse(other))
+    assert found.figures
+    assert found.said == (
+        "Differs: driver (asyncio → locust).",
+        "6 streams: 246 requests measured, and the prediction is for 60: its bands are for so many.",
+        "6 streams: measured with no warm-up, and the prediction is for a run with it.",
+    )

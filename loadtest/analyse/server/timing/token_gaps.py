@@ -66,6 +66,12 @@ class TokenGaps:
         return bool(len(self.left)) and float((self.right - self.left < self.step_s / 2).mean()) > MOST_GATHERED
 
     @property
+    def reads_apart_s(self) -> float | None:
+        """How far apart reads are where tokens come several at once; None where they come one by one."""
+        apart = self.right - self.left
+        return float(np.median(apart[apart >= self.step_s / 2])) if self.gathered else None
+
+    @property
     def around_held(self) -> BoolArray:
         """Mark the held gaps and the one on each side of them in the same stream.
 

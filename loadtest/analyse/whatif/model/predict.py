@@ -105,6 +105,7 @@ class Prediction:
     rate: float | None
     slots: int | None  # None: no limit
     requests: int  # how many simulated requests the figures are made from
+    a_run: int  # how many of them each repetition has, and so a run of which the figures are said
     figures: Figures
     bands: dict[str, Interval]
     extrapolates: str | None  # a clause that says on which streams or slots, never measured, the prediction rests
@@ -329,6 +330,7 @@ class ServerModel:
             rate=load.rate,
             slots=load.slots,
             requests=requests * len(played),
+            a_run=requests,
             figures={
                 key: middle([one[key] for one in played], share=key == SHARE)
                 for key in played[0]

@@ -46,6 +46,7 @@ def as_measured(level: Mapping[str, Any], slots: int | None) -> Prediction:
         rate=None,
         slots=slots,
         requests=int(level["requests"]),
+        a_run=int(level["requests"]),
         figures={key: math.nan if value is None else float(value) for key, value in figures.items()},
         bands={key: (float(ends[0]), float(ends[1])) for key, ends in intervals.items() if ends},
         extrapolates=None,

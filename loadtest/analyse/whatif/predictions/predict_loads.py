@@ -169,6 +169,8 @@ def _document_of(
             "folder": run.path.resolve().name,
             "started": run.facts.get("started"),
             "url": run.fact("target", "url"),
+            "driver": run.facts.get("driver"),
+            "warmup": model.pattern.warmup,
             "sha256": RunFolder(run.path).digest(),
             "facts": facts,
             "simulated": run.simulated,

@@ -39,12 +39,14 @@ class Case:
     bands: dict[str, Interval]  # by the keys of `figures`: in 95 of 100 cases one more run lies there
     extrapolates: str | None = None
     grows: bool = False
+    requests: int | None = None  # measured ones of a run of which the figures are said; None: the file is older
 
     @classmethod
     def of(cls, name: str, said: Prediction) -> Self:
         """Take from a prediction the figures that have a band."""
         known = {key: said.figures[key] for key in said.bands if math.isfinite(said.figures[key])}
-        return cls(name, said.slots, known, {key: said.bands[key] for key in known}, said.extrapolates, said.grows)
+        bands = {key: said.bands[key] for key in known}
+        return cls(name, said.slots, known, bands, said.extrapolates, said.grows, said.a_run)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +157,7 @@ def _load(found: Mapping[str, Any]) -> PredictedLoad:
                 {name: (low, high) for name, (low, high) in case["bands"].items()},
                 case["extrapolates"],
                 case["grows"],
+                case.get("requests"),
             )
             for case in found["cases"]
         ),
