@@ -13,7 +13,7 @@ import dataclasses
 import os
 import re
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, Self
 
@@ -27,7 +27,6 @@ from loadtest.urls import default_url, origin, parse_url
 PROXY_PORT = 3128  # of the examples in sentences
 SOCKS = ("socks5", "socks5h")  # one and the same here: the proxy resolves the server's name
 SOCKS_PORT = 1080  # where the URL of a SOCKS proxy names none
-MOST_REFUSAL = 1 << 16  # bytes of a refusal that are read for the proxy's own words
 VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -324,51 +323,8 @@ def authority(place: Place, usual: int | None = None) -> str:
     return name if port == usual else f"{name}:{port}"
 
 
-class Tunnel:
-    """Reads a proxy's answer to CONNECT. Once `feed` has returned True it is open, or `refused` says why not."""
-
-    __slots__ = ("_proxy", "_read", "_words", "refused")
-
-    def __init__(self, proxy: Proxy, words: Callable[[int, bytes], str]) -> None:
-        """`words` gives what an answer with a status and a body says."""
-        self._proxy, self._words = proxy, words
-        self._read = b""
-        self.refused: str | None = None
-
-    def feed(self, data: bytes) -> bool:
-        """Take what was read, b"" at the connection's end; return whether nothing more is to be read."""
-        self._read += data
-        head, ended, body = self._read.partition(b"\r\n\r\n")
-        more = bool(data) and len(self._read) < MOST_REFUSAL
-        if not ended:
-            if not more:
-                self.refused = f"the proxy {self._proxy} does not answer CONNECT as HTTP"
-            return not more
-        first, *lines = head.split(b"\r\n")
-        parts = first.split(None, 2)
-        status = int(parts[1]) if len(parts) > 1 and parts[0].startswith(b"HTTP/") and parts[1].isdigit() else 0
-        if 200 <= status < 300:
-            return True
-        if status and more and len(body) < _length(lines):
-            return False
-        needs = f"; {to_log_in(given=bool(self._proxy.head))}" if status == 407 else ""
-        reason = parts[2].decode("latin-1") if len(parts) > 2 else ""
-        words = self._words(status, body) if body.strip() else reason
-        self.refused = f"the proxy {self._proxy} refuses CONNECT with status {status} ({words}){needs}"
-        return True
-
-
 def to_log_in(*, given: bool) -> str:
     """Return what to do about a proxy that asks for user and password, or does not accept those `given`."""
     if given:
         return "the user and password in --proxy are not accepted, or it takes no Basic auth"
     return "write USER:PASSWORD@ before its host in --proxy"
-
-
-def _length(lines: list[bytes]) -> int:
-    """Return how long a refusal's body is by its head; without a length it lasts until the connection ends."""
-    for line in lines:
-        name, _, value = line.partition(b":")
-        if name.strip().lower() == b"content-length" and value.strip().isdigit():
-            return min(int(value), MOST_REFUSAL)
-    return MOST_REFUSAL

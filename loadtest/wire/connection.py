@@ -116,7 +116,7 @@ class Connection:
                 return True
             self._out = b"" if taken == len(self._out) else memoryview(self._out)[taken:]
         if before and self.received is not None and not self._sent:
-            self.received.sent(before, now())
+            self.received.sent(self._began, before, now())
             self._sent = True
         return True
 

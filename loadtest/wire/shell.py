@@ -11,7 +11,7 @@ from typing import Any, Self
 import httpx
 
 from loadtest.metrics import NS_PER_S
-from loadtest.reach import MOST_REFUSAL, Proxy, trust
+from loadtest.reach import Proxy, trust
 from loadtest.scenario import Scenario
 from loadtest.wire.clock import now
 from loadtest.wire.connecting.address import (
@@ -24,7 +24,7 @@ from loadtest.wire.connecting.address import (
     connect_error,
     open_socket,
 )
-from loadtest.wire.connecting.hops import Hop, hop_to
+from loadtest.wire.connecting.hops import MOST_REFUSAL, Hop, hop_to
 from loadtest.wire.connection import Connection, Pool
 from loadtest.wire.order import HungUpError, Order, Timeouts
 

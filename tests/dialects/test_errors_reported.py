@@ -21,6 +21,58 @@ def test_an_error_says_what_it_says(name: str) -> None:
     assert http_sentence(status, b"\xef\xbb\xbf" + sent, httpx.Headers(headers)) == said
 
 
+CHARSETS = {
+    "utf-16": "Das Modell lädt noch",
+    "utf-16-le": "Das Modell lädt noch",
+    "iso-8859-1": "Das Modell lädt noch",
+    "gbk": "模型不存在",
+    "shift_jis": "モデルが見つかりません",
+    "iso-2022-jp": "モデルが見つかりません",
+    "windows-1251": "Модель не найдена",
+}
+IN_FRAMES = {
+    '{{"error": {{"message": "{}"}}}}': "{}",
+    "{}": "{}",
+    'data: {{"error": "{}"}}\n\n': "{}",
+    "<html><title>{}</title>": "HTTP 500 with a web page, titled '{}'",
+    "<Error><Message>{}</Message></Error>": "HTTP 500: '{}'",
+}
+
+
+@pytest.mark.parametrize("frame", IN_FRAMES)
+@pytest.mark.parametrize("charset", CHARSETS)
+def test_an_error_is_read_in_the_charset_that_its_content_type_names(charset: str, frame: str) -> None:
+    said, words = {"Content-Type": f"text/x; Charset={charset}"}, CHARSETS[charset]
+    expected = IN_FRAMES[frame].format(words)
+    assert http_sentence(500, frame.format(words).encode(charset), said) == expected
+    assert http_sentence(500, frame.format(words).encode(), said) == expected  # some servers name one and send UTF-8
+
+
+@pytest.mark.parametrize(
+    ("page", "charset", "title"),
+    [
+        ('<html><meta charset="gbk"><title>模型不存在</title>', "gbk", "模型不存在"),
+        ("<html><meta content='text/html; charset=GB2312'><title>模型不存在</title>", "gbk", "模型不存在"),
+        ("<?xml version='1.0' encoding='iso-8859-1'?><html><title>lädt</title>", "latin-1", "lädt"),
+        ("<html><title>lädt</title>", "utf-16", "lädt"),
+        *(
+            (f"<html><meta charset={name}><title>lädt</title>", "latin-1", "l\ufffddt")
+            for name in ("hex", "idna", "none")
+        ),
+    ],
+)
+def test_a_page_is_read_in_the_charset_that_it_names(page: str, charset: str, title: str) -> None:
+    assert not_a_stream(page.encode(charset)) == f"the answer is a web page, titled '{title}'"
+    assert http_sentence(502, page.encode(charset)) == f"HTTP 502 with a web page, titled '{title}'"
+
+
+def test_a_key_is_hidden_in_any_charset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-0123456789")
+    for charset in ("utf-16", "utf-16-be"):
+        body = "no: Bearer sk-0123456789".encode(charset)
+        assert http_sentence(401, body, {"content-type": f"a; charset={charset}"}) == "no: Bearer <OPENAI_API_KEY>"
+
+
 @pytest.mark.parametrize("name", ALIKE)
 def test_one_cause_has_one_sentence(name: str) -> None:
     *both, said = ALIKE[name]

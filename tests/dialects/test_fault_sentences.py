@@ -32,7 +32,7 @@ from loadtest.text import join_text, shown
             "HTTP 503 with a web page, titled 'ERROR: No': 'Connection to ::1 failed.'",
         ),
         (502, b"<html><title></title><p>x", "HTTP 502 with a web page without a title"),
-        (500, b"\xff\xfe", "HTTP 500 with a body that is no text (2 bytes)"),
+        (500, b"\xfe\xfd", "HTTP 500 with a body that is no text (2 bytes)"),
         (500, b"{}", "{}"),
         (
             400,

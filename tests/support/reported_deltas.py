@@ -355,6 +355,9 @@ TEXTS = {
         CHAT, ndjson({"status": "loading model"}, message("a"), message("b"), message("c"), last())
     ),
     "ollama: a whole answer of /v1 (oai2ollama#6)": Stream(CHAT, json.dumps(WHOLE), odd=("another API",)),
+    "ollama: a whole answer of /v1, and its message once more": Stream(
+        CHAT, json.dumps({"message": {"role": "assistant", "content": "abc"}, **WHOLE}), odd=("another API",)
+    ),
     "ollama: thinking in generate": Stream(
         GENERATE,
         ndjson(

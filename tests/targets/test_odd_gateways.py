@@ -170,3 +170,12 @@ def test_a_login_of_the_network(loadtest: Call) -> None:
     with made({}, default=page) as server:
         _, _, err = loadtest("check", server.url)
     assert "The network wants you to log in first" in err
+
+
+def test_a_list_behind_a_login_is_said_to_be_so_where_the_server_is_known(loadtest: Call) -> None:
+    login = moved("https://sso.example.org/login?next=x", 302)
+    ollama = {"/api/version": {"version": "0.24.0"}, "/": (200, {}, b"Ollama is running"), "/api/tags": login}
+    for routes, api in ((ollama, "auto"), ({"/v1/models": login}, "openai")):
+        with made(routes) as server:
+            _, out, _ = loadtest("check", server.url, "--api", api)
+        assert "status 302 to https://sso.example.org/login?…, where people log in" in " ".join(out.split())

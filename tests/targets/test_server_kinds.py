@@ -156,7 +156,7 @@ def test_an_ollama_that_shows_its_api_alone_is_measured_by_word_of_the_user() ->
         (
             {},
             refuse(302, Location="https://sso.example.org/oauth2/start?rd=/v1/models"),
-            "It leads to where people log in: name the variable that holds a key with --key-env",
+            "To be let in, name the variable that holds a key with --key-env",
         ),
         (
             {"/v1/models": refuse(301, Location="https://gpu.example.org/llm/v1/models")},

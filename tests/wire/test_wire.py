@@ -12,7 +12,7 @@ from support.wire_client import KINDS, ask
 from support.wire_server import CHUNKED, LAST, STREAM, Peer, answer, chunk, say, serving
 
 from loadtest import __version__
-from loadtest.wire import Order, Posts, Received, SyncWire
+from loadtest.wire import Order, Posts, Received, SyncWire, WallClock
 from loadtest.wire.connecting.address import Addresses, Origin
 
 
@@ -200,6 +200,22 @@ def test_an_answer_before_the_request_was_taken_is_an_answer(kind: str, hangs_up
         assert one.error is None
         assert (one.received.status, one.received.body()) == (413, b"too large")
     assert server.connections == 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_answer_that_begins_before_the_request_is_sent_accuses_no_clock(kind: str) -> None:
+    def handler(peer: Peer) -> None:
+        peer.sock.recv(1, socket.MSG_PEEK)
+        peer.send(b"HTTP/1.1 413 Too Large\r\n\r\ntoo ")
+        peer.request()
+        peer.send(b"large")
+
+    with serving(handler) as server:
+        (got,) = ask(kind, httpx.Request("POST", server.url, content=b"x" * 12_000_000))
+    reads = got.received.reads(WallClock())
+    assert (got.received.status, reads.body) == (413, b"too large")
+    assert got.received.early_ns == 0
+    assert got.received.t_send == got.received.t_headers
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_CORK"), reason="only Linux holds an answer back for its end")

@@ -266,15 +266,15 @@ def stamp(wall_ns: int) -> Ancillary:
 
 @pytest.mark.parametrize(
     ("first", "t_send", "early"),
-    [(60, 50, 0), (50, 50, 0), (49, 20, 0), (20, 20, 0), (15, 15, 5)],
-    ids=["after", "with", "between", "with the earlier", "before"],
+    [(60, 50, 0), (50, 50, 0), (49, 20, 0), (20, 20, 0), (15, 15, 0), (5, 5, 5)],
+    ids=["after", "with", "between", "with the earlier", "before the last call", "before the first"],
 )
 def test_an_answer_that_arrived_before_the_send_returned(first: int, t_send: int, early: int) -> None:
     wall = WallClock()
     offset, base = wall._offsets[-1], wall._at[-1]
     received = Received()
-    received.t_connect = base + 18
-    received.sent(base + 20, base + 50)
+    received.t_connect = base + 8
+    received.sent(base + 10, base + 20, base + 50)
     assert (received.t_send, received.send_ns) == (base + 50, 30)
     received.add(CHUNKED + TOKEN, stamp(base + first + offset), base + 70)
     received.add(LAST, stamp(base + 65 + offset), base + 80)
@@ -282,6 +282,7 @@ def test_an_answer_that_arrived_before_the_send_returned(first: int, t_send: int
         reads = received.reads(wall)
         assert received.t_send == base + t_send
         assert received.early_ns == early
+        assert received.send_ns == max(30, 50 - t_send)
         instants = [received.t_connect, received.t_send, received.t_headers, *reads.t, received.t_end, received.t_over]
         assert instants == sorted(instants)  # type: ignore[type-var]
 

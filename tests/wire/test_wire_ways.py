@@ -59,6 +59,50 @@ def test_https_goes_through_a_tunnel_which_is_kept(kind: str, certificate: Path)
     assert b"POST" not in b"".join(proxy.seen)
 
 
+WHO = b"HTTP/1.1 407 Who?\r\n"
+REFUSALS = {
+    "its words": (WHO + b"Content-Length: 3\r\n\r\nno!", "407 (no!); write USER:PASSWORD@"),
+    "chunks": (WHO + b"Transfer-Encoding: chunked\r\n\r\n3\r\nno!\r\n0\r\n\r\n", "407 (no!); write USER:PASSWORD@"),
+    "a reason alone": (WHO + b"Content-Length: 0\r\n\r\n", "407 (Who?); write USER:PASSWORD@"),
+    "line feeds": (b"HTTP/1.0 403 \x1b]0;x\nContent-Length: 0\n\n", r"403 (\x1b]0;x)"),
+    "interim answers": (
+        b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + WHO + b"Content-Length: 0\r\n\r\n",
+        "407 (Who?)",
+    ),
+    "another charset": (
+        b"HTTP/1.1 403 No\r\nContent-Type: text/x; charset=gbk\r\nContent-Length: 8\r\n\r\n" + "禁止访问".encode("gbk"),
+        "403 (禁止访问)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+@pytest.mark.parametrize("kind", WAITERS)
+def test_a_proxy_that_refuses_a_tunnel_and_keeps_the_connection(kind: str, name: str) -> None:
+    said, expected = REFUSALS[name]
+
+    def handler(peer: Peer) -> None:
+        peer.request()
+        peer.send(said)
+        assert peer.closed_by_client()
+
+    with serving(handler) as proxy:
+        (got,) = ask(kind, httpx.Request("GET", "https://gpu.example"), **by(proxy.url))
+    assert f"the proxy {proxy.url} refuses CONNECT with status {expected}" in str(got.error)
+
+
+@pytest.mark.parametrize("kind", WAITERS)
+def test_a_tunnel_opens_behind_an_interim_answer(kind: str) -> None:
+    def handler(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n")
+        assert peer.sock.recv(2) == b"\x16\x03"  # our TLS begins
+
+    with serving(handler) as proxy:
+        (got,) = ask(kind, httpx.Request("GET", "https://gpu.example"), **by(proxy.url))
+    assert "CONNECT" not in str(got.error)
+
+
 @pytest.mark.parametrize("kind", WAITERS)
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_proxy_may_speak_https_itself(kind: str, scheme: str, certificate: Path) -> None:

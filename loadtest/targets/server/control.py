@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from loadtest import credentials, reach
-from loadtest.dialects.answers.errors.error_headers import bare_location, other_slash
+from loadtest.dialects.answers.errors.error_headers import bare_location, leads_to_login, other_slash
 from loadtest.dialects.answers.errors.error_rows import error_in_envelope, error_in_row
 from loadtest.dialects.answers.errors.server_errors import http_sentence, not_a_stream, shorten
 from loadtest.dialects.answers.lines.lenient_json import parse_json
@@ -80,6 +80,8 @@ class ControlAnswer:
         kind = shown((self.header("content-type") or "").partition(";")[0].strip().lower())
         if not self.ok:
             there = f" to {shown(bare_location(place))[:200]}" if (place := self.header("location")) else ""
+            if place and leads_to_login(place):
+                there += ", where people log in"
             said = None if place else self.headers
             words = http_sentence(self.status, self.body, said) if _WORDY.search(kind) and self.body else ""
             words = re.sub(rf"^HTTP {self.status}(?:: | with |, in )", "", words)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 
-from loadtest.dialects.answers.errors.server_errors import http_sentence
-from loadtest.reach import Place, Proxy, Tunnel
-from loadtest.wire.connecting.tls import Tls
+import httpx
 
+from loadtest.dialects.answers.errors.server_errors import http_sentence, shorten
+from loadtest.reach import Place, Proxy, to_log_in
+from loadtest.wire.connecting.tls import Tls
+from loadtest.wire.receiving.parser import AnswerParser
+
+MOST_REFUSAL = 1 << 16  # bytes of a refusal that are read for the proxy's own words
 _VERSION, _OF_LOGIN = 5, 1
 _CONNECT, _IPV4, _NAME, _IPV6 = 1, 1, 3, 4
 _OPEN, _LOGIN = 0, 2
@@ -50,12 +54,13 @@ class Hop:
 class HttpHop(Hop):
     """The way through an HTTP proxy."""
 
-    __slots__ = ("_connect", "_tunnel")
+    __slots__ = ("_answer", "_body", "_connect", "_proxy")
 
     def __init__(self, proxy: Proxy, place: Place) -> None:
         super().__init__(None if proxy.context is None else Tls(proxy.context, proxy.place[1]))
-        self._tunnel = Tunnel(proxy, http_sentence) if place[0] == "https" else None
-        self._connect = proxy.connect(place)
+        self._proxy = proxy
+        self._connect = proxy.connect(place) if place[0] == "https" else None  # to an http server no tunnel is needed
+        self._answer, self._body = AnswerParser(), b""
         if self.tls is None:
             self._ask()
 
@@ -71,14 +76,24 @@ class HttpHop(Hop):
             if data and not plain and not self.tls.closed:
                 return  # part of a record, or nothing for us
             data = plain
-        assert self._tunnel is not None, "nothing is read once it is over"
-        self.over = self._tunnel.feed(data)
-        if self._tunnel.refused is not None:
-            raise OSError(self._tunnel.refused)
+        self._body += self._answer.feed(data)
+        status = self._answer.status or 0
+        self.over = 200 <= status < 300  # such an answer has no body, whatever it says of one
+        if not self.over and (not data or self._answer.over or len(self._body) >= MOST_REFUSAL):
+            raise OSError(self._refusal(status))
+
+    def _refusal(self, status: int) -> str:
+        if not status:
+            return f"the proxy {self._proxy} does not answer CONNECT as HTTP"
+        words = shorten(self._answer.reason.decode("latin-1"), 120)
+        if self._body.strip():
+            words = http_sentence(status, self._body, httpx.Headers(self._answer.headers))
+        needs = f"; {to_log_in(given=bool(self._proxy.head))}" if status == 407 else ""
+        return f"the proxy {self._proxy} refuses CONNECT with status {status} ({words}){needs}"
 
     def _ask(self) -> None:
-        """Ask for the tunnel; to an http server none is needed."""
-        if self._tunnel is None:
+        """Ask for the tunnel where one is needed."""
+        if self._connect is None:
             self.over = True
         elif self.tls is None:
             self._out = self._connect

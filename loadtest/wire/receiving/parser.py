@@ -59,11 +59,13 @@ class AnswerParser:
         "length",
         "over",
         "packed",
+        "reason",
         "status",
     )
 
     def __init__(self) -> None:
         self.status: int | None = None
+        self.reason = b""  # the words behind the status
         self.headers: list[tuple[bytes, bytes]] = []
         self.headers_done = False
         self.over = False  # nothing more is parsed: complete, or an error
@@ -243,6 +245,7 @@ class AnswerParser:
             return
         if 100 <= status < 200:
             return
+        self.reason = first[found.end() :].strip()
         headers = _headers_of(lines)
         if isinstance(headers, str) or b"\0" in head:
             self._fail(headers if isinstance(headers, str) else "a header holds a zero byte")

@@ -76,8 +76,12 @@ class Received:
         self.t_end: int | None = None  # the arrival of the end mark, else of the finish_reason, else of the last byte
         # when the end was known: from then on the connection carries the next request, or it is closed
         self.t_over: int | None = None
-        self.send_ns: int | None = None  # from before to after the last send(2): t_send is known this exactly
-        self.early_ns = 0  # by how much the answer's first stamp lies before even the start of that send
+        self.send_ns: int | None = (
+            None  # t_send is known this exactly: from before to after the last send(2), as a rule
+        )
+        self.early_ns = (
+            0  # by how much the answer's first stamp lies before even the request's first byte was to be sent
+        )
         self.ended = False  # nothing more will come: complete, cut off, or given up
         self.failure: str | None = None  # why the answer is incomplete, one sentence
         self.broke_off = False  # the connection ended before the answer's framing did, be its end marked or not
@@ -101,7 +105,7 @@ class Received:
         # Those bytes without what may be text: a read that ends so waits unless a needle is in it. With () none waits.
         self._behind_text: bytes | tuple[()] = ()
         self._quiet_ns = 0  # an answer is over when so long after its finish_reason no data came
-        self._sent: tuple[int, int] | None = None
+        self._sent: tuple[int, int, int] | None = None
         self._headers_at: int | None = None
         self._end_at: int | None = None
         self._content_at: int | None = None  # index of the latest read known to hold content: see content_seen
@@ -183,10 +187,13 @@ class Received:
             return self.last_read
         return None if self._content_at is None else self._handled[self._content_at]
 
-    def sent(self, before: int, after: int) -> None:
-        """Take the instants before and after the call that sent the request's last byte."""
+    def sent(self, began: int, before: int, after: int) -> None:
+        """Take when sending began, and the instants before and after the call that sent the request's last byte.
+
+        A long request takes several calls, and a server that refuses it may answer before the last.
+        """
         if self.t_send is None:
-            self.t_send, self._sent, self.send_ns = after, (before, after), after - before
+            self.t_send, self._sent, self.send_ns = after, (began, before, after), after - before
         else:
             self.t_resent = after
 
@@ -331,12 +338,17 @@ class Received:
         return bytes(self._body)
 
     def _decide_send(self, first: int) -> None:
-        """Decide when the request was sent: never after the answer's first stamp, for send(2) may return 7 ms late."""
+        """Decide when the request was sent: never after the answer's first stamp, for send(2) may return 7 ms late.
+
+        An answer that began before the last call leaves open which bytes the server waited for.
+        """
         if self._sent is None:
             return
-        before, after = self._sent
-        self.early_ns = max(before - first, 0)
+        began, before, after = self._sent
+        self.early_ns = max(began - first, 0)
         self.t_send = after if first >= after else min(before, first)
+        if first < before:
+            self.send_ns = after - first
         if self.t_connect is not None and self.t_resent is None:
             self.t_connect = min(self.t_connect, self.t_send)
 

@@ -111,7 +111,7 @@ def redirect_advice(asked: str, location: str, path: str) -> str:
         location = urljoin(asked, location)
     location = bare_location(location)
     if leads_to_login(location):
-        return f"It leads to where people log in: {LOG_IN}."
+        return f"To be let in, {LOG_IN}."
     base = location.removesuffix(path)
     there = "the URL of the server that they lead to"
     if base != location and "://" in base:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import html
 import re
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -113,6 +115,28 @@ def _with_more(said: str, error: dict[str, Any], name: str, depth: int) -> str:
 LONGEST_PAGE = 65536  # bytes that are looked at
 LONGEST_XML = 2400
 
+_MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+_CHARSET = re.compile(r"\b(?:charset|encoding)\s*=\s*[\"']?([\w.:-]+)", re.IGNORECASE)
+_NOT_UTF8 = frozenset("\0\x1b\ufffd")  # in text that was read as UTF-8: signs of UTF-16, of ISO-2022, and of any other
+
+
+def in_utf8(body: bytes, kind: str = "") -> bytes:
+    """Return an error's body in UTF-8: its charset is said by its byte order mark, its content type `kind` or its markup.
+
+    What is UTF-8 stays so, whatever is said. Of a body in another charset no more is kept than is looked at of a page.
+    """
+    begin = body[:LONGEST_PAGE]
+    charset = next((name for mark, name in _MARKS.items() if body.startswith(mark)), "utf-8")
+    if charset == "utf-8" and not _NOT_UTF8.isdisjoint(begin.decode(errors="replace")):
+        markup = begin[:1000].decode("latin-1") if begin.lstrip().startswith(b"<") else ""
+        said = _CHARSET.search(kind) or _CHARSET.search(markup)
+        charset = "utf-8" if said is None else said[1]
+    with suppress(LookupError, UnicodeError):  # no charset has that name
+        if codecs.lookup(charset).name != "utf-8":
+            body = begin.decode(charset, errors="replace").encode(errors="replace")
+    return body.removeprefix(codecs.BOM_UTF8)
+
+
 _MARKUP = re.compile(r"<(?:!doctype\s+html|html|head|body|title|center|div|pre|h[1-3])\b", re.IGNORECASE)
 _TAG = re.compile(r"<[^<>]*>")
 _TITLES = tuple(  # the first that says something is the page's title
@@ -131,8 +155,8 @@ def page_words(body: bytes) -> tuple[str, str] | None:
 
     A title that says no more than "Error" gives way to the first heading or text of the page.
     """
-    text = body[:LONGEST_PAGE].decode(errors="replace")
-    if not text.lstrip("\ufeff \t\r\n").startswith("<") or not _MARKUP.search(text[:2000]):
+    text = in_utf8(body[:LONGEST_PAGE]).decode(errors="replace")
+    if not text.lstrip(" \t\r\n").startswith("<") or not _MARKUP.search(text[:2000]):
         return None
     found = list(filter(None, (_inside(text, opening, closing) for opening, closing in _TITLES)))
     title = next((one for one in found if not _SAYS_NOTHING.fullmatch(one)), found[0] if found else "")
@@ -153,7 +177,7 @@ def _bare(markup: str) -> str:
 
 def words_of_xml(body: bytes) -> str | None:
     """Return the message in an error as XML, as object stores and API gateways send it; None where the body is none."""
-    text = body[:LONGEST_XML].decode(errors="replace")
+    text = in_utf8(body[:LONGEST_XML]).decode(errors="replace")
     if not text.lstrip().startswith("<") or (found := _XML_WORDS.search(text)) is None:
         return None
     return html.unescape(found[1]).strip()

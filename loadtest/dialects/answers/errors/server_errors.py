@@ -15,7 +15,14 @@ from loadtest.dialects.answers.errors.error_headers import (
     url_to_give,
     when_to_retry,
 )
-from loadtest.dialects.answers.errors.error_words import LONGEST_PAGE, compact, page_words, words_in, words_of_xml
+from loadtest.dialects.answers.errors.error_words import (
+    LONGEST_PAGE,
+    compact,
+    in_utf8,
+    page_words,
+    words_in,
+    words_of_xml,
+)
 from loadtest.dialects.answers.lines.lenient_json import parse_json
 from loadtest.text import join_text, shown
 
@@ -157,7 +164,8 @@ def http_sentence(status: int, body: bytes, headers: Mapping[str, str] | None = 
     """
     said = {name.lower(): value for name, value in (headers or {}).items()}
     packed = said.get("content-encoding", "").strip().lower()
-    body = body.removeprefix(b"\xef\xbb\xbf")
+    if packed in ("", "identity", "none") and not body.startswith(_PACKED):
+        body = in_utf8(body, said.get("content-type", ""))
     begin = f"HTTP {status}"
     if packed not in ("", "identity", "none") and body and not _is_text(body):
         text = f"{begin}, in an answer that the server compressed ({shorten(packed, 40)})"

@@ -39,7 +39,7 @@ class OllamaRows(Rows):
         done = row.get("done")
         if done is False or ends.is_flag(done):
             return True
-        if "type" in row:
+        if "type" in row or row.get("choices"):
             return False
         return isinstance(row.get("message"), dict) or ("response" in row and not isinstance(row["response"], dict))
 
