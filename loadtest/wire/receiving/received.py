@@ -76,12 +76,8 @@ class Received:
         self.t_end: int | None = None  # the arrival of the end mark, else of the finish_reason, else of the last byte
         # when the end was known: from then on the connection carries the next request, or it is closed
         self.t_over: int | None = None
-        self.send_ns: int | None = (
-            None  # t_send is known this exactly: from before to after the last send(2), as a rule
-        )
-        self.early_ns = (
-            0  # by how much the answer's first stamp lies before even the request's first byte was to be sent
-        )
+        self.send_ns: int | None = None  # t_send is known this exactly: as a rule as long as the last send(2) took
+        self.early_ns = 0  # by how much the answer's first stamp lies before the request's first byte was sent
         self.ended = False  # nothing more will come: complete, cut off, or given up
         self.failure: str | None = None  # why the answer is incomplete, one sentence
         self.broke_off = False  # the connection ended before the answer's framing did, be its end marked or not
