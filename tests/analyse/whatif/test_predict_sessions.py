@@ -70,6 +70,16 @@ def test_people_not_tried_are_predicted_with_their_sessions_and_the_cache(two_sl
 
 
 @pytest.mark.usefixtures("short_predictions")
+def test_a_rate_after_conversations_is_one_case_and_said_to_be_of_single_requests(tmp_path: Path) -> None:
+    """Two cases of the same figures, with a host cache and without, and not a word on the conversations."""
+    talk = talked(tmp_path / "run", 2, 4, slots=4, host=HostCache(1200), server={"kind": "llama.cpp", "slots_said": 4})
+    run, facts = talk.run, comparable.asked_facts(talk.run)
+    found = predict_loads(run, talk.slots, talk.steps, talk.summary["levels"], facts, rates=(0.2,))
+    assert [case.name for case in found.loads[0].cases] == [AS_KNOWN]
+    assert any(said.startswith("A rate is of single requests") for said in found.said)
+
+
+@pytest.mark.usefixtures("short_predictions")
 def test_advice_on_conversations_is_for_people(tmp_path: Path) -> None:
     """Six people who think are fewer streams: it was "at 6 streams", and a rate of single requests stood beside it."""
     run = talked(tmp_path / "run", 2, 6).run.path

@@ -38,6 +38,7 @@ from loadtest.errors import PredictionError
 from loadtest.run_folder import RunFolder, utc_now
 from loadtest.text import counted, listed
 
+SINGLE_REQUESTS = "A rate is of single requests, each with as much of its prompt to read as the turns of this run had, whatever the rate."
 MOST_NAMED = 6  # levels, and numbers of streams, in a sentence
 SAID_PACE = 0.02  # by which paces differ: less is not worth a sentence
 ASKED = {"prompt_tokens": "asked_input", "output_tokens": "asked"}  # by a length: the one asked for
@@ -117,6 +118,8 @@ def predict_loads(
     if void:
         said.append(f"Void, so the prediction does not rest on {'it' if len(void) == 1 else 'them'}: {listed(void)}.")
     first = next(iter(models.values()))
+    if rates and first.sessions is not None:
+        said.append(SINGLE_REQUESTS)
     said += first.assumed
     return _document_of(
         run, known, steps, used, first, facts=facts, said=tuple(said), loads=tuple(loads), seeded=seeded
@@ -237,6 +240,8 @@ def _predicted_load(
 ) -> PredictedLoad:
     if load.slots is not None:
         models = {AS_ASKED: next(iter(models.values()))}
+    elif load.users is None and len({model.slots for model in models.values()}) == 1:
+        models = {AS_KNOWN: next(iter(models.values()))}  # of single requests no cache's size changes what is said
     cases = []
     for name, model in models.items():
         if load.users is not None:
