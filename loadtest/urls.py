@@ -248,8 +248,8 @@ def without_secrets(text: str) -> str:
 
 
 def without_passwords(text: str) -> str:
-    """Return a sentence without the user:pass of any URL in it."""
-    return re.sub(r"(?<=://)[^/\s]*@", "", text)
+    """Return a sentence without the user:pass of any URL in it, be it one that was taken for a path and lost a slash."""
+    return re.sub(r"(://|\w\w:/)[^/\s]*@", r"\1", text)
 
 
 def userinfo_apart(url: str) -> tuple[str, str]:

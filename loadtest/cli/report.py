@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from rich.console import Console
 
 from loadtest.analyse.figures.cost import NO_PRICES, Prices
 from loadtest.cli.options import together
+from loadtest.cli.output.mistakes import print_mistake
 from loadtest.cli.output.printing import at_work, json_option, out_folder, out_option, print_json, print_wrapped
 from loadtest.credentials import scrubber
 from loadtest.doubts import VOID
@@ -217,12 +217,12 @@ def report(
                 show_report(run, charts=True, objectives=objectives, text=not as_json, prices=prices, out=folder)
             )
         except LoadTestError as error:
-            print(f"loadtest: {error}", file=sys.stderr)
+            print_mistake(str(error))
             refused.append(exit_code_of(error))
         except BrokenPipeError:
             raise
         except OSError as error:
-            print(f"loadtest: cannot write {error.filename or place}: {error.strerror}.", file=sys.stderr)
+            print_mistake(f"cannot write {error.filename or place}: {error.strerror}.")
             refused.append(exit_code_of(error))
     if published and written:
         _published(written, written[0].files[0].parent, text=not as_json)

@@ -385,3 +385,11 @@ def test_two_servers_get_their_own_credentials(loadtest: Call, tmp_path: Path, w
         assert sent(other) == {f"Bearer {KEY}"}
     assert twice[0] == 2
     clean(tmp_path, *said[1:], *twice[1:])
+
+
+@pytest.mark.parametrize("command", [("report",), ("export",), ("run", "--data"), ("run", "--prompt-file")])
+def test_a_url_in_the_place_of_a_file_is_shown_without_its_password(loadtest: Call, command: tuple[str, ...]) -> None:
+    code, _, err = loadtest(*command, f"https://{USER}:{PASSWORD}@host.example/x")
+    assert code == 2
+    assert "https:/host.example/x" in err
+    assert "PLANTED" not in err
