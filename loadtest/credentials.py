@@ -333,13 +333,13 @@ def _secrets(shortest: int) -> list[tuple[str, str]]:
 
 
 def _spellings(secret: str) -> tuple[str, ...]:
-    """Return a secret as URLs, pages and JSON spell it, too; none for what is no UTF-8 text, which cannot be sent."""
+    """Return a secret as URLs, pages, JSON and servers that fold case spell it, too; none for what is no UTF-8 text, which cannot be sent."""
     try:
         in_url = quote(secret, safe="")
     except UnicodeEncodeError:
         return ()
     in_json = (json.dumps(secret, ensure_ascii=ascii_alone)[1:-1] for ascii_alone in (False, True))
-    return secret, in_url, html.escape(secret), secret.replace("/", "\\/"), *in_json
+    return secret, secret.lower(), in_url, html.escape(secret), secret.replace("/", "\\/"), *in_json
 
 
 def _userinfos(env: Mapping[str, str]) -> list[tuple[str, str]]:

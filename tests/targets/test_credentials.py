@@ -85,17 +85,18 @@ def test_plain_http_with_a_key_is_said_where_it_leaves_the_machine() -> None:
 @pytest.mark.parametrize(
     "spelling",
     [
-        "Bearer sk-pl/nted&1234",
-        "sk-pl\\/nted&1234",
-        "sk-pl%2Fnted%261234",
-        "sk-pl/nted&amp;1234",
-        "it ends: sk-pl/nted",
+        "Bearer sk-Pl/nted&1234",
+        "sk-Pl\\/nted&1234",
+        "sk-Pl%2Fnted%261234",
+        "sk-Pl/nted&amp;1234",
+        "it ends: sk-Pl/nted",
+        "in small letters: sk-pl/nted&1234",
     ],
 )
 def test_a_server_that_quotes_the_key_does_not_get_it_into_a_sentence(
     monkeypatch: pytest.MonkeyPatch, spelling: str
 ) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-pl/nted&1234\r")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-Pl/nted&1234\r")
     for said in (
         http_sentence(500, orjson.dumps({"error": spelling})),
         shorten(spelling),
@@ -103,7 +104,7 @@ def test_a_server_that_quotes_the_key_does_not_get_it_into_a_sentence(
     ):
         assert "nted" not in said
         assert "<OPENAI_API_KEY>" in said
-    assert "nted" not in shorten("x" * 290 + " sk-pl/nted&1234", 300)  # the cut is inside the key
+    assert "nted" not in shorten("x" * 290 + " sk-Pl/nted&1234", 300)  # the cut is inside the key
 
 
 @pytest.mark.parametrize("key", ["ollama", "EMPTY", "x", "sk-no-key-required"])

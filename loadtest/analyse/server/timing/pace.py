@@ -29,9 +29,10 @@ LEAST_FREEDOM = 3  # of Student's t: a spread seen in two levels is a spread, an
 
 
 def pace_error(paces: Mapping[int, float]) -> float:
-    """Return by what share the pace of another run may differ, with 95 % confidence; 0 where levels cannot be compared.
+    """Return by what share the pace of another run may differ; 0 where levels cannot be compared.
 
-    The logarithms of k levels' paces scatter by s; another run of their kind lies within t · s · √(1 + 1/k).
+    The logarithms of k levels' paces scatter by s; another run of their kind lies within t · s · √(1 + 1/k). That holds in 95 of
+    100 cases from four levels on, and in 92 and 80 with three and two.
     """
     if len(paces) < 2:
         return 0.0

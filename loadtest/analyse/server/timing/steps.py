@@ -62,7 +62,7 @@ class Steps:
     handovers: tuple[float, ...] = ()  # such times as they were observed
     # whether two streams take two passes unless their slots are neighbours; None: unknown
     neighbours: bool | None = None
-    pace_error: float = 0.0  # by what share the pace of another run may differ, with 95 % confidence; 0 unknown
+    pace_error: float = 0.0  # by what share the pace of another run may differ (see pace.py); 0 unknown
     pace_scatter: float = 0.0  # standard deviation of the pace within the run, a share
     # by level: factors by which its steps took longer, if known
     paces: Mapping[int, float] = field(default_factory=dict)

@@ -168,7 +168,7 @@ class ServerModel:
     sessions: Sessions | None = None  # where users hold conversations: `prompts` are then what of them was read
     way: str = SLICED_WAY  # how the server works by it
     redrawn: bool = True  # whether each repetition draws lengths anew; False: those observed, in another order
-    pace_error: float = 0.0  # by what share the server's pace may differ in another run, with 95 % confidence
+    pace_error: float = 0.0  # by what share the server's pace may differ in another run (see pace.py)
     paces: tuple[tuple[int, float], ...] = ()  # by level of the run: its steps' times as shares of the model's
     assumed: tuple[str, ...] = ()  # sentences on what is taken for granted of the requests
     lengths_known: bool = False  # whether `prompts` and `outputs` stand for the whole distribution that was asked for
