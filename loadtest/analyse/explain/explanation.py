@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 
 from loadtest.analyse.explain import time_parts
+from loadtest.analyse.explain.lost_cache import lost_with
 from loadtest.analyse.explain.replay import LevelReplay, Omission, replay_models
 from loadtest.analyse.explain.splitter import BIG_PROMPT, Splitter
 from loadtest.analyse.explain.time_parts import Cause, Parts, TimePart
@@ -300,7 +301,7 @@ class Explainer:
         if parts.lost is not None:
             cause = parts.lost.newcomers[0] if len(parts.lost.newcomers) == 1 else None
             one = cause.row if cause else None
-            said = replay.what_if(Omission(without=one, cached=self.splitter.lost_with(row, one)))
+            said = replay.what_if(Omission(without=one, cached=lost_with(self.run, self.splitter.timeline, row, one)))
             found += [Without(CACHE, cause, *said)] if said is not None else []
         if replay.loads and (said := replay.what_if(Omission(loads=True))) is not None:
             found.append(Without(LOAD, None, *said))

@@ -15,12 +15,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from loadtest.analyse.explain import time_parts
+from loadtest.analyse.explain.lost_cache import lost_cache
 from loadtest.analyse.explain.time_parts import LEAST_S, Cause, LostCache, Parts, TimePart
 from loadtest.analyse.explain.timeline import (
     SLOWED,
     Timeline,
     WorkWindow,
     behind_until,
+    cause_of,
     held_slots,
     moments,
     prompt_windows,
@@ -41,7 +43,6 @@ LEAST_SLOWER_S = 0.02
 FASTER = 0.1  # of a decode, by which its usual steps come to more than it took
 LENGTHS_ALIKE = 0.5  # of a prompt's length: prompts that differ by less show how long it takes
 FEWEST_ALIKE = 3
-MOST_CHAINED = 4  # conversations that pushed one another out of the cache
 BIG_PROMPT = 2.0  # times the median prompt, from which on a prompt that was read during a slot wait is named
 
 
@@ -56,7 +57,7 @@ class Splitter:
     def split(self, row: int) -> Parts:
         timeline = self.timeline
         until = timeline.first[row] if math.isfinite(timeline.first[row]) else timeline.end[row]
-        lost = self._lost_cache(row)
+        lost = lost_cache(self.run, self.timeline, row)
         parts = self._before(row)
         if self.run.requests["outcome"].to_numpy()[row] not in NEVER_SERVED:  # who refused it, and when, is not known
             parts += [*self._load(row), *self._at_server(row, float(until), lost)]
@@ -75,18 +76,7 @@ class Splitter:
         yield from self._at_work(row, won, until, lost)
 
     def _cause(self, row: int, seconds: float, how: str) -> Cause:
-        timeline = self.timeline
-        made = self.run.column("output_tokens")[row]
-        return Cause(
-            row=row,
-            id=int(timeline.ids[row]),
-            seconds=seconds,
-            tokens=int(timeline.prompt[row]) if math.isfinite(timeline.prompt[row]) else None,
-            how=how,
-            held_s=float(np.nan_to_num(timeline.freed[row] - timeline.won[row])),
-            output=int(made) if math.isfinite(made) and self.run.requests["ok"].to_numpy()[row] else None,
-            over=float(timeline.end[row]),
-        )
+        return cause_of(self.run, self.timeline, row, seconds, how)
 
     def _causes(self, found: dict[int, float], how: str) -> tuple[Cause, ...]:
         ordered = sorted(found.items(), key=lambda item: -item[1])
@@ -310,59 +300,6 @@ class Splitter:
             least = step_time(self.steps, beside + 1)
             found.append(max(cost, least if math.isfinite(least) else 0.0))
         return max(found, default=math.inf)
-
-    def _lost_cache(self, row: int, depth: int = 0) -> LostCache | None:
-        """Return what the request read again although an earlier turn of its session had left it in the cache.
-
-        Only where the server says how many tokens it had cached, and none is expected of a request by itself.
-        """
-        timeline, cached = self.timeline, self.run.column("cached_tokens")[row]
-        if not math.isfinite(cached):
-            return None
-        session, turn = self.run.column("session"), self.run.column("turn")
-        here = (session == session[row]) & (timeline.level == timeline.level[row]) & (turn < turn[row])
-        before = np.flatnonzero(here & np.isfinite(timeline.last) & np.isfinite(timeline.prompt))
-        if not len(before):
-            return None
-        latest = int(max(before, key=lambda each: turn[each]))
-        had = float(timeline.prompt[latest] + np.nan_to_num(self.run.column("output_tokens")[latest]))
-        had = min(had, float(timeline.prompt[row]))
-        # The last token of an answer was never read, and templates differ by a few tokens from turn to turn.
-        missing = had - cached
-        if missing <= max(16.0, 0.05 * had):
-            return None
-        between = np.flatnonzero(
-            (timeline.won >= timeline.last[latest]) & (timeline.won < timeline.won[row]) & (timeline.tokens > 0)
-        )
-        strange = np.nan_to_num(self.run.column("cached_tokens")) < 0.5 * timeline.prompt
-        found = [int(each) for each in between if each != row and strange[each]]
-        fresh = [each for each in found if not (np.isfinite(session[each]) and turn[each] > 0)]
-        ordered = sorted(found, key=lambda each: (each not in fresh, -timeline.tokens[each]))
-        causes = tuple(self._cause(each, 0.0, time_parts.REREAD) for each in ordered)
-        roots = {each: causes[ordered.index(each)] for each in fresh}
-        if not roots and depth < MOST_CHAINED:
-            for each in found:
-                earlier = self._lost_cache(each, depth + 1)
-                roots |= {one.row: one for one in earlier.newcomers} if earlier else {}
-        return LostCache(
-            round(missing), round(had), self._cause(latest, 0.0, time_parts.REREAD), causes, tuple(roots.values())
-        )
-
-    def lost_with(self, row: int, newcomer: int | None) -> dict[int, int]:
-        """Return the tokens that a request, and those behind the same newcomer, had lost from the cache, by row."""
-        rows = [row]
-        if newcomer is not None:
-            timeline = self.timeline
-            rows += [
-                int(each)
-                for each in np.flatnonzero((timeline.won > timeline.won[newcomer]) & (timeline.won < timeline.won[row]))
-            ]
-        return {
-            each: lost.tokens
-            for each in rows
-            if (lost := self._lost_cache(each)) is not None
-            and (each == row or newcomer in [root.row for root in lost.newcomers])
-        }
 
     def earlier(self, row: int, most: int) -> list[Cause]:
         """Return the largest requests of the time in which, without a break, somebody has waited for a slot; some may be over."""

@@ -15,6 +15,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
+from loadtest.analyse.explain.time_parts import Cause
 from loadtest.analyse.run import BoolArray, FloatArray, IntArray, RunData
 from loadtest.analyse.server.queue.at_work import arrival
 from loadtest.analyse.server.queue.waits import ADMISSION_ERROR_S, NEVER_SERVED, left_slot
@@ -126,6 +127,21 @@ def prompt_windows(timeline: Timeline, steps: Steps, rows: IntArray) -> list[Wor
         WorkWindow(int(row), float(timeline.read_from[row]), float(timeline.first[row]), float(rate))
         for row, rate in zip(rows[shown], tokens[shown] / reading[shown], strict=True)
     ]
+
+
+def cause_of(run: RunData, timeline: Timeline, row: int, seconds: float, how: str) -> Cause:
+    """Return a request as the cause of so much of another one's time."""
+    made = run.column("output_tokens")[row]
+    return Cause(
+        row=row,
+        id=int(timeline.ids[row]),
+        seconds=seconds,
+        tokens=int(timeline.prompt[row]) if math.isfinite(timeline.prompt[row]) else None,
+        how=how,
+        held_s=float(np.nan_to_num(timeline.freed[row] - timeline.won[row])),
+        output=int(made) if math.isfinite(made) and run.requests["ok"].to_numpy()[row] else None,
+        over=float(timeline.end[row]),
+    )
 
 
 def behind_until(timeline: Timeline, row: int) -> float:
