@@ -360,7 +360,11 @@ def to_dict(advice: Advice, analysis: Analysis) -> dict[str, Any]:
     }
 
 
-_ttft = partial(predicted_text, key="ttft_s.p95")
+def _ttft(prediction: Prediction) -> str:
+    found = predicted_text(prediction, "ttft_s.p95")
+    return "unknown" if found == UNKNOWN else found  # in a sentence; so few requests have no p95
+
+
 _wait = partial(predicted_text, key="queue_wait_s.p50")
 _speed_text = partial(predicted_text, key="stream_tokens_per_s.p50")
 _output = partial(predicted_text, key="output_tokens_per_s.mean")

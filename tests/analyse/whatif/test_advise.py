@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -97,6 +98,10 @@ def test_now_is_what_was_measured_never_what_is_predicted_of_it(advice: Advice, 
     assert re.search(rf"(TTFT p95|instead of) {measured}.* as measured", words.sentences(advice)[0])
     rows = {row[0]: row for row in words.lever_table(advice).rows}
     assert rows["as measured"][2] == measured
+    before = advice.as_now(advice.load)
+    unknown = dataclasses.replace(before, figures=before.figures | {"ttft_s.p95": math.nan})  # of few requests
+    few = dataclasses.replace(advice, cells=advice.cells | {(advice.usual, advice.load): unknown})
+    assert "TTFT p95 unknown, " in words.sentences(few)[0]
     assert advice.is_measured(4, 8)
     assert advice.is_measured(16, 2)  # slots that stay empty change nothing
     assert not advice.is_measured(2, 8)
