@@ -252,9 +252,8 @@ def _request_frame(columns: Columns, chunks: Ragged, start: float, levels: list[
     c = columns
     last = c["t_send"] + chunks.last() * 1e3
     c["textless"] = np.array([not dialects.has_text(name) for name in c["dialect"]], dtype=np.bool_)
-    last = np.where(
-        c["textless"] & (c["outcome"] == Outcome.OK), c["t_end"], last
-    )  # an answer without text comes in one piece
+    whole = c["textless"] & (c["outcome"] == Outcome.OK)  # an answer without text comes in one piece
+    last = np.where(whole, c["t_end"], last)
     sent = c["output_tokens"] - c["unsent_tokens"]
     tokens = np.where(sent > 1, sent, np.nan)
     c["chunks"] = chunks.counts

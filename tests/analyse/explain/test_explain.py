@@ -11,12 +11,12 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from rich.console import Console
 from support import planted
 from support.explained import TIMING, explained
 from support.made_runs import write
 from support.planted import Case, Playing, Sent
+from support.scored import command
 from support.virtual_runs import Load, play
 
 from loadtest.analyse.explain import time_parts as parts
@@ -24,20 +24,10 @@ from loadtest.analyse.explain.explanation import LOAD, NOBODY, Explainer, Explan
 from loadtest.analyse.explain.timeline import WorkWindow, moments, shared_out
 from loadtest.analyse.reports import explain_report as words
 from loadtest.analyse.summary import analyse
-from loadtest.cli import cli
 from loadtest.cli.explain import _show_table
-from loadtest.errors import LoadTestError
 from loadtest.records import Record
 from loadtest.simulate.model.timing import StepLaw
 from loadtest.text import seconds
-
-
-def command(*args: object) -> tuple[int, str]:
-    result = CliRunner().invoke(cli, list(map(str, args)), standalone_mode=False)
-    if isinstance(result.exception, LoadTestError):
-        return 2, str(result.exception)
-    assert result.exception is None, result.exception
-    return int(result.return_value or 0), result.output
 
 
 @pytest.mark.parametrize("says", ["ollama", "llamacpp", None])
