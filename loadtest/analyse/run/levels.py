@@ -125,7 +125,8 @@ class LevelData(dict[str, Any]):
         if (ends := self.interval(name, part)) is None:
             return ""
         low, high = map(write, ends)
-        if ends[1] >= self[name][f"ci95_{part}"][1]:
+        end = self[name][f"ci95_{part}"][1]
+        if ends[1] >= end or write(end) == low:
             return f"{low} to {high}"
         return f"{low} or more" if low == high else f"{low} to over {high}"
 

@@ -207,6 +207,12 @@ def test_no_interval_is_said_to_end_past_all_that_was_seen(most: float, said: st
     assert level.interval("stall_s", "p95") == (0.102, min(1.05, most))
 
 
+def test_an_end_past_the_largest_value_is_no_other_where_both_are_written_alike() -> None:
+    """README's gate said "1.65 s or more" of 1.6538 to 1.6549 s, with 1.6541 s the largest."""
+    level = LevelData({"ttft_s": {"ci95_p95": [1.6538, 1.6549], "max": 1.6541}})
+    assert level.interval_in_words("ttft_s", "p95") == "1.65 s to 1.65 s"
+
+
 def test_tables_show_how_sure_p95_is_and_the_lag_that_the_verdict_judges(tmp_path: Path) -> None:
     """The tile had an interval of p95 and the tables none; the lag in the table was the longest, and the limit that of p99."""
     path = tmp_path / "run"
