@@ -80,7 +80,7 @@ class Call:
             self.received.catch_up()  # content may have come that nobody has looked for yet
             deadline, limit = self.deadline
         if t >= deadline:
-            self.fail(self._limits.error(limit))
+            self.fail(self._limits.error(limit, has_tokens=self.received.has_tokens))
 
     def fail(self, error: httpx.TransportError) -> None:
         """End the call for `error` and drop its connection, so that the server stops working for it."""
