@@ -227,7 +227,11 @@ class Shell:
             return hop.over
 
         sock.send(hop.outgoing())  # a new connection takes so few bytes at once
-        await self._pump(sock.fileno(), step, until)
+        try:
+            await self._pump(sock.fileno(), step, until)
+        except TimeoutError:
+            hop.give_up()
+            raise
 
     async def _secure(self, connection: Connection, until: float, limit: float | None) -> None:
         """Wait for the TLS handshake; raises httpx.ConnectError where it ends otherwise than well."""
