@@ -149,8 +149,9 @@ def _print_server(server: Server, chosen: ServedModel | None, probed: SlotProbe 
     rows.append(("models", names or unnamed))
     if chosen is not None:
         rows.append(("model", " ".join(filter(None, [shown(chosen.name), _size_and_quantisation(chosen)]))))
-        rows.append(("context", _context_text(chosen)))
-    unsaid = "not reported by this server; --slots looks for them, or a run with more streams than slots"
+        rows.append(("context", _context_text(chosen, refuses=server.closed is not None)))
+    refused = f"this server refuses to say them ({server.closed})" if server.closed else "not reported by this server"
+    unsaid = f"{refused}; --slots looks for them, or a run with more streams than slots"
     if probed is not None:
         unsaid = "\n           ".join([probed.how, *probed.witnesses, f"cost: {probed.cost}"])
     rows.append(("slots", f"{server.slots}, as the server says" if server.slots else unsaid))
@@ -183,13 +184,12 @@ def _size_and_quantisation(model: ServedModel) -> str:
     return f"({', '.join(parts)})" if parts else ""
 
 
-def _context_text(model: ServedModel) -> str:
+def _context_text(model: ServedModel, *, refuses: bool) -> str:
     trained = f"trained for {model.trained_context}" if model.trained_context else ""
     if model.context:
         return f"{model.context} tokens" + (f", {trained}" if trained else "")
-    unknown = (
-        "unknown until the model is loaded" if model.loaded is False else "unknown, because the server does not say"
-    )
+    does = "refuses to say it" if refuses else "does not say"
+    unknown = "unknown until the model is loaded" if model.loaded is False else f"unknown, because the server {does}"
     return unknown + (f"; {trained}" if trained else "")
 
 

@@ -59,15 +59,16 @@ class Timeouts:
             soonest = min((started + _ns(self.idle), "sending"), (started + _ns(self.patience), "patience"))
         return min(soonest, (started + _ns(self.total), "total"))
 
-    def error(self, limit: str) -> httpx.TransportError:
-        """Return the exception for a limit that `deadline` named."""
+    def error(self, limit: str, *, has_tokens: bool = True) -> httpx.TransportError:
+        """Return the exception for a limit that `deadline` named; an answer without tokens, as of embeddings, comes all at once."""
+        a, awaited = ("a", "token") if has_tokens else ("an", "answer")
         match limit:
             case "idle":
                 return httpx.ReadTimeout(f"the answer stood still for {self.idle:g} s (idle limit)")
             case "first_token":
-                return httpx.ReadTimeout(f"no token within {self.first_token:g} s (first token limit)")
+                return httpx.ReadTimeout(f"no {awaited} within {self.first_token:g} s (first token limit)")
             case "patience":
-                return HungUpError(f"the user hung up after {self.patience:.3g} s without a token (--patience)")
+                return HungUpError(f"the user hung up after {self.patience:.3g} s without {a} {awaited} (--patience)")
             case "sending":
                 return httpx.WriteTimeout(f"the request could not be sent within {self.idle:g} s (idle limit)")
         return httpx.ReadTimeout(f"the answer was not over after {self.total:g} s (total limit)")

@@ -80,7 +80,7 @@ class Call:
             self.received.catch_up()  # content may have come that nobody has looked for yet
             deadline, limit = self.deadline
         if t >= deadline:
-            self.fail(self._limits.error(limit))
+            self.fail(self._limits.error(limit, has_tokens=self.received.has_tokens))
 
     def fail(self, error: httpx.TransportError) -> None:
         """End the call for `error` and drop its connection, so that the server stops working for it."""
@@ -227,7 +227,11 @@ class Shell:
             return hop.over
 
         sock.send(hop.outgoing())  # a new connection takes so few bytes at once
-        await self._pump(sock.fileno(), step, until)
+        try:
+            await self._pump(sock.fileno(), step, until)
+        except TimeoutError:
+            hop.give_up()
+            raise
 
     async def _secure(self, connection: Connection, until: float, limit: float | None) -> None:
         """Wait for the TLS handshake; raises httpx.ConnectError where it ends otherwise than well."""

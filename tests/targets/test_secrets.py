@@ -393,3 +393,20 @@ def test_a_url_in_the_place_of_a_file_is_shown_without_its_password(loadtest: Ca
     assert code == 2
     assert "https:/host.example/x" in err
     assert "PLANTED" not in err
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("check", "http://127.0.0.1:9/KEY"),
+        ("run", "--url", "http://127.0.0.1:9", "--api", "KEY"),
+        ("run", "http://127.0.0.1:9", "KEY"),
+        ("run", "--concurrency", "KEY"),
+        ("report", "KEY"),
+    ],
+)
+def test_a_key_in_the_place_of_something_else_is_not_shown(loadtest: Call, args: tuple[str, ...]) -> None:
+    key = "sk-proj-9Zq3xW81LmPt-0Aa"
+    code, out, err = loadtest(*(part.replace("KEY", key) for part in args))
+    assert code == 2
+    assert key not in out + err

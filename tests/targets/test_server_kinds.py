@@ -254,6 +254,15 @@ def test_props_of_llama_cpp_are_asked_with_the_key(monkeypatch: pytest.MonkeyPat
     assert look({"/v1/models": LISTED, "/props": guarded}).slots == 4
 
 
+def test_slots_and_context_that_a_server_refuses_to_say(loadtest: Call) -> None:
+    with made({"/v1/models": LISTED, "/props": refuse(401, {"error": "no key"})}) as server:
+        code, out, err = loadtest("check", server.url)
+    assert code == 0, err
+    said = " ".join(out.split())
+    assert "context unknown, because the server refuses to say it" in said
+    assert "slots this server refuses to say them (GET /props: status 401 (no key)); --slots looks for them" in said
+
+
 def test_names_that_steer_a_terminal_are_shown_and_sent_as_they_are(loadtest: Call, tmp_path: Path) -> None:
     name = "a\x1b]0;x\x07\u202eb"
     listed = {"data": [{"id": name}, {"id": "other\x1b[2J"}]}

@@ -18,7 +18,8 @@ from support.received import Reader
 from support.wire_client import KINDS, WAITERS, ask, run
 from support.wire_server import CHUNKED, LAST, Peer, answer, chunk, say, serving
 
-from loadtest.dialects import OpenAIChat
+from loadtest.dialects import OpenAIChat, OpenAIEmbeddings
+from loadtest.dialects.answers.answer_reader import AnswerReader
 from loadtest.wire import AsyncWire, Order, Received, SyncWire, Timeouts, WallClock, connection
 from loadtest.wire.clock import SO_TIMESTAMPNS, Ancillary
 from loadtest.wire.receiving import parser
@@ -120,11 +121,28 @@ def test_only_content_is_progress(kind: str, first: list[bytes], drip: bytes, wo
         (got,) = ask(
             kind,
             httpx.Request("GET", server.url),
-            received=Received(Reader(is_text, is_empty=lambda line: b"text" not in line)),
+            received=Received(Reader(is_text, OpenAIChat("m").ends, is_empty=lambda line: b"text" not in line)),
             timeouts=Timeouts(connect=5, first_token=0.2, idle=0.3, total=5),
         )
         gone.set()
     assert isinstance(got.error, httpx.ReadTimeout)
+    assert words in str(got.error)
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        (Timeouts(first_token=0.2), "no answer within 0.2 s (first token limit)"),
+        (Timeouts(patience=0.2), "the user hung up after 0.2 s without an answer (--patience)"),
+    ],
+)
+@pytest.mark.parametrize("kind", WAITERS)
+def test_an_answer_of_embeddings_that_does_not_come_has_no_tokens(kind: str, limits: Timeouts, words: str) -> None:
+    handler, gone = dripping([CHUNKED], chunk(b" "))
+    with serving(handler) as server:  # type: ignore[arg-type]
+        received = Received(AnswerReader(OpenAIEmbeddings("m")))
+        (got,) = ask(kind, httpx.Request("GET", server.url), received=received, timeouts=limits)
+        gone.set()
     assert words in str(got.error)
 
 

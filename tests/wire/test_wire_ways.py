@@ -17,7 +17,7 @@ from support.wire_server import STREAM, Peer, say, serving
 from loadtest.errors import ScenarioError
 from loadtest.reach import Proxy
 from loadtest.scenario import ConnectionKeys
-from loadtest.wire import Origin, kernel_stamping
+from loadtest.wire import Origin, Timeouts, kernel_stamping
 
 LOGIN = b"Basic " + base64.b64encode(b"me:s@cret")
 
@@ -89,6 +89,19 @@ def test_a_proxy_that_refuses_a_tunnel_and_keeps_the_connection(kind: str, name:
     with serving(handler) as proxy:
         (got,) = ask(kind, httpx.Request("GET", "https://gpu.example"), **by(proxy.url))
     assert f"the proxy {proxy.url} refuses CONNECT with status {expected}" in str(got.error)
+
+
+@pytest.mark.parametrize("kind", WAITERS)
+def test_a_refused_tunnel_whose_refusal_has_no_end_is_quoted(kind: str) -> None:
+    def handler(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"HTTP/1.1 403 Forbidden\r\nContent-Type: text/plain\r\n\r\nnot this host")
+        assert peer.closed_by_client()
+
+    with serving(handler) as proxy:
+        limits = Timeouts(connect=0.2)
+        (got,) = ask(kind, httpx.Request("GET", "https://gpu.example"), timeouts=limits, **by(proxy.url))
+    assert f"the proxy {proxy.url} refuses CONNECT with status 403 (not this host)" in str(got.error)
 
 
 @pytest.mark.parametrize("kind", WAITERS)

@@ -20,16 +20,17 @@ QUOTED_MOST = 300  # characters without a blank that an error sentence quotes in
 One = TypeVar("One")
 Result = TypeVar("Result")
 _ONE_DASH = re.compile("-[a-z][a-z-]{2,}")
+_KEY = re.compile(r"\b(sk|rk|gsk|csk|xai|hf|nvapi|pplx)([-_])(?=[\w-]*\d)[\w-]{16,}")  # as providers begin their keys
 _NUMBERS = {"integer": "whole number", "float": "number"}  # click's words -> ours
 
 
 def print_mistake(sentence: str) -> None:
-    """Print a mistake without secrets; what the user gave is quoted in it, so long words are shortened."""
-    short = re.sub(
-        rf"\S{{{QUOTED_MOST},}}",
-        lambda found: f"{found[0][:60]}… ({len(found[0])} characters)",
-        without_passwords(redacted(sentence)),
-    )
+    """Print a mistake without secrets; what the user gave is quoted in it, so long words are shortened.
+
+    A key that was typed in the place of something else is known by its shape alone.
+    """
+    open_words = _KEY.sub(r"\1\2…", without_passwords(redacted(sentence)))
+    short = re.sub(rf"\S{{{QUOTED_MOST},}}", lambda found: f"{found[0][:60]}… ({len(found[0])} characters)", open_words)
     print(f"loadtest: {short}", file=sys.stderr)
 
 

@@ -50,6 +50,9 @@ class Hop:
         """Take what was read, b"" at the connection's end; raises OSError, in the proxy's words where it refuses."""
         raise NotImplementedError
 
+    def give_up(self) -> None:
+        """Take that nothing more came in time; raises OSError where the proxy has refused and left its answer open."""
+
 
 class HttpHop(Hop):
     """The way through an HTTP proxy."""
@@ -81,6 +84,10 @@ class HttpHop(Hop):
         self.over = 200 <= status < 300  # such an answer has no body, whatever it says of one
         if not self.over and (not data or self._answer.over or len(self._body) >= MOST_REFUSAL):
             raise OSError(self._refusal(status))
+
+    def give_up(self) -> None:
+        if (self._answer.status or 0) >= 300:
+            raise OSError(self._refusal(self._answer.status or 0))
 
     def _refusal(self, status: int) -> str:
         if not status:

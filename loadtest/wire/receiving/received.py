@@ -112,6 +112,11 @@ class Received:
         return self._reader is None or self._reader.began
 
     @property
+    def has_tokens(self) -> bool:
+        """Whether the answer comes in pieces, which say when it ends; embeddings come all at once."""
+        return bool(self._search)
+
+    @property
     def status(self) -> int | None:
         return self._parser.status
 
