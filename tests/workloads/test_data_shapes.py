@@ -174,6 +174,8 @@ def test_an_inner_row_keeps_the_outer_ones_id_and_its_own_length(tmp_path: Path)
         ({"prompt": "a", "n_predict": 7}, None, 7),
         ({"prompt": "a", "max_tokens": " "}, None, None),
         ({"Prompt": "a", "Max Tokens": 7, "ID": "x"}, "x", 7),
+        ({"id": 3, "max_tokens": 7, "Prompt": "a"}, "3", 7),
+        ({"id": "x", "ID": "y", "Prompt": "a"}, "x", None),
         ({"prompt": "a", "conversation_id": "c"}, "c", None),
         ({"prompt": "a", "_id": "c"}, "c", None),
         ({"prompt": "a", "id": True}, None, None),
