@@ -115,7 +115,11 @@ def test_each_good_file_is_read_rightly(tmp_path: Path, name: str, content: str 
             '{"prompt": "one"}\n{"say": "two"}\n',
             "line 2, has no column prompt, text, question or messages",
         ),
-        ("blank.jsonl", '{"prompt": "one"}\n\n{"prompt": "  "}\n', "line 3, has an empty prompt (column prompt)."),
+        (
+            "blank.jsonl",
+            '{"prompt": "one"}\n\n{"prompt": "  "}\n',
+            "line 3, has an empty prompt (column prompt); take out the rows that have none.",
+        ),
         ("number.jsonl", '{"prompt": 5}\n', "line 1, has a number for a prompt (column prompt), not a text."),
         ("length.jsonl", '{"prompt": "one", "max_tokens": -1}', "has -1 for a length (column max_tokens)"),
         ("half.jsonl", '{"prompt": "one\\ud83d"}\n', "line 1, column 16, is not JSON: no low surrogate"),
@@ -141,7 +145,11 @@ def test_each_good_file_is_read_rightly(tmp_path: Path, name: str, content: str 
             "line 2, is not CSV: it has more behind a closing quote; write a quote inside",
         ),
         ("odd_nan.jsonl", '{"prompt": NaN, "a": \'b\'}', "line 1, column 12, is not JSON: "),
-        ("nan_prompt.jsonl", '{"prompt": NaN}', "line 1, has an empty prompt (column prompt)."),
+        (
+            "nan_prompt.jsonl",
+            '{"prompt": NaN}',
+            "line 1, has an empty prompt (column prompt); take out the rows that have none.",
+        ),
         (
             "wrapped.json",
             '{"data": [{"prompt": "one"}]}',
@@ -168,7 +176,7 @@ def test_each_good_file_is_read_rightly(tmp_path: Path, name: str, content: str 
             '[{"conversations": [{"from": "human", "said": "one"}]}]',
             'has no "role" and "content" in message 1 of conversations; it has \'from, said\': write it like {"role": "user",',
         ),
-        ("text.json", '["one", " "]', "line 1, column 9, has an empty prompt."),
+        ("text.json", '["one", " "]', "line 1, column 9, has an empty prompt; take out the rows that have none."),
         ("cells.csv", "id,prompt\n1,one,two\n", "line 2, has 3 cells and the file's first line 2; put quotes around"),
         ("quote.csv", 'prompt,id\n"one,1\ntwo,2\n', "line 2, begins a text in quotes that never ends."),
         ("head.csv", "id,prompt\n", "has no row; give one prompt a row."),
@@ -216,7 +224,7 @@ def test_each_good_file_is_read_rightly(tmp_path: Path, name: str, content: str 
         (
             "silent.jsonl",
             '{"messages": [{"role": "user", "content": " "}]}',
-            "line 1, has an empty prompt (under messages).",
+            "line 1, has an empty prompt (under messages); take out the rows that have none.",
         ),
         (
             "five.jsonl",

@@ -50,7 +50,8 @@ TURNS = "turns"  # what a user says turn by turn, in MT-Bench
 # columns that may hold a recorded answer to a prompt
 ANSWERS = ("answer", "output", "response", "completion", "generation", "outputText")
 PARAMS = "params"  # the request of a row of Anthropic's batches
-READ = frozenset((*KNOWN, *IDS, *LENGTH_KEYS, *SYSTEMS, TURNS, PARAMS))
+SENT = frozenset((*KNOWN, TURNS, PARAMS))  # of a row that has one under its usual name, no other name is looked for
+READ = frozenset((*SENT, *IDS, *LENGTH_KEYS, *SYSTEMS))
 AROUND = frozenset(("method", "url", *ANSWERS))  # what a batch file or a recorded answer says beside the request
 _OF_PYTHON = re.compile(r"""[\[{]\s*[{'"]""")  # how a list or a dict begins that Python wrote
 # an element of such a list, and the blanks to the next one: numpy writes no commas
@@ -108,14 +109,15 @@ def usual_name(name: Any) -> Any:
 
 
 def with_usual_names(value: dict[Any, Any], column: str | None) -> dict[Any, Any]:
-    """Return a row with its known columns' names as this module writes them, where it has none of them so.
+    """Return a row with its known columns' names as this module writes them, where no prompt stands under such a name.
 
-    The name that the user gave, or the first part of it, stays.
+    The name that the user gave, or the first part of it, stays, and so does one whose usual name the row has as well.
     """
-    if not READ.isdisjoint(value):
+    if not SENT.isdisjoint(value):
         return value
-    named = (column, str(column).partition(".")[0])
-    return {name if name in named else usual_name(name): each for name, each in value.items()}
+    stays = (column, str(column).partition(".")[0])
+    usual = {name: name if name in stays else usual_name(name) for name in value}
+    return {name if usual[name] in value else usual[name]: each for name, each in value.items()}
 
 
 def prompt_column(value: Mapping[Any, Any]) -> str | None:

@@ -41,6 +41,7 @@ MOST_NAMES, MOST_NAME = 12, 40  # in a sentence; characters of each
 MESSAGE = ("role", "content", "name", *WITHOUT_CONTENT)  # of what data sets say of a message, what servers take
 
 
+WITHOUT = "; take out the rows that have none"
 HOLDS_COLUMNS = "holds columns, not rows; write an object for each prompt"
 ONE_MESSAGE = (
     'is one message, not a conversation; give each conversation as a row: {"messages": [{"role": …, "content": …}, …]}'
@@ -206,7 +207,9 @@ def _conversation(
         return None
     asking = [one for one in messages if one["role"] not in ("system", "developer", "assistant")]
     if not any(map(_says_something, asking)):
-        raise RowError(f"has an empty prompt (under {name})" if asking else f"has no message of a user under {name}")
+        raise RowError(
+            f"has an empty prompt (under {name}){WITHOUT}" if asking else f"has no message of a user under {name}"
+        )
     if system is not None and messages[0].get("role") != "system":
         messages, transcript = ([{"role": "system", "content": system}, *said] for said in (messages, transcript))
     return Row(text_of(messages), tuple(messages), length, row_id, extra, answer, tuple(transcript), unheard=unheard)
@@ -236,6 +239,8 @@ def _message(turn: Any, place: int, name: str) -> Mapping[str, Any]:
             f"has {kind_of(turn)} in message {place} of {name}, not an object; give texts, or messages in one list"
         )
     message = as_message(turn) if not is_usual(turn) else turn
+    if message is None and not turn.keys().isdisjoint(CONVERSATIONS):  # a list of conversations, not of messages
+        raise NoPromptError
     if message is None:
         raise RowError(
             f'has no "role" and "content" in message {place} of {name}; it has {names_of(turn)}: write it like '
@@ -257,7 +262,7 @@ def _prompt_text(text: Any, name: str | None) -> str:
     if not isinstance(text, str):
         raise RowError(f"has {kind_of(text)} for a prompt{column}, not a text")
     if not text.strip():
-        raise RowError(f"has an empty prompt{column}")
+        raise RowError(f"has an empty prompt{column}{WITHOUT}")
     if "\0" in text:
         raise RowError(f"has a NUL character in its prompt{column}")
     return text

@@ -15,7 +15,7 @@ from loadtest.scenario import short_repr
 from loadtest.text import listed
 from loadtest.workloads.files.columns import IDS, KNOWN, LENGTH_KEYS, SYSTEMS, TURNS, RowError, row_json, usual_name
 from loadtest.workloads.files.csv_mistakes import split_head, wrong_csv, wrong_head
-from loadtest.workloads.files.data_row import HOLDS_COLUMNS, ONE_MESSAGE, names_of, read_row
+from loadtest.workloads.files.data_row import HOLDS_COLUMNS, ONE_MESSAGE, WITHOUT, names_of, read_row
 from loadtest.workloads.files.trace import is_trace_row
 
 # objects in objects that are looked through; elements of a list that are looked at; places in a sentence
@@ -74,7 +74,7 @@ def without_prompt(value: Mapping[Any, Any], column: str | None, *, each: str) -
         where = listed([f"`{each}{path}`" for path in found])
         return f"keeps its rows deeper, at {where}; save those that you want one a line: jq -c '{each}{found[0]}' FILE > rows.jsonl"
     if (empty := next((name for name in value if usual_name(name) in KNOWN), None)) is not None:
-        return f"has an empty prompt (column {empty})"
+        return f"has an empty prompt (column {empty}){WITHOUT}"
     if found:
         return f"{columns}: the prompt is deeper, name it with --data-column {found[0][1:]}"
     if any(isinstance(each, str | list) for each in value.values()):
