@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from peers_table import Row
 
-from loadtest.analyse.charts import style
+from loadtest.analyse.charts import sheet, style
 
 OURS = ("wire", "asyncio", "wire-gevent", "locust", "loadtest run", "Locust users of this project")
 LEAST_MS = 0.01  # errors below this are drawn as this: a logarithmic axis has no zero
@@ -20,15 +20,15 @@ def draw(results: dict[str, list[Row]], path: Path, repeats: int) -> Path:
     """Write a PNG: a row of panels a workload, clients sorted by their worst TTFT error."""
     with mpl.rc_context(style.RC):
         tallest = max(len(rows) for rows in results.values())
-        figure, axes = style.page(2 * len(results), height=1.9 + 0.3 * tallest, columns=2, share_y=False)
+        figure, axes = sheet.new(2 * len(results), height=1.9 + 0.3 * tallest, columns=2, share_y=False)
         for i, (workload, rows) in enumerate(results.items()):
             _errors(axes[2 * i], rows, workload.partition(";")[0])
             _costs(axes[2 * i + 1], rows)
         height = figure.get_figheight()
         title = "How far off each client's TTFT is, and what a chunk costs it"
-        figure.text(style.EDGE, 1 - 0.16 / height, title, fontsize=13, fontweight="bold", color=style.INK, va="top")
+        figure.text(sheet.EDGE, 1 - 0.16 / height, title, fontsize=13, fontweight="bold", color=style.INK, va="top")
         about = f"simulated server with a known schedule; server and client a core each; median of {repeats}"
-        figure.text(style.EDGE, 0.12 / height, about, fontsize=9, color=style.GREY, va="bottom")
+        figure.text(sheet.EDGE, 0.12 / height, about, fontsize=9, color=style.GREY, va="bottom")
         engine = figure.get_layout_engine()
         assert engine is not None
         engine.set(rect=(0.0, 0.36 / height, 1.0, 1 - 0.84 / height))  # type: ignore[call-arg]

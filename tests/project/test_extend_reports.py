@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from support.made_runs import WALL, Made, make
 
 from loadtest.analyse import charts
-from loadtest.analyse.charts import style
+from loadtest.analyse.charts import sheet
 from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.report import write_report
@@ -109,9 +109,9 @@ def test_a_chart_is_in_both_reports(folder: Path, monkeypatch: pytest.MonkeyPatc
     others = charts.draw_all
 
     def draw_all(analysis: Analysis, out: Path, *more: Any) -> list[Path]:
-        figure, (axes,) = style.page(1)
+        figure, (axes,) = sheet.new(1)
         bytes_of_answers(axes, analysis)
-        drawn = style.save(figure, out / "toy.png", analysis, "Answers are of one size")
+        drawn = sheet.save(figure, out / "toy.png", analysis, "Answers are of one size")
         return [drawn, *others(analysis, out, *more)]
 
     monkeypatch.setattr(charts, "draw_all", draw_all)

@@ -15,7 +15,7 @@ from support.made_runs import Made, closed_loop, write
 from support.made_samples import add
 
 from loadtest.analyse.charts import prompts as chart
-from loadtest.analyse.charts import style
+from loadtest.analyse.charts import sheet
 from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.server import prompt_length
 from loadtest.analyse.summary import Analysis, analyse
@@ -180,7 +180,7 @@ def test_ttft_in_place_of_a_prefill_is_said_to_be_that(tmp_path: Path) -> None:
     analysis = analyse(write(tmp_path / "run", records, levels))
     said = lengths_said(analysis)
     assert any(sentence.startswith("Prompt tokens over TTFT stayed at about") for sentence in said), said
-    axes = style.page(1)[1][0]
+    axes = sheet.new(1)[1][0]
     chart.prefill_panel(axes, analysis, prompt_length.prompt_length_series(analysis.run, analysis.summary["levels"]))
     assert axes.get_title() == "prompt tokens / TTFT, tokens/s"
 
@@ -188,7 +188,7 @@ def test_ttft_in_place_of_a_prefill_is_said_to_be_that(tmp_path: Path) -> None:
 def test_no_name_of_a_point_lies_on_another(tmp_path: Path) -> None:
     """Where a longer prompt was not slower, "10.9 ms" and "9.97 ms" were written over each other."""
     analysis = made(tmp_path / "run", [(128, 11), (256, 10), (512, 18)])
-    figure, (axes,) = style.page(1)
+    figure, (axes,) = sheet.new(1)
     line = prompt_length.prompt_length_series(analysis.run, analysis.summary["levels"])
     names = chart.ttft_panel(axes, analysis, line)
     figure.draw_without_rendering()  # the panel has its place

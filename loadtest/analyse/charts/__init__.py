@@ -18,6 +18,7 @@ from loadtest.analyse.charts import (
     machine,
     prediction,
     prompts,
+    sheet,
     style,
     timeline,
     ttft,
@@ -98,7 +99,7 @@ def _save(figure: Figure, path: Path, analysis: Analysis, *said: Any, **more: An
     """Write a page; none that shows nothing, and none of lines by load where one level would make a dot of each line."""
     dots = path.name in BY_LOAD and len(analysis.levels) == 1
     if any(axes.axison for axes in figure.axes) and not dots:
-        return style.save(figure, path, analysis, *said, **more)
+        return sheet.save(figure, path, analysis, *said, **more)
     path.unlink(missing_ok=True)  # of an earlier report
     return None
 
@@ -109,7 +110,7 @@ def _by_series(
     """Draw one panel a series (levels of the same lengths), at most six, on one scale."""
     found = analysis.series or [Series("", ())]
     shown = [found[place] for place in evenly(len(found), style.MOST_PANELS)]
-    figure, panels = style.page(len(shown))
+    figure, panels = sheet.new(len(shown))
     for place, (axes, series) in enumerate(zip(panels, shown, strict=True)):
         chart(axes, analysis, series)
         if len(shown) > 1 and axes.axison:
@@ -128,7 +129,7 @@ def _side_by_side(
     path: Path, analysis: Analysis, charts: Sequence[Callable[..., Any]], found: Any, title: str, subtitle: str = GUIDES
 ) -> Path | None:
     """Draw two figures of `found`, the series or one of them; what a chart returns are names, written at last."""
-    figure, panels = style.page(2, columns=2, share_y=False)
+    figure, panels = sheet.new(2, columns=2, share_y=False)
     names = [chart(axes, analysis, found) for axes, chart in zip(panels, charts, strict=True)]
     return _save(figure, path, analysis, title, subtitle, at_last=[each.write for each in names if each])
 
@@ -164,6 +165,6 @@ def _of_run(
     *,
     height: float = 4.8,
 ) -> Path | None:
-    figure, (axes,) = style.page(1, height=height)
+    figure, (axes,) = sheet.new(1, height=height)
     chart(axes, analysis)
     return _save(figure, path, analysis, title, subtitle)

@@ -13,7 +13,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from loadtest.analyse.charts import style
+from loadtest.analyse.charts import sheet, style
 from loadtest.analyse.comparison import compare_report, many_report
 from loadtest.analyse.comparison.compare import BETTER, NOT_COMPARABLE, SAME, TOO_FEW, WORSE, Change, Comparison
 from loadtest.analyse.comparison.estimates import FAILED, OF_REQUESTS, Metric
@@ -44,7 +44,7 @@ def draw(comparison: Comparison, path: Path) -> Path:
     every = list(dict.fromkeys(row.level["label"] for row in comparison.headline))
     levels = every[:MOST_DRAWN]
     with mpl.rc_context(style.RC):
-        figure, panels = style.page(max(len(known), 1), columns=4, height=3.2 + 0.5 * len(levels))
+        figure, panels = sheet.new(max(len(known), 1), columns=4, height=3.2 + 0.5 * len(levels))
         if not known:
             style.empty(panels[0], "No figure could be compared.")
         for axes, metric in zip(panels, known, strict=False):
@@ -60,7 +60,7 @@ def draw(comparison: Comparison, path: Path) -> Path:
             f"{len(every) - len(levels)} more levels are in compare.md" if len(every) > len(levels) else "",
         )
         subtitle = joined("; ", shared, *(said if known else ()))
-        return style.save(figure, path, _framed(comparison), compare_report.outcome(comparison), subtitle)
+        return sheet.save(figure, path, _framed(comparison), compare_report.outcome(comparison), subtitle)
 
 
 def changes_panel(axes: Axes, metric: Metric, rows: Sequence[Change], levels: Sequence[str], tolerance: float) -> None:
@@ -148,10 +148,10 @@ Panel = Callable[[Axes, Sequence[StyledSeries]], None]
 def draw_many(many: Many, path: Path) -> Path:
     """Write all four panels on one page."""
     with mpl.rc_context(style.RC):
-        figure, panels = style.page(4, columns=2, height=4.4, share_y=False)
+        figure, panels = sheet.new(4, columns=2, height=4.4, share_y=False)
         for axes, (_, _, panel) in zip(panels, _panels(many), strict=True):
             panel(axes, styled_series(many)[:MOST_SERIES])
-        return style.save(figure, path, _framed_many(many), many_report.outcome(many)[0].rstrip("."), _subtitle(many))
+        return sheet.save(figure, path, _framed_many(many), many_report.outcome(many)[0].rstrip("."), _subtitle(many))
 
 
 def draw_each(many: Many, out: Path) -> list[Path]:
@@ -159,10 +159,10 @@ def draw_each(many: Many, out: Path) -> list[Path]:
     written = []
     with mpl.rc_context(style.RC):
         for name, title, panel in _panels(many):
-            figure, (axes,) = style.page(1, height=5.2)
+            figure, (axes,) = sheet.new(1, height=5.2)
             panel(axes, styled_series(many)[:MOST_SERIES])
             subtitle = _subtitle(many, bars=bool(axes.collections))
-            written.append(style.save(figure, out / f"{name}.png", _framed_many(many), title, subtitle))
+            written.append(sheet.save(figure, out / f"{name}.png", _framed_many(many), title, subtitle))
     return written
 
 

@@ -9,7 +9,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 
-from loadtest.analyse.charts import style
+from loadtest.analyse.charts import sheet, style
 from loadtest.analyse.explain.explanation import Explainer, Explanation
 from loadtest.analyse.explain.timeline import Timeline, behind_until
 from loadtest.analyse.reports import explain_report as words
@@ -34,14 +34,14 @@ def draw(path: Path, analysis: Analysis, explainer: Explainer, found: Explanatio
     causes = [each.row for part in found.parts.first for each in part.causes]
     rows = _lanes(timeline, low, high, [found.row, *([main] if main is not None else []), *causes])
     with mpl.rc_context(style.RC):
-        figure, (axes, *_) = style.page(1, height=max(3.2, 1.9 + 0.2 * len(rows)))
+        figure, (axes, *_) = sheet.new(1, height=max(3.2, 1.9 + 0.2 * len(rows)))
         _lanes_drawn(axes, run, timeline, rows, (low, high), found)
         for label, row in zip(axes.get_yticklabels(), rows, strict=True):
             label.set_fontweight("bold" if row in (found.row, main) else "normal")
             if row == main:
                 label.set_color(style.VERMILLION)
         subtitle = words.without(found) if told is not None else ""
-        return style.save(figure, path, analysis, words.heading(found), subtitle)
+        return sheet.save(figure, path, analysis, words.heading(found), subtitle)
 
 
 def _lanes(timeline: Timeline, low: float, high: float, wanted: list[int]) -> IntArray:

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from loadtest.analyse.charts import style
+from loadtest.analyse.charts import sheet, style
 from loadtest.analyse.findings import machine_findings
 from loadtest.analyse.findings.slot_findings import only_void
 from loadtest.analyse.run.event_times import blocks
@@ -100,7 +100,7 @@ def draw(path: Path, analysis: Analysis) -> Path | None:
         axes.set(ylabel=label, xlabel="" if axes is not every[-1] else style.TIME_OF_LEVELS)
     simulated = f"simulated: {', '.join(sorted(seen.simulated))}" if seen.simulated else ""
     said = simulated or "a line is broken where samples are missing"
-    return style.save(figure, path, analysis, title(analysis), said)
+    return sheet.save(figure, path, analysis, title(analysis), said)
 
 
 def title(analysis: Analysis) -> str:
@@ -219,7 +219,7 @@ def draw_loads(path: Path, analysis: Analysis) -> Path | None:
     subtitle = f"shaded: a model is being loaded; before each request it was unloaded{of}"
     # Why later loads were faster is a finding's to say, and the page cache's panel shows it.
     said = cold_load.loading(levels[0]["cold_load"]).rstrip(".").partition(", for ")[0]
-    return style.save(figure, path, analysis, said, subtitle)
+    return sheet.save(figure, path, analysis, said, subtitle)
 
 
 def load_bars(axes: Axes, analysis: Analysis, every: Sequence[dict[str, Any]]) -> float:

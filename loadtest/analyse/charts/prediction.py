@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.patches import Rectangle
 
-from loadtest.analyse.charts import style
+from loadtest.analyse.charts import sheet, style
 from loadtest.analyse.run import LevelData, grouped, users_axis
 from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif.advice.slot_advice import Advice
@@ -61,11 +61,11 @@ def _four_panels(
     path: Path, analysis: Analysis, panel: Callable[[Axes, str, str], None], title: str, subtitle: str
 ) -> Path:
     with mpl.rc_context(style.RC):
-        figure, every = style.page(len(PANELS), columns=2, height=4.9, share_y=False)
+        figure, every = sheet.new(len(PANELS), columns=2, height=4.9, share_y=False)
         for axes, (name, key, part) in zip(every, PANELS, strict=True):
             panel(axes, key, part)
             axes.set_title(name)
-        return style.save(figure, path, analysis, title, subtitle)
+        return sheet.save(figure, path, analysis, title, subtitle)
 
 
 def _loads_panel(
@@ -213,7 +213,7 @@ HEATMAPS = (  # (title, figure, statistic, colours: dark is better)
 def draw_slots(path: Path, analysis: Analysis, advice: Advice, title: str) -> Path:
     """Draw what each number of slots would give at each load: tables of colour, a panel a figure."""
     with mpl.rc_context(style.RC):
-        figure, panels = style.page(len(HEATMAPS), height=2.3 + 0.36 * len(advice.slots), share_y=True)
+        figure, panels = sheet.new(len(HEATMAPS), height=2.3 + 0.36 * len(advice.slots), share_y=True)
         for place, (axes, (name, key, statistic, colours)) in enumerate(zip(panels, HEATMAPS, strict=True)):
             heat_table(axes, advice, key, statistic, colours)
             axes.set_title(name)
@@ -229,7 +229,7 @@ def draw_slots(path: Path, analysis: Analysis, advice: Advice, title: str) -> Pa
             "answers vary by 10 % in length, but not in the title" if advice.equal_answers else "",
             "*: more streams at once than measured" if any(advice.extrapolated(*pair) for pair in advice.cells) else "",
         ]
-        return style.save(figure, path, analysis, title.rstrip("."), " · ".join(part for part in parts if part))
+        return sheet.save(figure, path, analysis, title.rstrip("."), " · ".join(part for part in parts if part))
 
 
 def heat_table(axes: Axes, advice: Advice, key: str, statistic: str, colours: str) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-from loadtest.analyse.charts import style
+from loadtest.analyse.charts import sheet, style
 from loadtest.analyse.charts.lettering import apart, drawable
 from loadtest.analyse.charts.point_names import PointNames
 from loadtest.analyse.findings import cache_findings
@@ -28,11 +28,11 @@ def draw_turns(path: Path, analysis: Analysis) -> Path | None:
     levels = style.drawn_levels(_with_turns(analysis))
     if not levels:
         return None
-    figure, (axes,) = style.page(1, height=4.8)
+    figure, (axes,) = sheet.new(1, height=4.8)
     ttft_by_turn(axes, analysis, levels)
     subtitle = "lines: medians; triangles: p95 (from 20 requests on)"
     subtitle = joined("; ", subtitle, _few(levels), style.left_out(_with_turns(analysis)))
-    return style.save(figure, path, analysis, turns_title(levels), subtitle)
+    return sheet.save(figure, path, analysis, turns_title(levels), subtitle)
 
 
 def draw_reread(path: Path, analysis: Analysis) -> Path | None:
@@ -40,14 +40,14 @@ def draw_reread(path: Path, analysis: Analysis) -> Path | None:
     levels = [level for level in _with_turns(analysis) if level["cached_share"] is not None]
     if not levels:
         return None
-    figure, (left, right) = style.page(2, columns=2, share_y=False)
+    figure, (left, right) = sheet.new(2, columns=2, share_y=False)
     reread_by_users(left, levels)
     reread_by_turn(right, analysis, style.drawn_levels(levels))
     how = {"server": "as the server counts them", "inferred": "inferred from prefill times"}
     source = levels[0]["cache"]["source"]
     title = cache_findings.title(analysis) or "What each turn read of its conversation, and what the server had cached"
     subtitle = f"means a request, warm-up left out; cached tokens {how[source]}"
-    return style.save(figure, path, analysis, title, joined("; ", subtitle, _few(levels)))
+    return sheet.save(figure, path, analysis, title, joined("; ", subtitle, _few(levels)))
 
 
 def _with_turns(analysis: Analysis) -> list[LevelData]:
@@ -166,7 +166,7 @@ def draw_lengths(path: Path, analysis: Analysis) -> Path | None:
         return None
     held = any(line.known("memory_bytes") for line in found)
     panels = 3 if held else 2
-    figure, axes = style.page(panels, columns=panels, share_y=False)
+    figure, axes = sheet.new(panels, columns=panels, share_y=False)
     names = ttft_panel(axes[0], analysis, found)
     prefill_panel(axes[1], analysis, found)
     if held:
@@ -177,7 +177,7 @@ def draw_lengths(path: Path, analysis: Analysis) -> Path | None:
     title = next(iter(prompt_length.prompt_length_sentences(found[0])), "What a longer prompt costs").rstrip(".")
     shared = found[0].label if len(found) == 1 else "a line for each number of streams"
     said = f"{shared}; dots: single requests, lines: medians"
-    return style.save(figure, path, analysis, title, said, at_last=[names.write])
+    return sheet.save(figure, path, analysis, title, said, at_last=[names.write])
 
 
 def ttft_panel(axes: Axes, analysis: Analysis, found: Sequence[PromptLengthSeries]) -> PointNames:

@@ -14,7 +14,7 @@ from matplotlib.text import Text
 from support.drawn import labels_apart, one_request
 from support.made_runs import Made, closed_loop, grid, make, unanswered, write
 
-from loadtest.analyse.charts import against_load, distributions, drift, machine, style, timeline, ttft
+from loadtest.analyse.charts import against_load, distributions, drift, machine, sheet, style, timeline, ttft
 from loadtest.analyse.reports.answers import _slots
 from loadtest.analyse.run.levels import LevelData, series_of
 from loadtest.analyse.summary import Analysis, analyse
@@ -43,7 +43,7 @@ def of_two_lengths(path: Path) -> Analysis:
 @pytest.mark.parametrize("turned", [False, True])
 def test_panels_on_one_axis_hold_the_lines_of_all(tmp_path: Path, chart: Any, *, turned: bool) -> None:
     analysis = of_two_lengths(tmp_path / "run")
-    _, panels = style.page(2)
+    _, panels = sheet.new(2)
     found = series_of(analysis.summary["levels"])
     for axes, series in zip(panels, found[::-1] if turned else found, strict=True):
         chart(axes, analysis, series)
@@ -56,7 +56,7 @@ def test_panels_on_one_axis_hold_the_lines_of_all(tmp_path: Path, chart: Any, *,
 def test_the_timeline_of_many_streams_shows_the_level_and_not_its_warm_up(tmp_path: Path) -> None:
     make(tmp_path / "run", Made(slots=32, tokens=5), users=(64,), each=2)
     analysis = analyse(tmp_path / "run")
-    _, (axes,) = style.page(1)
+    _, (axes,) = sheet.new(1)
     timeline.request_rows(axes, analysis, analysis.summary["levels"][0])
     assert axes.get_ylabel() == "requests 65 to 112 of 192 sent"
     legend = axes.get_legend()
@@ -68,7 +68,7 @@ def test_the_timeline_of_many_streams_shows_the_level_and_not_its_warm_up(tmp_pa
 def test_the_timeline_of_one_request_numbers_no_other(tmp_path: Path) -> None:
     one_request(tmp_path / "run")
     analysis = analyse(tmp_path / "run")
-    figure, (axes,) = style.page(1)
+    figure, (axes,) = sheet.new(1)
     timeline.request_rows(axes, analysis, analysis.summary["levels"][0])
     figure.draw_without_rendering()
     assert [text.get_text() for text in axes.get_yticklabels() if text.get_text()] == ["1"]
@@ -111,10 +111,10 @@ def test_a_long_model_leaves_the_footer_legible(tmp_path: Path) -> None:
     make(tmp_path / "run", users=(1,), each=1, **more)
     analysis = analyse(tmp_path / "run")
     analysis.summary["hardware"] = ["NVIDIA A100 80GB PCIe " * 12]
-    figure, (axes,) = style.page(1)
+    figure, (axes,) = sheet.new(1)
     FigureCanvasAgg(figure)
     ttft.ttft_parts(axes, analysis, series_of(analysis.summary["levels"])[0])
-    style.save(figure, tmp_path / "a.png", analysis, "A title")
+    sheet.save(figure, tmp_path / "a.png", analysis, "A title")
     boxes = {text.get_text(): text.get_window_extent() for text in figure.texts}
     assert all(box.x0 >= 0 and box.x1 <= figure.bbox.x1 for box in boxes.values())
     assert not [pair for pair in itertools.combinations(boxes.values(), 2) if pair[0].overlaps(pair[1])]
@@ -134,7 +134,7 @@ def test_levels_without_a_p95_are_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("panels", [1, 2, 3])
 @pytest.mark.parametrize(("low", "high"), [(0.3, 0.6), (40, 900), (0.3, 400_000), (1000, 2_000_000)])
 def test_durations_on_an_axis_have_units_and_room(panels: int, low: float, high: float) -> None:
-    figure, every = style.page(panels)
+    figure, every = sheet.new(panels)
     FigureCanvasAgg(figure)
     for axes in every:
         axes.plot([low / 1e3, high / 1e3], [0, 1])
@@ -150,7 +150,7 @@ def test_durations_on_an_axis_have_units_and_room(panels: int, low: float, high:
 
 @pytest.mark.parametrize(("low", "high"), [(0.27, 5.4), (0.048, 0.16), (1.0, 1.02), (0.0021, 47), (2e-4, 900)])
 def test_what_a_logarithmic_axis_shows_lies_between_labels(low: float, high: float) -> None:
-    for axes, scaled in zip(style.page(2, share_y=False)[1], (style.logarithmic_y, style.logarithmic_x), strict=True):
+    for axes, scaled in zip(sheet.new(2, share_y=False)[1], (style.logarithmic_y, style.logarithmic_x), strict=True):
         axes.plot([low, high], [low, high])
         scaled(axes)
         axis = axes.yaxis if scaled is style.logarithmic_y else axes.xaxis
@@ -164,7 +164,7 @@ def test_what_a_logarithmic_axis_shows_lies_between_labels(low: float, high: flo
 def test_the_rarest_gap_lies_above_a_labelled_share(tmp_path: Path) -> None:
     make(tmp_path / "run", Made(tokens=40), users=(4,), each=4)
     analysis = analyse(tmp_path / "run")
-    _, (axes,) = style.page(1)
+    _, (axes,) = sheet.new(1)
     distributions.itl_tail(axes, analysis, series_of(analysis.summary["levels"])[0])
     drawn: list[Any] = [line.get_ydata() for line in axes.lines]
     lowest = min(map(min, drawn))
@@ -175,7 +175,7 @@ def test_the_rarest_gap_lies_above_a_labelled_share(tmp_path: Path) -> None:
 def test_figures_stand_clear_of_the_slots(tmp_path: Path) -> None:
     make(tmp_path / "run", Made(gap_ms=1, tokens=40), users=(1, 4, 8, 16))
     analysis = analyse(tmp_path / "run")
-    figure, panels = style.page(2, columns=2, share_y=False)
+    figure, panels = sheet.new(2, columns=2, share_y=False)
     against_load.a_stream(panels[0], analysis, series_of(analysis.summary["levels"]))
     figure.draw_without_rendering()
     (slots,) = [text for text in panels[0].texts if "slots" in text.get_text()]
@@ -189,7 +189,7 @@ def test_panels_of_gaps_share_one_legend_and_their_axes_stand_apart(
     """Each level had a name in each panel, with a share of its own; "shorter gaps are drawn at" ran into the next panel."""
     analysis = of_two_lengths(tmp_path / "run")
     monkeypatch.setattr("loadtest.analyse.charts.distributions.stats.ranked", lambda *_: [0.0, 1e-7, *[0.03] * 60])
-    figure, panels = style.page(3)
+    figure, panels = sheet.new(3)
     for axes, series in zip(panels, series_of(analysis.summary["levels"]), strict=False):
         distributions.itl(axes, analysis, series)
     figure.draw_without_rendering()
@@ -203,7 +203,7 @@ def test_panels_of_gaps_share_one_legend_and_their_axes_stand_apart(
 def test_means_are_written_where_each_has_room(tmp_path: Path, levels: int, written: int) -> None:
     make(tmp_path / "run", Made(gap_ms=1, tokens=4), users=tuple(range(1, levels + 1)), each=1)
     analysis = analyse(tmp_path / "run")
-    _, (axes,) = style.page(1)
+    _, (axes,) = sheet.new(1)
     ttft.ttft_parts(axes, analysis, series_of(analysis.summary["levels"])[0])
     assert (
         len([text for text in axes.texts if text.get_text().endswith("s") and "slot" not in text.get_text()]) == written
@@ -212,7 +212,7 @@ def test_means_are_written_where_each_has_room(tmp_path: Path, levels: int, writ
 
 @pytest.mark.parametrize("columns", [1, 2, 3])
 def test_loads_of_four_digits_stand_apart(columns: int) -> None:
-    figure, panels = style.page(columns, columns=columns)
+    figure, panels = sheet.new(columns, columns=columns)
     FigureCanvasAgg(figure)
     loads = [2**power for power in range(12)]
     panels[0].plot(loads, loads)
@@ -228,10 +228,10 @@ def test_a_long_legend_takes_no_room_from_the_panels(tmp_path: Path) -> None:
     analysis = analyse(tmp_path / "run")
     heights = []
     for names in (["short"], [f"{place} {LONG * 2}" for place in range(14)]):
-        figure, (axes,) = style.page(1)
+        figure, (axes,) = sheet.new(1)
         for name in names:
             axes.plot([0, 1], [0, 1], label=name)
-        style.save(figure, tmp_path / "a.png", analysis, "A title")
+        sheet.save(figure, tmp_path / "a.png", analysis, "A title")
         heights.append(axes.get_window_extent().height)
         (legend,) = figure.legends
         assert legend.get_window_extent().x1 <= figure.bbox.x1
@@ -242,7 +242,7 @@ def test_a_long_legend_takes_no_room_from_the_panels(tmp_path: Path) -> None:
 def test_one_request_is_one_stream_and_comes_after_the_start(tmp_path: Path) -> None:
     one_request(tmp_path / "run")
     analysis = analyse(tmp_path / "run")
-    figure, (above, below) = style.page(2, share_y=False)
+    figure, (above, below) = sheet.new(2, share_y=False)
     machine.streams(above, analysis)
     drift.over_time(below, analysis)
     figure.draw_without_rendering()
@@ -273,7 +273,7 @@ def test_charts_of_users_who_left_say_what_they_draw(tmp_path: Path) -> None:
     records = [unanswered(each, Outcome.LEFT) if each.id % 4 else each for each in truth.records]
     analysis = analyse(write(tmp_path / "run", records, levels))
     assert "half of them or more after " in distributions.ttft_title(analysis)
-    figure, (axes,) = style.page(1)
+    figure, (axes,) = sheet.new(1)
     ttft.ttft_parts(axes, analysis, analysis.series[0])
     figure.draw_without_rendering()
     assert f"mean {seconds(analysis.levels[0].mean_ttft)}" in [text.get_text() for text in axes.texts]

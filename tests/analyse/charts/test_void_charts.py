@@ -12,7 +12,7 @@ import pytest
 from matplotlib.axes import Axes
 from support.virtual_runs import Load, play
 
-from loadtest.analyse.charts import against_load, drift, prediction, style, timeline, ttft
+from loadtest.analyse.charts import against_load, drift, prediction, sheet, style, timeline, ttft
 from loadtest.analyse.charts.style import BEYOND, VOID_LABEL, or_void
 from loadtest.analyse.findings.step_findings import steps_findings
 from loadtest.analyse.run.levels import series_of
@@ -35,7 +35,7 @@ def found(tmp_path: Path) -> Analysis:
 
 def drawn(chart: Callable[..., object], *given: Any) -> Axes:
     with mpl.rc_context(style.RC):
-        _, (axes,) = style.page(1)
+        _, (axes,) = sheet.new(1)
         chart(axes, *given)
     return axes
 

@@ -17,7 +17,7 @@ from support.two_models import FAST, SLOW, THERE, mixed, target
 from support.virtual_runs import Load, play
 
 from loadtest.analyse.charts import compare as chart
-from loadtest.analyse.charts import style
+from loadtest.analyse.charts import sheet
 from loadtest.analyse.comparison import many as many_runs
 from loadtest.analyse.comparison import many_report, traits
 from loadtest.analyse.comparison.compare import BETTER, NOT_COMPARABLE, SAME, WORSE, Change
@@ -188,7 +188,7 @@ def test_a_chart_of_void_levels_names_no_line_that_is_not_there(folder: Folder) 
     found = compare_many(analyses)
     lines, said = [], []
     for _, _, panel in chart._panels(found):
-        _, (axes,) = style.page(1)
+        _, (axes,) = sheet.new(1)
         panel(axes, chart.styled_series(found))
         lines += [str(line.get_label()) for line in axes.lines]
         said += [text.get_text() for text in axes.texts]
@@ -203,16 +203,16 @@ def test_one_entry_of_the_legend_explains_the_crosses_of_all_lines(folder: Folde
     analyses = [analyse(folder(name, slower=slower)) for name, slower in (("a", 0.0), ("b", 0.5), ("c", 1.0))]
     for level in (analyses[0].summary["levels"][0], analyses[1].summary["levels"][0], *analyses[2].summary["levels"]):
         level["verdict"] = VOID
-    figure, (axes,) = style.page(1)
+    figure, (axes,) = sheet.new(1)
     found = compare_many(analyses)
     _, _, throughput = chart._panels(found)[0]
     throughput(axes, chart.styled_series(found))
-    assert list(style._legend(figure)[0]) == ["A a", "B b", "C c: void, not compared", "void, not compared"]
+    assert list(sheet._legend(figure)[0]) == ["A a", "B b", "C c: void, not compared", "void, not compared"]
 
 
 def test_a_line_of_output_against_wait_says_at_its_ends_which_loads_they_are(folder: Folder) -> None:
     found = many(folder("a"), folder("b", slower=0.5))
-    _, (axes,) = style.page(1)
+    _, (axes,) = sheet.new(1)
     next(panel for name, _, panel in chart._panels(found) if name == "tradeoff")(axes, chart.styled_series(found))
     ends = [f"{level['concurrency']}" for level in (found.entries[0].levels[0], found.entries[0].levels[-1])]
     assert [text.get_text() for text in axes.texts] == 2 * ends
@@ -220,10 +220,10 @@ def test_a_line_of_output_against_wait_says_at_its_ends_which_loads_they_are(fol
 
 def test_a_legend_of_long_names_takes_as_many_columns_as_fit_side_by_side() -> None:
     """Columns are as wide as what they hold: one long name kept all of them in a single column."""
-    figure, (axes,) = style.page(1)
+    figure, (axes,) = sheet.new(1)
     for name in ("A " + "x" * 60, "B " + "x" * 60, "C " + "x" * 30, "D " + "x" * 30):
         axes.plot([1, 2], [1, 2], label=name)
-    assert style._legend(figure)[1] == 2
+    assert sheet._legend(figure)[1] == 2
 
 
 def test_values_that_differ_from_run_to_run_are_counted_and_not_listed(folder: Folder, tmp_path: Path) -> None:

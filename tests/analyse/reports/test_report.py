@@ -18,7 +18,7 @@ from support.made_runs import MS, Made, grid, make, unanswered, write
 from support.places import FOLDERS
 
 from loadtest.analyse import report
-from loadtest.analyse.charts import style
+from loadtest.analyse.charts import sheet
 from loadtest.analyse.comparison import many_report
 from loadtest.analyse.comparison.many import compare_many
 from loadtest.analyse.reports import gate_report, tables
@@ -346,7 +346,7 @@ def test_a_level_of_many_failed_requests_has_one_mark_in_every_table_and_chart(t
         assert mark in shown
         assert "valid (" not in shown
     assert mark in gate_report.step_summary(one.summary, ())
-    figure, _ = style.page(1)
-    style.save(figure, tmp_path / "chart.png", one, "title", "subtitle")
+    figure, _ = sheet.new(1)
+    sheet.save(figure, tmp_path / "chart.png", one, "title", "subtitle")
     said = f"subtitle; figures leave out requests that failed: {percent(failed / 64)} at 8 streams"
     assert said in " ".join(each.get_text() for each in figure.texts).replace("\N{NO-BREAK SPACE}", " ")
