@@ -389,6 +389,8 @@ def test_an_interrupt_at_import_ends_with_the_same_code(tmp_path: Path) -> None:
     [
         ("certificate verify failed: self-signed certificate", "give its authority with --ca-file"),
         ("certificate verify failed: IP address mismatch, certificate is not valid for '10.0.0.1'", "for another name"),
+        ("certificate verify failed: certificate has expired", "renew it, or trust it unseen"),
+        ("certificate verify failed: certificate is not yet valid", "out of date by this machine's clock: "),
     ],
 )
 def test_a_certificate_that_does_not_fit_is_said_with_what_helps(said: str, words: str) -> None:
@@ -398,3 +400,8 @@ def test_a_certificate_that_does_not_fit_is_said_with_what_helps(said: str, word
     with httpx.Client(transport=httpx.MockTransport(refuse)) as client, pytest.raises(TargetError, match=words) as told:
         ask(client, "https://10.0.0.1", "/v1/models")
     assert ("--ca-file" in str(told.value)) is (words == "give its authority with --ca-file")
+
+
+def test_what_a_certificate_is_not_valid_for_ends_in_one_stop() -> None:
+    why = "cannot connect to a:443: TLS failed: Hostname mismatch, certificate is not valid for 'a'."
+    assert "is not valid for 'a'; give the URL" in not_reached("https://a", why, None)

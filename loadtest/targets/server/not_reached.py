@@ -20,6 +20,7 @@ RECORDS = (b"\x15\x03", b"\x16\x03")  # an alert, a handshake
 LOCAL_OLLAMA = tuple(f"http://{host}:{OLLAMA_PORT}" for host in ("127.0.0.1", "localhost", "[::1]"))
 _OF_OUR_WIRE = re.compile(r"^cannot connect to \S+?(?: by the proxy \S+)?: ")
 _CERTIFICATE = re.compile(r"\b(?:certificate|cert|issuer)\b|CERTIFICATE", re.IGNORECASE)
+_OUT_OF_DATE = re.compile(r"has expired|not yet valid")
 _HANDSHAKE = re.compile(r"TLS not ready|during the TLS handshake|UNEXPECTED_EOF_WHILE_READING")
 _NO_NAME = re.compile(r"does not resolve \(.*(?:not known|does not resolve)\)")
 _REFUSED, _NO_FILE = (os.strerror(code).lower() for code in (errno.ECONNREFUSED, errno.ENOENT))
@@ -31,13 +32,20 @@ def not_reached(url: str, why: str, proxy: str | None) -> str:
     reason = shorten(_OF_OUR_WIRE.sub("", why).removeprefix("TLS failed: "))
     who, given = _of_tls(url, proxy)
     if "is not valid for" in reason:
-        return f"{who} has a certificate for another name: {reason}; give the URL with a name that it holds."
+        return (
+            f"{who} has a certificate for another name: {reason.rstrip('.')}; give the URL with a name that it holds."
+        )
     if "WRONG_VERSION_NUMBER" in reason:
         return f"{who} speaks http, not https: give {given}."
     if _HANDSHAKE.search(reason):
         return f"{who} does not answer as a server of TLS does, in time: see whether it speaks http, and give {given} then."
     if reach.is_alert(reason):
         return f"cannot measure {url}: {reason}."
+    if _OUT_OF_DATE.search(reason):
+        return (
+            f"{who} has a certificate that is out of date by this machine's clock: {reason}; renew it, or trust it unseen with "
+            "--insecure."
+        )
     if _CERTIFICATE.search(reason):
         return (
             f"{who} has a certificate that is not trusted here: {reason}; give its authority with --ca-file, or trust it unseen "
