@@ -48,7 +48,7 @@ _TAGGED = re.compile(r"(?!unix:|https?:)[\w.-]+:(?:latest|[\d.]*[a-z][\w.-]*)") 
 _FOUR_NUMBERS = re.compile(r"\d+(\.\d+){3}", re.ASCII)
 _HOST = re.compile(r"[\w.~%-]+")  # names beyond ASCII too: the resolver decides
 # Paths below which an API has no /v1 of its own: /paas/v4, /v1beta/openai, /v1-openai, /openai/deployments/NAME.
-_OWN_ROOT = re.compile(r"/v\d+\w*([/-]openai)?$|/deployments/|/endpoints/openapi$|/serving-endpoints$")
+_OWN_ROOT = re.compile(r"/v\d+\w*([/-]openai)?$|/deployments/|/endpoints/openapi$|/serving-endpoints$|/compat$")
 _DEPLOYMENT = re.compile(r"/deployments/([^/?]+)")
 MOST_PORT_DIGITS, MOST_HOST = 5, 254  # characters, of a host with the dot at its end
 _SLASHES = re.compile(r"(?<!:)/{2,}")  # which no server means; behind a colon another URL begins

@@ -23,6 +23,11 @@ Call = Callable[..., tuple[int, str, str]]
 LLAMA_SWAP = {"version": "165", "commit": "abc", "build_date": "2025"}
 LISTED = {"object": "list", "data": [{"id": "m", "object": "model"}]}
 TAGS = {"models": [{"name": "a:latest", "model": "a:latest", "details": {}}]}
+OTHERS = {  # KoboldCpp's
+    "/api/version": {"version": "0.7.0"},
+    "/api/tags": {"models": [{"name": "koboldcpp", "model": "a", "details": {"family": "koboldcpp"}}]},
+    "/v1/models": {"data": [{"id": "a", "owned_by": "koboldcpp"}]},
+}
 GREETING = (200, {"Content-Type": "text/plain"}, b"Ollama is running")
 SHORT = ["--concurrency", "1", "--requests", "2", "--output-tokens", "2", "--warmup", "0"]
 
@@ -36,6 +41,7 @@ def look(routes: dict[str, Any], api: str = "auto", default: Any = None) -> Serv
     ("routes", "kind", "version"),
     [
         ({"/api/version": {"version": "0.24.0"}, "/api/tags": TAGS}, "ollama", "0.24.0"),
+        (OTHERS, "openai", None),
         ({"/api/version": {"version": "0.33.0-rc2"}, "/": GREETING}, None, None),
         ({"/api/version": refuse(404), "/api/tags": TAGS, "/": GREETING}, "ollama", None),
         ({"/api/version": LLAMA_SWAP, "/v1/models": LISTED}, "openai", None),
@@ -252,6 +258,10 @@ def test_props_of_llama_cpp_are_asked_with_the_key(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setenv("OPENAI_API_KEY", "sk-0123456789")
     assert look({"/v1/models": LISTED, "/props": guarded}).slots == 4
+
+
+def test_another_program_is_an_ollama_by_word_of_the_user() -> None:
+    assert look(OTHERS, api="ollama").kind == "ollama"
 
 
 def test_slots_and_context_that_a_server_refuses_to_say(loadtest: Call) -> None:

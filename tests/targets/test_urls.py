@@ -188,6 +188,7 @@ def test_what_is_no_address_or_would_be_dropped_is_one_sentence(given: str, word
         ("https://h/v3", "/v1/chat/completions", "https://h/v3/chat/completions", None),
         ("https://h/v3", "/v1/models", "https://h/v3/models", None),
         ("https://h/v2/v1", "/v1/models", "https://h/v2/v1/models", None),
+        ("https://h/v1/A/G/compat", "/v1/models", "https://h/v1/A/G/compat/models", None),  # Cloudflare's gateway
         (
             "https://x/openai/deployments/D?api-version=2024-10-21",
             "/v1/chat/completions",

@@ -44,6 +44,8 @@ SIMULATED_HEADER = "loadtest-simulated"  # simulate/server.py sets it on every a
 OLLAMA_GREETING = b"Ollama is running"
 MOST_MODELS_NAMED = 30  # models in a sentence
 
+# What servers say as the family of their models that answer at Ollama's paths, too, if only with whole answers
+_NO_FAMILIES = frozenset(("koboldcpp", "lemonade", "llamacpp", "llama.cpp", "vllm"))
 _ENDPOINTS = re.compile(r"((/chat)?/completions|/embeddings)$")
 _OLLAMA_VERSION = re.compile(r"v?\d+\.\d+(\.\d+)?([-+.].*)?")
 
@@ -179,7 +181,7 @@ def _ollama(
     if signs < needed:
         greeting = ask(client, url, "/")
         signs += greeting.ok and OLLAMA_GREETING in greeting.body[:1000]
-    if signs < needed:
+    if signs < needed or (api == "auto" and _has_other_program(listed)):
         return None
     if api == "auto" and tags.refused:
         raise refused_error(client, url, tags)
@@ -187,6 +189,12 @@ def _ollama(
     simulated = _simulated_facts(version) or _simulated_facts(tags)
     models, cache = _ollama_models(client, url, listed or []), version.cached or tags.cached
     return Server(url, "ollama", version_text, models, None, simulated, unlisted, cache)
+
+
+def _has_other_program(listed: list[dict[str, Any]] | None) -> bool:
+    """Whether the models of a list are another program's than Ollama's, by their family."""
+    families = {as_text(as_mapping(row.get("details")).get("family")) for row in listed or ()}
+    return bool(families) and families <= _NO_FAMILIES
 
 
 def _ollama_models(client: httpx.Client, url: str, listed: list[dict[str, Any]]) -> tuple[ServedModel, ...]:

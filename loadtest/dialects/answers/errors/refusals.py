@@ -28,7 +28,8 @@ _WORDS_FOR = {name: _THINKING.format(name=name) for name in ("think", "reasoning
 _REFUSING = re.compile(
     r"unknown|unrecogni[sz]ed|unsupported|n[o']t (?:be )?(?:support|implement|permit|allow|accept|availab|recogni|expect|known|valid)"
     r"|unexpected|extra (?:inputs?|fields?|keys?)|additional propert|forbid|disallow|no such|invalid (?:field|param|arg|key)"
-    r"|does not (?:exist|support)|cannot be (?:used|set)|instead",
+    r"|does not (?:exist|support)|cannot (?:both )?be (?:used|set|specified)|instead|deprecated|not an? (?:support|valid|known|allow)"
+    r"|\bonly \S+ is (?:allow|support)",
     re.IGNORECASE,
 )
 # what a server says of a model that does not chat
