@@ -137,7 +137,7 @@ def _advice_of(
     from loadtest.analyse.server.model_memory.by_slots import memory_by_slots
     from loadtest.analyse.whatif.advice import slot_advice as work
     from loadtest.analyse.whatif.model.fit import NoWayError, fitted_way, longest_series
-    from loadtest.analyse.whatif.model.predict import require_tokens
+    from loadtest.analyse.whatif.model.predict import require_predictable
 
     series = longest_series(analysis.run)
     if series is None:
@@ -145,7 +145,7 @@ def _advice_of(
             f"{analysis.run.path} holds no closed-loop level to advise on; measure with --concurrency."
         )
     slots = analysis.known_slots
-    require_tokens(analysis.run)
+    require_predictable(analysis.run)
     work.require_slots(slots, series)
     used = [level for level in analysis.levels if level["index"] in series.levels]
     try:

@@ -162,7 +162,10 @@ def _from_stalls(gaps: TokenGaps, tokens: FloatArray, step: StepTime, n_batch: S
     rows = rows[np.unique(before[rows], return_index=True)[1]]  # each step once, however many streams saw it
     if len(rows) < FEWEST_TO_SPLIT:
         return None
-    method = "pauses of running streams that prompts fell into, less a step (the server gives no durations)"
+    why = "the server gives no durations"
+    if gaps.requests.told.any():
+        why = "by its durations too few took longer than a step"
+    method = f"pauses of running streams that prompts fell into, less a step ({why})"
     spent, beside = gaps.right[rows] - gaps.left[rows], beside[rows]
     return fit_prefill(evaluated[rows], spent, step(beside), step(beside + joined[rows]), method, n_batch)
 
