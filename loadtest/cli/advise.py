@@ -200,4 +200,6 @@ def _print_advice(written: list[Path], analysis: Analysis, found: Advice) -> Non
     print_lines(console, words.notes(found, (found.load,)), style="dim")
     print_written(console, written)
     if promised := [path for path in written if path.name.endswith(PROMISE)]:
-        console.print(Text(words.promise_sentence(found, str(promised[0]), command(analysis.run))), soft_wrap=True)
+        of_locust = analysis.run.facts.get("driver") == "locust"
+        how = words.promise_sentence(found, str(promised[0]), command(analysis.run), of_locust=of_locust)
+        console.print(Text(how), soft_wrap=True)

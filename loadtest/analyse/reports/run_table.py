@@ -248,15 +248,13 @@ def energy_fact(summary: dict[str, Any]) -> str:
 
 
 def command(run: RunData) -> str | None:
-    """Return `loadtest run` with every key that is not at its default, and how many streams; of Locust its locustfile.
+    """Return `loadtest run` with every key that is not at its default, and how many streams; of Locust its own command.
 
     None where it is unknown.
     """
     facts, scenario = run.facts, run.scenario
-    locust = facts.get("locust")
-    if isinstance(locust, dict):
-        classes = [str(name) for name in locust.get("user_classes") or []]
-        return shlex.join(["locust", "-f", str(locust.get("locustfile") or "locustfile.py"), *classes])
+    if isinstance(locust := facts.get("locust"), dict):
+        return _locust_command(run, locust)
     if not scenario:
         return None
     target = facts.get("target") or {}
@@ -276,6 +274,29 @@ def command(run: RunData) -> str | None:
     for flag, value in (("--slo", asked.get("slo")), ("--find-max", asked.get("find_max"))):
         words += [flag, str(value)] if value else []
     return shlex.join(["loadtest", "run", *words])
+
+
+def _locust_command(run: RunData, locust: dict[str, Any]) -> str | None:
+    """Return Locust's command, without its web UI; None where users were added or ended by hand meanwhile."""
+    shaped, scenario = locust.get("shape"), run.scenario
+    if not shaped and len(run.facts.get("levels") or []) > 1:
+        return None
+    words = ["locust", "-f", str(locust.get("locustfile") or "locustfile.py"), *(locust.get("user_classes") or ())]
+    words += ["--headless"]
+    urls = {one.get("url") for one in run.facts.get("targets") or [run.facts.get("target") or {}]}
+    known: dict[str, Any] = {
+        "--host": next(iter(urls)) if len(urls) == 1 else None
+    }  # of several each class names its own
+    if not shaped:
+        known |= {"-u": next(iter(scenario.get("concurrency") or ()), None), "-r": locust.get("spawn_rate")}
+        known |= {"-t": f"{_text(seconds)}s" if (seconds := scenario.get("duration")) else None}
+    known |= {f"--{name.replace('_', '-')}": value for name, value in (locust.get("options") or {}).items()}
+    for flag, value in known.items():
+        for one in value if isinstance(value, list) else [value] * (value is not None):
+            words += [flag, _text(one).lower() if isinstance(one, bool) else _text(one)]
+    for name in ("tags", "exclude_tags"):
+        words += [f"--{name.replace('_', '-')}", *said] if (said := locust.get(name)) else []
+    return shlex.join(words)
 
 
 def serve_command(run: RunData, slots: Slots) -> str | None:
