@@ -73,6 +73,7 @@ class Explanation:
     id: int
     level: LevelData  # of summary.json
     outcome: str
+    error: str | None  # what a failed one says
     ttft_s: float
     e2e_s: float
     usual_s: float  # median TTFT of the others of its level
@@ -128,6 +129,7 @@ class Explanation:
             "level": self.level["index"],
             "label": self.level["label"],
             "outcome": self.outcome,
+            "error": self.error,
             "warmup": self.warmup,
             "ttft_s": self.ttft_s,
             "e2e_s": self.e2e_s,
@@ -212,6 +214,7 @@ class Explainer:
             id=int(timeline.ids[row]),
             level=level,
             outcome=str(run.requests["outcome"].to_numpy()[row]),
+            error=error if isinstance(error := run.requests["error"].to_numpy()[row], str) else None,
             ttft_s=float(run.column("ttft_s")[row]),
             e2e_s=float(run.column("e2e_s")[row]),
             usual_s=_median(run.column("ttft_s")[good]),
@@ -358,10 +361,15 @@ def row_of(run: RunData, request: int) -> int:
 
 
 def rows_by_length(run: RunData, levels: Iterable[int], by: str) -> IntArray:
-    """Return the rows of the measured requests of these levels that ended well, the slowest first."""
-    values = run.column(BY[by])
-    rows = np.flatnonzero(run.good(*levels) & np.isfinite(values))
-    return rows[np.argsort(-values[rows], kind="stable")]
+    """Return the rows of the measured requests of these levels that have this duration, the slowest first.
+
+    As in the percentiles of TTFT, who hung up before a first token waited longer than everybody who stayed.
+    """
+    values, gone = run.column(BY[by]), run.left(*levels) & ~np.isfinite(run.column("first_token"))
+    if by == "ttft":
+        values = np.where(gone, run.column("end") - run.column("send"), values)
+    rows = np.flatnonzero((run.good(*levels) | gone) & np.isfinite(values))
+    return rows[np.lexsort((-values[rows], ~gone[rows]))]
 
 
 def at_percentile(rows: IntArray, share: float) -> int:

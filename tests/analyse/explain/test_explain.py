@@ -14,9 +14,10 @@ import pytest
 from rich.console import Console
 from support import planted
 from support.explained import TIMING, explained
-from support.made_runs import write
+from support.made_runs import Made, grid, unanswered, write
 from support.planted import Case, Playing, Sent
 from support.scored import command
+from support.two_models import target, two_models
 from support.virtual_runs import Load, play
 
 from loadtest.analyse.explain import time_parts as parts
@@ -25,7 +26,7 @@ from loadtest.analyse.explain.timeline import WorkWindow, moments, shared_out
 from loadtest.analyse.reports import explain_report as words
 from loadtest.analyse.summary import analyse
 from loadtest.cli.explain import _show_table
-from loadtest.records import Record
+from loadtest.records import Outcome, Record
 from loadtest.simulate.model.timing import StepLaw
 from loadtest.text import seconds
 
@@ -261,3 +262,50 @@ def test_what_cannot_be_explained_is_one_sentence(queued: Path, args: list[str],
     code, said = command("explain", queued, *args)
     assert code == 2
     assert sentence in said
+
+
+def test_beside_embeddings_a_chat_is_explained_and_they_are_not(tmp_path: Path) -> None:
+    """Was "measured embeddings" of a chat, where the run's first target embeds."""
+
+    def embeds(record: Record) -> dict[str, Any]:
+        nothing = dict.fromkeys(("t_first_token", "t_first_visible", "server_us", "output_tokens", "asked"))
+        return {} if record.target else {**nothing, "chunks": []}
+
+    first = target("made", dialect="ollama-embeddings")
+    two_models(tmp_path / "run", embeds, target=first, targets=[first, target("other")])
+    code, said = command("explain", tmp_path / "run", "--request", 21)
+    assert (code, said.startswith("Request 21 of other")) == (0, True)
+    code, said = command("explain", tmp_path / "run", "--request", 20)
+    assert (code, said) == (
+        2,
+        "request 20: embeddings were measured, and an answer without tokens has no parts to explain.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("outcome", "said"),
+    [
+        (Outcome.STREAM_ERROR, "Its answer broke off (stream_error: out of memory)"),
+        (Outcome.LEFT, "Its user hung up in mid-answer"),
+        (Outcome.CANCELLED, "The run stopped it in mid-answer"),
+    ],
+)
+def test_an_answer_without_its_end_is_said_to_be_one(queued: Path, outcome: Outcome, said: str) -> None:
+    """Nothing told a user that what was explained had failed."""
+    found = dataclasses.replace(explained(queued, 47), outcome=outcome, error="out of memory")
+    assert next(iter(words.notes(found))).startswith(said)
+
+
+def test_users_who_hung_up_are_the_slowest_and_failed_requests_are_said_to_be_left_out(tmp_path: Path) -> None:
+    """Of a level whose TTFT p95 is that of a user who left, explain took a quick answer for the one at p95."""
+    levels, truth = grid(Made(), (8,))
+    ends = {0: Outcome.LEFT, 1: Outcome.TIMEOUT}
+    records = [unanswered(one, ends[one.id % 10]) if one.id % 10 in ends else one for one in truth.records]
+    run = write(tmp_path / "run", records, levels)
+    code, said = command("explain", run, "--percentile", "p95")
+    assert code == 0
+    assert ": no token in 480 ms, then its user hung up" in " ".join(said.split())
+    assert "of 64 requests failed and are left out: name one of them with --request." in said
+    code, said = command("explain", run, "--slowest", "2", "--by", "e2e")
+    assert "users hung up in" in said
+    assert json.loads(command("explain", run, "--json")[1])["left_out"].startswith("7 of 64 requests failed")
