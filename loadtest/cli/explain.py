@@ -196,3 +196,4 @@ def _show_table(console: Console, found: list[Explanation]) -> None:
         console.print(Text(f"What {', '.join(who)} would have been without is not said: {reason}.", style="dim"))
     if who := [f"#{each.id}" for each in found if each.told is None and each.no_replay is None and each.without]:
         console.print(Text(f"No cause of {listed(who)}, left out alone, makes it clearly faster.", style="dim"))
+    print_lines(console, words.level_notes(found[0]), before="! ", style="yellow")

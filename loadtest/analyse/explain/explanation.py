@@ -128,6 +128,8 @@ class Explanation:
             "request": self.id,
             "level": self.level["index"],
             "label": self.level["label"],
+            "verdict": self.level["verdict"],
+            "beside": list(self.beside),
             "outcome": self.outcome,
             "error": self.error,
             "warmup": self.warmup,
@@ -281,7 +283,7 @@ class Explainer:
         loaded = any(part.name in (time_parts.LOAD, time_parts.TURN) for part in parts.first)
         nobody = not tried and parts.lost is None and not loaded
         rest = sum(part.seconds for part in parts.first if part.name in UNKNOWN_PARTS)
-        if rest >= (LEAST_REST if nobody else MOST_REST) * parts.total_s:
+        if rest > (LEAST_REST if nobody else MOST_REST) * parts.total_s:
             return (), f"what {percent(rest / parts.total_s)} of it went into is not known"
         if nobody:
             return (), NOBODY

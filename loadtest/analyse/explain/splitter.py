@@ -36,6 +36,7 @@ from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.queue.waits import ADMISSION_ERROR_S, NEVER_SERVED
 from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.server.timing.token_gaps import TokenGaps
+from loadtest.records import Outcome
 
 SLOW_PROMPT = 1.25  # times what such a prompt takes, from which on the rest of its time has another cause
 SCATTERS = 3.0  # … and times the scatter of the run's prompts: of many requests the slowest is asked about
@@ -86,6 +87,10 @@ class Splitter:
         """Return what passed before the request was sent: connecting, and the client's own lag."""
         timeline = self.timeline
         late = float(timeline.send[row] - timeline.sched[row])
+        if not math.isfinite(late):  # it was never sent
+            refused = self.run.one_of("outcome", Outcome.CONNECT_ERROR)[row]
+            spent = float(timeline.end[row] - timeline.sched[row])
+            return [TimePart(time_parts.CONNECT if refused else time_parts.CLIENT, spent)]
         ready = self.run.column("connect")[row] - timeline.sched[row]
         fresh = bool(self.run.requests["new_conn"].to_numpy()[row]) and math.isfinite(ready)
         connecting = min(max(float(ready), 0.0), late) if fresh else 0.0

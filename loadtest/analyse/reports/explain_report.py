@@ -54,7 +54,8 @@ def heading(found: Explanation) -> str:
     who = f"Request {found.id} of {found.level['label']}"
     if not math.isfinite(found.ttft_s):
         ended = GONE.get(Outcome(found.outcome), found.outcome.replace("_", " "))
-        return f"{who}: no token in {seconds(found.parts.total_s)}, then {ended}"
+        why = f" ({found.error.rstrip('.')})" if found.error else ""
+        return f"{who}: no token in {seconds(found.parts.total_s)}, then {ended}{why}"
     usual = f" (median TTFT of the others: {seconds(found.usual_s)})" if math.isfinite(found.usual_s) else ""
     # E2E counts from the send, and the time to the first token here from when it was due.
     decoded_s = found.e2e_s - found.ttft_s
@@ -254,20 +255,25 @@ def notes(found: Explanation) -> Iterator[str]:
             f"Until its first token, steps that read no prompt took {number(found.slow.factor)} times as long as usual in this "
             f"run ({counted(found.slow.steps, 'token gap')}): something that no request shows slowed the server, or the way from it, down."
         )
+    if found.dropped:
+        ids = listed([f"#{each}" for each in found.dropped])
+        yield f"{ids} ended without a token before: some of what is unexplained may be the server's work on that."
+    if found.warmup:
+        yield "It was a warm-up request, which no percentile and no mean of its level counts."
+    yield from level_notes(found)
+
+
+def level_notes(found: Explanation) -> Iterator[str]:
+    """Yield what holds for every request of its level."""
     if found.reads_apart_s is not None and found.reads_apart_s >= time_parts.LEAST_S:
         yield (
             f"Tokens came several at once, {seconds(found.reads_apart_s)} apart, as behind a proxy that gathers them: each part may be "
             "off by as much."
         )
-    if found.dropped:
-        ids = listed([f"#{each}" for each in found.dropped])
-        yield f"{ids} ended without a token before: some of what is unexplained may be the server's work on that."
     if found.beside:
         yield f"Requests to {listed(found.beside)} loaded the same server meanwhile, and are not named here."
     if found.level["verdict"] == VOID:
-        yield "Its level is void, so these times may not be the server's; `loadtest report` says why."
-    if found.warmup:
-        yield "It was a warm-up request, which no percentile and no mean of its level counts."
+        yield "The level is void, so these times may not be the server's; `loadtest report` says why."
 
 
 # -- a table of several ---------------------------------------------------------------------------------------------

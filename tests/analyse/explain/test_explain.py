@@ -24,8 +24,10 @@ from loadtest.analyse.explain import time_parts as parts
 from loadtest.analyse.explain.explanation import LOAD, NOBODY, Explainer, Explanation, Slowness, Without
 from loadtest.analyse.explain.timeline import WorkWindow, moments, shared_out
 from loadtest.analyse.reports import explain_report as words
+from loadtest.analyse.run import LevelData
 from loadtest.analyse.summary import analyse
 from loadtest.cli.explain import _show_table
+from loadtest.doubts import VOID
 from loadtest.records import Outcome, Record
 from loadtest.simulate.model.timing import StepLaw
 from loadtest.text import seconds
@@ -248,6 +250,15 @@ def test_a_dash_for_causes_that_count_for_nothing_is_explained(
     assert "\nNo cause of #48, left out alone, makes it clearly faster." in capsys.readouterr().out
 
 
+def test_a_table_of_a_void_level_says_that_it_is_void(queued: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Only the text of a single request said so, and its JSON did not."""
+    found = explained(queued, 47)
+    void = dataclasses.replace(found, level=LevelData(found.level, verdict=VOID))
+    _show_table(Console(width=80), [void, void])
+    assert "! The level is void, so these times may not be the server's" in capsys.readouterr().out
+    assert (found.to_dict()["verdict"], void.to_dict()["verdict"]) == (found.level["verdict"], VOID)
+
+
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [
@@ -280,6 +291,22 @@ def test_beside_embeddings_a_chat_is_explained_and_they_are_not(tmp_path: Path) 
         2,
         "request 20: embeddings were measured, and an answer without tokens has no parts to explain.",
     )
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_request_that_was_never_sent_has_one_part_and_says_why(tmp_path: Path) -> None:
+    """Was "0 ms unexplained: the parts come to more", and a warning of the chart."""
+    levels, truth = grid(Made(), (8,))
+    gone = {"t_send": None, "t_headers": None, "t_first_byte": None, "error": "connection refused."}
+    records = [
+        unanswered(one, Outcome.CONNECT_ERROR, **gone, t_end=one.t_sched) if one.id == 30 else one
+        for one in truth.records
+    ]
+    code, said = command("explain", write(tmp_path / "run", records, levels), "--request", "30")
+    assert code == 0
+    assert "no token in 0 ms, then connect error (connection refused)" in " ".join(said.split())
+    assert "0 ms  unexplained" in said
+    assert "come to more" not in said
 
 
 @pytest.mark.parametrize(
