@@ -263,6 +263,13 @@ def _distinct_levels(levels: list[dict[str, Any]], said: list[str]) -> Iterator[
             yield level
 
 
+def holds_wrong_values(value: Any, kind: Any) -> bool:
+    """Whether any part of a value is not of its kind."""
+    said: list[str] = []
+    _cleaned(value, kind, "", said)
+    return bool(said)
+
+
 def _cleaned(value: Any, kind: Any, at: str, said: list[str]) -> Any:
     """Return a value without the parts that are not of their kind; None where nothing is left."""
     if value is None:
