@@ -358,3 +358,16 @@ def test_another_number_of_requests_warm_up_or_driver_is_named_beside_the_score(
         "6 streams: 246 requests measured, and the prediction is for 60: its bands are for so many.",
         "6 streams: measured with no warm-up, and the prediction is for a run with it.",
     )
+
+
+def test_another_memory_of_the_loaded_model_is_named_as_of_another_kv_cache(tmp_path: Path) -> None:
+    """run.json does not know the type of the KV cache; compare names the memory that shows it, and score did not."""
+    fit = measured(tmp_path / "fit", (1, 2, 4, 8), server_at_end={"size": 1_040_000_000})
+    document = parse_document(predicted(fit, concurrencies=(6,)).to_bytes(), "prediction.json")
+    same, other = (
+        measured(tmp_path / str(taken), (6,), seed=7, server_at_end={"size": taken})
+        for taken in (1_040_000_000, 900_000_000)
+    )
+    said = "Differs: memory of the loaded model (1.04 GB → 900 MB), as with other slots or another KV cache."
+    assert said in score_report.score(document, analyse(other)).said
+    assert not any("memory" in each for each in score_report.score(document, analyse(same)).said)

@@ -174,6 +174,7 @@ def _document_of(
             "url": run.fact("target", "url"),
             "driver": run.facts.get("driver"),
             "warmup": model.pattern.warmup,
+            "loaded": run.fact("server_at_end", "size"),
             "sha256": RunFolder(run.path).digest(),
             "facts": facts,
             "simulated": run.simulated,

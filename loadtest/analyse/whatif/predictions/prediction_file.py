@@ -43,7 +43,7 @@ CASE = {"name": TEXT, "slots": SMALL, "figures": ObjectOf(ANY), "bands": ObjectO
 LOAD = {"concurrency": SMALL, "rate": POSITIVE, "slots_asked": SMALL, "cases": ListOf(CASE, needs=("name",))}
 SCORED = {
     "made": TEXT,
-    "run": {"sha256": TEXT, "facts": dict, "lengths": LENGTHS},
+    "run": {"sha256": TEXT, "facts": dict, "lengths": LENGTHS, "loaded": COUNT},
     "rests_on": {"levels": ListOf(TEXT), "slots": {"limit": SMALL}},
     "loads": ListOf({**LOAD, "textbook": ObjectOf(ObjectOf(ANY))}),
     "plan": {"requests": SMALL, "seed": COUNT},
