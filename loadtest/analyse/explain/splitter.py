@@ -123,8 +123,11 @@ class Splitter:
         if math.isfinite(waited) or not self.timeline.silent[row] or not self.slots.limit:
             return waited
         low, high = float(self.timeline.arrived[row]), float(self.timeline.end[row])
-        free = self._unheld(held_slots(self.timeline, low, high, row), low, high)
-        return free[0][0] - low if free else high - low
+        free: list[tuple[float, float]] = []
+        for left, right in self._unheld(held_slots(self.timeline, low, high, row), low, high):
+            free = [*free[:-1], (free[-1][0], right)] if free and left <= free[-1][1] else [*free, (left, right)]
+        # a shorter one is a handover, or a load that is not known of a request without an answer
+        return next((left - low for left, right in free if right - left > ADMISSION_ERROR_S), high - low)
 
     def _slot_wait(self, row: int, low: float, high: float) -> TimePart:
         """Return the wait for a slot, with those who held the slots; a moment that no known one held goes to silent ones."""
