@@ -140,13 +140,15 @@ def _prompts(analysis: Analysis) -> str:
     if what == "made up" and analysis.run.facts.get("driver") == "locust" and own.any():
         few = f"{own.sum()} of {len(requests)} requests" if not own.all() else ""
         what, alike = joined("; ", "made up" if few else "", f"those of the locustfile{few and f' in {few}'}"), True
-    nonce = f"each behind a number of its own{', after what they share' if analysis.run.shares_prefix else ''}"
+    who = "each conversation" if analysis.run.has_turns else "each"
+    nonce = f"{who} behind a number of its own{', after what they share' if analysis.run.shares_prefix else ''}"
+    answers = "answers its first prompt" if analysis.run.has_turns else "answers it"
     known = [share for share in cached if share is not None]
     told = "how many of their tokens the server had cached is not known"
     if known:
         most = percent(max(known))
         told = f"{'up to ' if len(known) > 1 and max(known) else ''}{most} of a level's prompt tokens came from the prefix cache"
-    return joined("; ", what if alike else f"{what}, {nonce}, so that no prefix cache answers it", told)
+    return joined("; ", what if alike else f"{what}, {nonce}, so that no prefix cache {answers}", told)
 
 
 def _slowest(one: Analysis) -> str:
@@ -161,7 +163,9 @@ def _slowest(one: Analysis) -> str:
     which = (
         f"{run.requests['id'].iloc[row]}, at {levels[int(run.column('level')[row])].load}: TTFT {seconds(ttft[row])}"
     )
-    return f"{which}{f' ({listed(said)})' if said else ''}; loadtest explain says more"
+    gone = run.left(*levels) & ~np.isfinite(run.column("first_token"))
+    more = "; not among these are users who hung up before their first token" if gone.any() else ""
+    return f"{which}{f' ({listed(said)})' if said else ''}{more}; loadtest explain says more"
 
 
 def _took(facts: dict[str, Any]) -> str:
@@ -262,6 +266,8 @@ def command(run: RunData) -> str | None:
     if len(facts.get("targets") or [target]) == 1:  # which model a server chooses by itself may be another one tomorrow
         said["model"] = scenario.get("model") or target.get("model")
     asked = facts.get("asked") or {}
+    if said.get("data_once"):  # which says how many by itself
+        said["requests"] = None
     if asked.get("find_max"):  # which chose both for its levels
         said |= {"concurrency": None, "duration": None, "requests": asked.get("requests")}
     # a closed loop: what it asks of a server is not left to a default
