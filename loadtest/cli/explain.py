@@ -24,7 +24,7 @@ from loadtest.cli.output.printing import (
 )
 from loadtest.errors import PredictionError, ScenarioError
 from loadtest.records import Outcome
-from loadtest.text import capitalised, joined, listed, some_of
+from loadtest.text import capitalised, joined, listed
 
 if TYPE_CHECKING:
     from loadtest.analyse.explain.explanation import Explainer, Explanation
@@ -157,8 +157,7 @@ def _explained(
 
 def _left_out(level: LevelData, by: str) -> str | None:
     """Say which requests of a level are not among those that a percentile, or the slowest, are chosen from; None for none."""
-    left = level["outcomes"].get(Outcome.LEFT, 0) if by == "e2e" else 0
-    gone = f"users hung up in {some_of(left, level['requests'], 'request')}, which are left out" if left else ""
+    gone = f"{level.hung_up_said}, which are left out" if by == "e2e" and level.hung_up_said else ""
     said = joined("; ", level.left_out_said, gone)
     return f"{capitalised(said)}: name one of them with --request." if said else None
 

@@ -333,3 +333,16 @@ def test_a_chart_of_several_runs_says_of_which_run_many_requests_failed(tmp_path
         style.save(figure, tmp_path / "chart.png", framed, "title")
         said = " ".join(each.get_text() for each in figure.texts).replace("\N{NO-BREAK SPACE}", " ")
         assert f"at 8 streams of {whose}" in said
+
+
+def test_the_best_of_several_runs_is_said_to_be_of_the_requests_that_were_answered(tmp_path: Path) -> None:
+    """The lowest TTFT was that of a run of which 40 % failed, without a word; nor of users who hung up."""
+    levels, truth = grid(Made(), (8,))
+    for name, outcome in (("whole", None), ("failed", Outcome.TIMEOUT), ("left", Outcome.LEFT)):
+        cut = [unanswered(one, outcome) if outcome and one.id % 10 < 3 else one for one in truth.records]
+        write(tmp_path / name, cut, levels)
+    said = many_report.outcome(compare_many([analyse(tmp_path / name) for name in ("whole", "failed", "left")]))
+    assert said[-1] == (
+        "These are figures of the requests that were answered: of B 20 of 64 requests failed and are left out; "
+        "of C users hung up in 20 of 64 requests."
+    )
