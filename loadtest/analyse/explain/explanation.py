@@ -119,7 +119,8 @@ class Explanation:
     @property
     def usual(self) -> bool:
         """Whether it took about as long to its first token as the others of its level."""
-        return self.usual_s <= USUAL_FACTOR * self.parts.total_s <= USUAL_FACTOR**2 * self.usual_s
+        told = math.isfinite(self.ttft_s)
+        return told and self.usual_s <= USUAL_FACTOR * self.parts.total_s <= USUAL_FACTOR**2 * self.usual_s
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `loadtest explain --json` prints, which has null for nan."""

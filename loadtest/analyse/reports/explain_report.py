@@ -53,9 +53,9 @@ GONE = {Outcome.CANCELLED: "stopped", Outcome.LEFT: "its user hung up"}
 def heading(found: Explanation) -> str:
     who = f"Request {found.id} of {found.level['label']}"
     if not math.isfinite(found.ttft_s):
-        ended = GONE.get(Outcome(found.outcome), found.outcome.replace("_", " "))
-        why = f" ({found.error.rstrip('.')})" if found.error else ""
-        return f"{who}: no token in {seconds(found.parts.total_s)}, then {ended}{why}"
+        ended = found.outcome.replace("_", " ") + (f" ({found.error.rstrip('.')})" if found.error else "")
+        ended = GONE.get(Outcome(found.outcome), ended)
+        return f"{who}: no token in {seconds(found.parts.total_s)}, then {ended}"
     usual = f" (median TTFT of the others: {seconds(found.usual_s)})" if math.isfinite(found.usual_s) else ""
     # E2E counts from the send, and the time to the first token here from when it was due.
     decoded_s = found.e2e_s - found.ttft_s

@@ -250,6 +250,12 @@ def test_a_dash_for_causes_that_count_for_nothing_is_explained(
     assert "\nNo cause of #48, left out alone, makes it clearly faster." in capsys.readouterr().out
 
 
+def test_what_had_no_first_token_did_not_take_as_long_to_it_as_others(queued: Path) -> None:
+    found = explained(queued, 47)
+    usual = dataclasses.replace(found, usual_s=found.parts.total_s)
+    assert (usual.usual, dataclasses.replace(usual, ttft_s=math.nan).usual) == (True, False)
+
+
 def test_a_table_of_a_void_level_says_that_it_is_void(queued: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Only the text of a single request said so, and its JSON did not."""
     found = explained(queued, 47)
