@@ -137,7 +137,7 @@ def _advice_of(
     from loadtest.analyse.server.model_memory.by_slots import memory_by_slots
     from loadtest.analyse.whatif.advice import slot_advice as work
     from loadtest.analyse.whatif.model.fit import NoWayError, fitted_way, longest_series
-    from loadtest.analyse.whatif.model.predict import require_tokens
+    from loadtest.analyse.whatif.model.predict import require_predictable
 
     series = longest_series(analysis.run)
     if series is None:
@@ -145,7 +145,7 @@ def _advice_of(
             f"{analysis.run.path} holds no closed-loop level to advise on; measure with --concurrency."
         )
     slots = analysis.known_slots
-    require_tokens(analysis.run)
+    require_predictable(analysis.run)
     work.require_slots(slots, series)
     used = [level for level in analysis.levels if level["index"] in series.levels]
     try:
@@ -200,4 +200,6 @@ def _print_advice(written: list[Path], analysis: Analysis, found: Advice) -> Non
     print_lines(console, words.notes(found, (found.load,)), style="dim")
     print_written(console, written)
     if promised := [path for path in written if path.name.endswith(PROMISE)]:
-        console.print(Text(words.promise_sentence(found, str(promised[0]), command(analysis.run))), soft_wrap=True)
+        of_locust = analysis.run.facts.get("driver") == "locust"
+        how = words.promise_sentence(found, str(promised[0]), command(analysis.run), of_locust=of_locust)
+        console.print(Text(how), soft_wrap=True)

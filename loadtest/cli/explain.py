@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,14 +23,18 @@ from loadtest.cli.output.printing import (
     print_written,
 )
 from loadtest.errors import PredictionError, ScenarioError
-from loadtest.text import listed
+from loadtest.records import Outcome
+from loadtest.text import capitalised, joined, listed
 
 if TYPE_CHECKING:
     from loadtest.analyse.explain.explanation import Explainer, Explanation
+    from loadtest.analyse.run import LevelData
     from loadtest.analyse.summary import Analysis
 
 FILE_NAME = "explain.png"
 MOST_SLOWEST = 20
+NO_TOKENS = "{}: embeddings were measured, and an answer without tokens has no parts to explain."
+NONE_ENDED = "{}: no request ended well; name one with --request."
 PERCENTILE = re.compile(r"p?(\d{1,2}(?:\.\d+)?)")
 
 
@@ -91,8 +96,10 @@ def explain(
         found = _explained(analysis, request, share, slowest, level, by)
         written = [chart.draw(folder / FILE_NAME, *found[0])] if len(found) == 1 else []
     explanations = [each for _, _, each in found]
+    left_out = None if request is not None else _left_out(explanations[0].level, by)
     if as_json:
-        print_json({"requests": [each.to_dict() for each in explanations], "files": [str(path) for path in written]})
+        body = {"requests": [each.to_dict() for each in explanations], "left_out": left_out}
+        print_json({**body, "files": [str(path) for path in written]})
         return
     console = Console()
     print_trouble(console, analysis.run.trouble)
@@ -100,6 +107,7 @@ def explain(
         _show(console, explanations[0])
     else:
         _show_table(console, explanations)
+    print_lines(console, filter(None, [left_out]), before="! ", style="yellow")
     print_written(console, written)
 
 
@@ -117,10 +125,6 @@ def _explained(
     """Explain what was asked for; of a run of several models or servers among the requests of the one that it went to."""
     from loadtest.analyse.explain import explanation as work
 
-    if str((analysis.run.facts.get("target") or {}).get("dialect")).endswith("embeddings"):
-        raise PredictionError(
-            f"{analysis.run.path} measured embeddings: an answer without tokens has no parts to explain."
-        )
     if request is not None:
         work.row_of(analysis.run, request)
         parts = [(one, group.beside) for group, one in analysis.groups] or [(analysis, ())]
@@ -137,14 +141,25 @@ def _explained(
         chosen = work.busiest(levels) if level is None else work.find_level(levels, level)
         ordered = work.rows_by_length(one.run, [chosen["index"]], by)
         if not len(ordered):
-            raise PredictionError(f"{chosen['label']}: no request ended well; name one with --request.")
+            why = NO_TOKENS if chosen["outcomes"].get(Outcome.OK) else NONE_ENDED
+            raise PredictionError(why.format(chosen["label"]))
         rows = (
             [work.at_percentile(ordered, share)]
             if share is not None
             else [int(each) for each in ordered[: slowest or 1]]
         )
+    ttft, ok = one.run.column("ttft_s"), one.run.flag("ok")
+    if any(ok[row] and not math.isfinite(ttft[row]) for row in rows):
+        raise PredictionError(NO_TOKENS.format(f"request {request}" if request is not None else chosen["label"]))
     explainer = work.Explainer.of(one.run, one.slots, one.steps, one.levels, beside)
     return [(one, explainer, explainer.explain(row)) for row in rows]
+
+
+def _left_out(level: LevelData, by: str) -> str | None:
+    """Say which requests of a level are not among those that a percentile, or the slowest, are chosen from; None for none."""
+    gone = f"{level.hung_up_said}, which are left out" if by == "e2e" and level.hung_up_said else ""
+    said = joined("; ", level.left_out_said, gone)
+    return f"{capitalised(said)}: name one of them with --request." if said else None
 
 
 def _show(console: Console, found: Explanation) -> None:
@@ -180,3 +195,4 @@ def _show_table(console: Console, found: list[Explanation]) -> None:
         console.print(Text(f"What {', '.join(who)} would have been without is not said: {reason}.", style="dim"))
     if who := [f"#{each.id}" for each in found if each.told is None and each.no_replay is None and each.without]:
         console.print(Text(f"No cause of {listed(who)}, left out alone, makes it clearly faster.", style="dim"))
+    print_lines(console, words.level_notes(found[0]), before="! ", style="yellow")

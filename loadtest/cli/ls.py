@@ -181,13 +181,14 @@ def _headline(path: Path, facts: dict[str, Any], levels: Sequence[dict[str, Any]
 
 
 def _loads(one: Headline) -> str:
-    """Return the loads of a run's levels: "1, 2, 4, 8", "1 to 64", "0.5 to 4/s"."""
+    """Return the loads of a run's levels: "1, 2, 4, 8", "1 to 64", of a ramp its way: "4 to 0.5/s"."""
     loads, unit = (one["concurrency"], "") if one["rate_per_s"] is None else (one["rate_per_s"], "/s")
     if not loads:
         return "trace" if unit else UNKNOWN
     text = ", ".join(f"{load:g}" for load in loads) + unit
-    ramp = len(loads) > one["levels"]
-    return text if len(text) <= LOADS_SHOWN and not ramp else f"{min(loads):g} to {max(loads):g}{unit}"
+    if len(loads) > one["levels"]:  # a ramp, which may go down
+        return f"{loads[0]:g} to {loads[-1]:g}{unit}"
+    return text if len(text) <= LOADS_SHOWN else f"{min(loads):g} to {max(loads):g}{unit}"
 
 
 def _when(one: Headline, *, day_alone: bool) -> str:

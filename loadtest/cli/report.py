@@ -145,7 +145,15 @@ def report_dict(written: Report, objectives: Sequence[Objective]) -> dict[str, A
     """Return the report of one run as plain values: what `run --json` and `report --json` print."""
     one = written.analysis
     judged = [
-        {"level": level["label"], "index": level["index"], **each.to_dict(), "met": each.met, "sentence": str(each)}
+        {
+            "level": level["label"],
+            "index": level["index"],
+            "verdict": level["verdict"],
+            **each.to_dict(),
+            "judged": each.word_in(level["verdict"]),
+            "met": each.met,
+            "sentence": each.in_level(level["verdict"]),
+        }
         for level in one.levels
         for each in judge_objectives(objectives, level)
     ]

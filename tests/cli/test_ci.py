@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Callable, Iterator
@@ -114,6 +115,11 @@ def test_every_way_to_say_it_says_that_an_objective_of_a_void_level_was_not_judg
     assert said == ["met, but void", "missed, but void"]
     page = (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
     assert page.count(", but void |") == 2
+    body = json.loads(loadtest("report", tmp_path / "run", "--slo", slo, "--json")[1])
+    found = body["runs"][0]["objectives"]
+    assert [each["judged"] for each in found] == said
+    assert [each["sentence"].rpartition(": ")[2] for each in found] == said
+    assert {each["verdict"] for each in found} == {"void"}
 
 
 def test_the_step_summary_without_github_is_a_mistake_before_anything_is_sent(

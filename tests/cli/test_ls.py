@@ -45,7 +45,7 @@ def test_the_headline_of_each_run_the_newest_first(loadtest: Call) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ends", "said"), [((0.5, 3.0), "0.5 to 3/s"), ((10.0, 1.0), "1 to 10/s"), ((2.0, None), "2/s")]
+    ("ends", "said"), [((0.5, 3.0), "0.5 to 3/s"), ((10.0, 1.0), "10 to 1/s"), ((2.0, None), "2/s")]
 )
 def test_a_ramp_is_shown_by_both_of_its_ends(
     loadtest: Call, monkeypatch: pytest.MonkeyPatch, ends: tuple[float, float | None], said: str

@@ -14,7 +14,9 @@ import pytest
 from support.locust_runs import Run, Start, starting
 from support.places import SCENARIOS
 
+from loadtest.analyse.reports.run_table import command
 from loadtest.analyse.run import frames
+from loadtest.analyse.summary import analyse
 from loadtest.cli.demo import simulated_server
 from loadtest.records import Outcome, Record, read_lines
 from loadtest.workloads.source import nonce_of
@@ -188,6 +190,20 @@ def test_a_run_says_who_measured_what(runs: dict[str, Run]) -> None:
     assert {row["in_flight"] for row in samples[1:]} == {6}
     assert facts["scenario"]["duration"] == 3
     assert runs["queue"].facts["scenario"]["duration"] is None  # its shape says how long, whatever -t does
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("chat", "chat.py Chat --headless --host {} -u 6 -r 100 -t 3s --output-tokens 16"),
+        ("everything", "--headless --host {} -u 6 -r 100 -t 2s --tags kept dropped --exclude-tags dropped"),
+        ("queue", "--headless --host {} --input-tokens 32 --output-tokens 12"),  # its shape has users and time
+    ],
+)
+def test_the_command_to_run_it_again_is_that_of_the_test(runs: dict[str, Run], name: str, said: str) -> None:
+    """Was "locust -f chat.py Chat", which opens a web page and asks another host."""
+    path = runs[name].folder.path
+    assert str(command(analyse(path).run)).endswith(said.format(runs[name].facts["target"]["url"]))
 
 
 def test_workers_write_a_file_each_and_make_one_run(runs: dict[str, Run]) -> None:

@@ -20,7 +20,7 @@ from loadtest.analyse.comparison.estimates import FAILED, OF_REQUESTS, Metric
 from loadtest.analyse.comparison.many import Entry, Many
 from loadtest.analyse.comparison.traits import names_of
 from loadtest.analyse.findings.measured_on import measured_on
-from loadtest.analyse.run import Series, axis_of, believed, series_of
+from loadtest.analyse.run import LevelData, Series, axis_of, believed, series_of
 from loadtest.analyse.summary import Analysis
 from loadtest.analyse.verdict.verdict import worst
 from loadtest.text import counted, joined
@@ -116,16 +116,19 @@ def _side_names(comparison: Comparison) -> list[str]:
 
 def _framed(comparison: Comparison) -> Analysis:
     """Return what the frame says of all runs: their names, the graver verdict, simulated if either is."""
-    sides = [[one.summary for one in side] for side in (comparison.bases, comparison.news)]
-    simulated = sides[1][0]["simulated"] or sides[0][0]["simulated"]
-    return _of_several(
-        comparison.news[0], [*sides[0], *sides[1]], name=" → ".join(_side_names(comparison)), simulated=simulated
-    )
+    base, new = comparison.bases, comparison.news
+    every = [
+        (f"{side} {number}" if len(runs) > 1 else side, one)
+        for side, runs in (("BASE", base), ("NEW", new))
+        for number, one in enumerate(runs, 1)
+    ]
+    simulated = new[0].summary["simulated"] or base[0].summary["simulated"]
+    return _of_several(new[0], every, name=" → ".join(_side_names(comparison)), simulated=simulated)
 
 
-def _of_several(one: Analysis, summaries: Sequence[dict[str, Any]], **said: Any) -> Analysis:
-    """Return an analysis for the frame of a chart of several runs: with the levels of all, and the gravest verdict."""
-    levels = [level for each in summaries for level in each["levels"]]
+def _of_several(one: Analysis, every: Sequence[tuple[str, Analysis]], **said: Any) -> Analysis:
+    """Return an analysis for the frame of a chart of several runs: with the levels of all by run, and the gravest verdict."""
+    levels = [LevelData(level, of_run=name) for name, each in every for level in each.summary["levels"]]
     verdict = worst([level["verdict"] for level in levels])
     return replace(one, summary={**one.summary, "levels": levels, "verdict": verdict, **said})
 
@@ -315,7 +318,7 @@ def _framed_many(many: Many) -> Analysis:
     ]
     return _of_several(
         many.entries[0].analysis,
-        summaries,
+        [(entry.letter, entry.analysis) for entry in many.entries],
         name=_servers(many),
         server={},  # the name has it
         measured_on="",  # the name has it, too

@@ -17,6 +17,7 @@ from loadtest.analyse.run import IntArray, RunData
 from loadtest.analyse.summary import Analysis
 from loadtest.metrics import S_PER_US
 
+SHORTEST_S = 1e-3  # that the axis spans
 MOST_LANES = 40
 MARGIN = 0.12  # of the time to the first token, that is shown before and after it
 MOST_BEFORE = 2.0  # of the time to the first token: the most that is shown before it, for a cause that was over then
@@ -74,7 +75,7 @@ def _lanes_drawn(
     axes.axvline(0.0, color=style.INK, linewidth=1.0, linestyle=":")
     axes.set_yticks(range(len(rows)), [f"#{timeline.ids[row]}" for row in rows], fontsize=8.5)
     due = f"seconds since request {found.id} was due; dotted: due, and its first token"
-    axes.set(xlim=(low - zero, high - zero), ylim=(len(rows) - 0.4, -0.6), xlabel=due)
+    axes.set(xlim=(low - zero, max(high, low + SHORTEST_S) - zero), ylim=(len(rows) - 0.4, -0.6), xlabel=due)
     axes.grid(visible=True, axis="x")
     axes.grid(visible=False, axis="y")
 

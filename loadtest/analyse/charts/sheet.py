@@ -93,8 +93,12 @@ def save(
 
 def _failed(levels: Sequence[LevelData]) -> str:
     """Say which levels' figures leave out many failed requests; void ones are marked by themselves."""
-    named = [f"{level.failed_share} at {level.load}" for level in levels if level.many_failed and not level.is_void]
-    said = list(dict.fromkeys(named))  # a level of several runs is named once
+    named = [
+        joined(" of ", f"{level.failed_share} at {level.load}", level.get("of_run"))
+        for level in levels
+        if level.many_failed and not level.is_void
+    ]
+    said = list(dict.fromkeys(named))
     more = len(said) - MOST_FAILED
     if more > 0:
         said = [*said[:MOST_FAILED], f"more at {counted(more, 'other level')}"]

@@ -19,7 +19,7 @@ from loadtest.analyse.run import BoolArray, FloatArray, LevelData, RunData, fini
 from loadtest.analyse.server.timing.step_law import StepTimes, well_seen
 from loadtest.analyse.server.timing.steps import BLOCKS
 from loadtest.analyse.summary import Analysis
-from loadtest.metrics import PERCENTILES, Interval
+from loadtest.metrics import PERCENTILES, Interval, enough_for
 from loadtest.text import percent, writer_of
 
 FEWEST_COMPARED = 8  # requests a side
@@ -121,20 +121,21 @@ def value_of(level: LevelData, metric: Metric) -> float | None:
 
 def estimate_of(run: RunData, level: LevelData, metric: Metric) -> Estimate | None:
     """Return a metric of a level with its error, nan where too few samples tell it; None where it is unknown."""
-    value = value_of(level, metric)
+    value, share = value_of(level, metric), PERCENTILES.get(metric.part or "")
+    known = finite(run.column(metric.key)[run.good(level["index"])]) if metric.part else np.zeros(0)
+    if share is not None and metric.part in ((level.get(metric.key) or {}).get("at_least") or ()):
+        # a bound, for users hung up: compared is what those had who stayed
+        value = float(np.quantile(known, share)) if enough_for(share, len(known)) else None
     if value is None or value <= 0:
         return None
     if metric.part is None:
         found = _rate(run, level, metric)
+    elif not _queue_told(run, level):
+        found = None
+    elif share is None:
+        found = mean_of(known, block_of(level)) if _of_many(known) else None
     else:
-        known = finite(run.column(metric.key)[run.good(level["index"])])
-        share = PERCENTILES.get(metric.part)
-        if not _queue_told(run, level):
-            found = None
-        elif share is None:
-            found = mean_of(known, block_of(level)) if _of_many(known) else None
-        else:
-            found = _percentile(known, share, block_of(level))
+        found = _percentile(known, share, block_of(level))
     return replace(found or Estimate(value, math.nan, math.nan, 0), gain=gain_of(run, level, metric))
 
 

@@ -77,7 +77,13 @@ def outcome(many: Many) -> list[str]:
     ranked = [said for metric in metrics if (said := _best(many, load, metric))]
     if not ranked:
         return [f"At {load[0][1].load} the runs have no figure in common."]
-    return [ranked[0] + note, *ranked[1:]]
+    told = [
+        f"of {entry.letter} {joined(', and ', level.left_out_said if level.many_failed else '', level.hung_up_said)}"
+        for entry, level in load
+        if level.many_failed or level.hung_up_said
+    ]
+    others = f"These are figures of the requests that were answered: {'; '.join(told)}."
+    return [ranked[0] + note, *ranked[1:], *([others] if told else [])]
 
 
 def _best(many: Many, load: Sequence[tuple[Entry, LevelData]], metric: Metric) -> str | None:

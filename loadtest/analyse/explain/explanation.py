@@ -73,6 +73,7 @@ class Explanation:
     id: int
     level: LevelData  # of summary.json
     outcome: str
+    error: str | None  # what a failed one says
     ttft_s: float
     e2e_s: float
     usual_s: float  # median TTFT of the others of its level
@@ -118,7 +119,8 @@ class Explanation:
     @property
     def usual(self) -> bool:
         """Whether it took about as long to its first token as the others of its level."""
-        return self.usual_s <= USUAL_FACTOR * self.parts.total_s <= USUAL_FACTOR**2 * self.usual_s
+        told = math.isfinite(self.ttft_s)
+        return told and self.usual_s <= USUAL_FACTOR * self.parts.total_s <= USUAL_FACTOR**2 * self.usual_s
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `loadtest explain --json` prints, which has null for nan."""
@@ -127,7 +129,10 @@ class Explanation:
             "request": self.id,
             "level": self.level["index"],
             "label": self.level["label"],
+            "verdict": self.level["verdict"],
+            "beside": list(self.beside),
             "outcome": self.outcome,
+            "error": self.error,
             "warmup": self.warmup,
             "ttft_s": self.ttft_s,
             "e2e_s": self.e2e_s,
@@ -212,6 +217,7 @@ class Explainer:
             id=int(timeline.ids[row]),
             level=level,
             outcome=str(run.requests["outcome"].to_numpy()[row]),
+            error=error if isinstance(error := run.requests["error"].to_numpy()[row], str) else None,
             ttft_s=float(run.column("ttft_s")[row]),
             e2e_s=float(run.column("e2e_s")[row]),
             usual_s=_median(run.column("ttft_s")[good]),
@@ -278,7 +284,7 @@ class Explainer:
         loaded = any(part.name in (time_parts.LOAD, time_parts.TURN) for part in parts.first)
         nobody = not tried and parts.lost is None and not loaded
         rest = sum(part.seconds for part in parts.first if part.name in UNKNOWN_PARTS)
-        if rest >= (LEAST_REST if nobody else MOST_REST) * parts.total_s:
+        if rest > (LEAST_REST if nobody else MOST_REST) * parts.total_s:
             return (), f"what {percent(rest / parts.total_s)} of it went into is not known"
         if nobody:
             return (), NOBODY
@@ -358,10 +364,15 @@ def row_of(run: RunData, request: int) -> int:
 
 
 def rows_by_length(run: RunData, levels: Iterable[int], by: str) -> IntArray:
-    """Return the rows of the measured requests of these levels that ended well, the slowest first."""
-    values = run.column(BY[by])
-    rows = np.flatnonzero(run.good(*levels) & np.isfinite(values))
-    return rows[np.argsort(-values[rows], kind="stable")]
+    """Return the rows of the measured requests of these levels that have this duration, the slowest first.
+
+    As in the percentiles of TTFT, who hung up before a first token waited longer than everybody who stayed.
+    """
+    values, gone = run.column(BY[by]), run.left(*levels) & ~np.isfinite(run.column("first_token"))
+    if by == "ttft":
+        values = np.where(gone, run.column("end") - run.column("send"), values)
+    rows = np.flatnonzero((run.good(*levels) | gone) & np.isfinite(values))
+    return rows[np.lexsort((-values[rows], ~gone[rows]))]
 
 
 def at_percentile(rows: IntArray, share: float) -> int:

@@ -36,6 +36,7 @@ from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.queue.waits import ADMISSION_ERROR_S, NEVER_SERVED
 from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.server.timing.token_gaps import TokenGaps
+from loadtest.records import Outcome
 
 SLOW_PROMPT = 1.25  # times what such a prompt takes, from which on the rest of its time has another cause
 SCATTERS = 3.0  # … and times the scatter of the run's prompts: of many requests the slowest is asked about
@@ -86,6 +87,10 @@ class Splitter:
         """Return what passed before the request was sent: connecting, and the client's own lag."""
         timeline = self.timeline
         late = float(timeline.send[row] - timeline.sched[row])
+        if not math.isfinite(late):  # it was never sent
+            refused = self.run.one_of("outcome", Outcome.CONNECT_ERROR)[row]
+            spent = float(timeline.end[row] - timeline.sched[row])
+            return [TimePart(time_parts.CONNECT if refused else time_parts.CLIENT, spent)]
         ready = self.run.column("connect")[row] - timeline.sched[row]
         fresh = bool(self.run.requests["new_conn"].to_numpy()[row]) and math.isfinite(ready)
         connecting = min(max(float(ready), 0.0), late) if fresh else 0.0
@@ -118,8 +123,11 @@ class Splitter:
         if math.isfinite(waited) or not self.timeline.silent[row] or not self.slots.limit:
             return waited
         low, high = float(self.timeline.arrived[row]), float(self.timeline.end[row])
-        free = self._unheld(held_slots(self.timeline, low, high, row), low, high)
-        return free[0][0] - low if free else high - low
+        free: list[tuple[float, float]] = []
+        for left, right in self._unheld(held_slots(self.timeline, low, high, row), low, high):
+            free = [*free[:-1], (free[-1][0], right)] if free and left <= free[-1][1] else [*free, (left, right)]
+        # a shorter one is a handover, or a load that is not known of a request without an answer
+        return next((left - low for left, right in free if right - left > ADMISSION_ERROR_S), high - low)
 
     def _slot_wait(self, row: int, low: float, high: float) -> TimePart:
         """Return the wait for a slot, with those who held the slots; a moment that no known one held goes to silent ones."""

@@ -13,7 +13,7 @@ from loadtest.analyse.figures.intervals import FEWEST_OF_A_QUEUE
 from loadtest.analyse.figures.rates import Flow
 from loadtest.analyse.run import FloatArray, LevelData, RunData
 from loadtest.analyse.run.overlaps import Depth, busiest_pace
-from loadtest.text import number, seconds
+from loadtest.text import seconds
 
 LITTLE_TOLERANCE = 0.10  # |L / λW − 1| above it, and above what the window's edges explain, is not stationary
 QUEUE_GROWTH = 1.5  # requests in flight in the last third of a level over the first, above which a queue grows …
@@ -226,4 +226,4 @@ def too_few_for_queue(level: LevelData, name: str, part: str) -> str:
     missing = described.get(part) is not None and level.interval(name, part) is None
     missing = missing and not level.queue_grew  # more requests would only wait longer
     told = missing and described["n"] < fewest < MOST_TIMES_MORE * described["n"]
-    return f" below about {number(float(f'{fewest:.2g}'))} requests" if told else ""
+    return f" below about {float(f'{fewest:.2g}'):.0f} requests" if told else ""

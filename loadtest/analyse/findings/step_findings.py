@@ -67,7 +67,7 @@ def steps_findings(analysis: Analysis) -> list[Finding]:
     if prefill.least:
         speeds = finite(analysis.run.column("prefill_tokens_per_s"))
         if len(speeds) >= FEWEST_PROMPTS:
-            how = "Measured from prompts that had the server to themselves; what it takes besides reading is in it."
+            how = "Measured from prompts with no other request of this run at the server; what it takes besides reading is in it."
             said.append(
                 Finding(
                     f"Prefill runs at {number(float(np.median(speeds)))} prompt tokens/s or faster.", f"{how}{doubt}"

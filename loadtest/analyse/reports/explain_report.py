@@ -47,10 +47,14 @@ PLAIN_WORDS = {  # of parts that are always said alike
 }
 
 
+GONE = {Outcome.CANCELLED: "stopped", Outcome.LEFT: "its user hung up"}
+
+
 def heading(found: Explanation) -> str:
     who = f"Request {found.id} of {found.level['label']}"
     if not math.isfinite(found.ttft_s):
-        ended = "stopped" if found.outcome == Outcome.CANCELLED else found.outcome.replace("_", " ")
+        ended = found.outcome.replace("_", " ") + (f" ({found.error.rstrip('.')})" if found.error else "")
+        ended = GONE.get(Outcome(found.outcome), ended)
         return f"{who}: no token in {seconds(found.parts.total_s)}, then {ended}"
     usual = f" (median TTFT of the others: {seconds(found.usual_s)})" if math.isfinite(found.usual_s) else ""
     # E2E counts from the send, and the time to the first token here from when it was due.
@@ -232,7 +236,14 @@ def _size(cause: Cause, found: Explanation) -> str:
     return f" ({', '.join(words)})" if words else ""
 
 
+BROKEN_OFF = {Outcome.LEFT: "Its user hung up in mid-answer", Outcome.CANCELLED: "The run stopped it in mid-answer"}
+
+
 def notes(found: Explanation) -> Iterator[str]:
+    if found.outcome != Outcome.OK and math.isfinite(found.ttft_s):
+        why = found.outcome + (f": {found.error.rstrip('.')}" if found.error else "")
+        ended = BROKEN_OFF.get(Outcome(found.outcome), f"Its answer broke off ({why})")
+        yield f"{ended}, so what is told of it is no whole answer."
     if found.usual:
         nothing = (
             found.slow is None and found.told is None and not found.unsure and found.no_replay is None and found.without
@@ -244,20 +255,25 @@ def notes(found: Explanation) -> Iterator[str]:
             f"Until its first token, steps that read no prompt took {number(found.slow.factor)} times as long as usual in this "
             f"run ({counted(found.slow.steps, 'token gap')}): something that no request shows slowed the server, or the way from it, down."
         )
+    if found.dropped:
+        ids = listed([f"#{each}" for each in found.dropped])
+        yield f"{ids} ended without a token before: some of what is unexplained may be the server's work on that."
+    if found.warmup:
+        yield "It was a warm-up request, which no percentile and no mean of its level counts."
+    yield from level_notes(found)
+
+
+def level_notes(found: Explanation) -> Iterator[str]:
+    """Yield what holds for every request of its level."""
     if found.reads_apart_s is not None and found.reads_apart_s >= time_parts.LEAST_S:
         yield (
             f"Tokens came several at once, {seconds(found.reads_apart_s)} apart, as behind a proxy that gathers them: each part may be "
             "off by as much."
         )
-    if found.dropped:
-        ids = listed([f"#{each}" for each in found.dropped])
-        yield f"{ids} ended without a token before: some of what is unexplained may be the server's work on that."
     if found.beside:
         yield f"Requests to {listed(found.beside)} loaded the same server meanwhile, and are not named here."
     if found.level["verdict"] == VOID:
-        yield "Its level is void, so these times may not be the server's; `loadtest report` says why."
-    if found.warmup:
-        yield "It was a warm-up request, which no percentile and no mean of its level counts."
+        yield "The level is void, so these times may not be the server's; `loadtest report` says why."
 
 
 # -- a table of several ---------------------------------------------------------------------------------------------
@@ -280,7 +296,7 @@ def _row(found: Explanation) -> tuple[str, ...]:
     cause = f"#{told.cause.id}" if told and told.cause else ""
     return (
         f"#{found.id}",
-        seconds(found.ttft_s),
+        seconds(found.ttft_s) if math.isfinite(found.ttft_s) else f"> {seconds(found.parts.total_s)}",
         seconds(found.e2e_s),
         f"{SHORT_NAMES[most.name]} {seconds(most.seconds)}",
         (f"#{who[0]}" + (f" + {len(who) - 1}" if len(who) > 1 else "")) if who else UNKNOWN,

@@ -140,13 +140,15 @@ def _prompts(analysis: Analysis) -> str:
     if what == "made up" and analysis.run.facts.get("driver") == "locust" and own.any():
         few = f"{own.sum()} of {len(requests)} requests" if not own.all() else ""
         what, alike = joined("; ", "made up" if few else "", f"those of the locustfile{few and f' in {few}'}"), True
-    nonce = f"each behind a number of its own{', after what they share' if analysis.run.shares_prefix else ''}"
+    who = "each conversation" if analysis.run.has_turns else "each"
+    nonce = f"{who} behind a number of its own{', after what they share' if analysis.run.shares_prefix else ''}"
+    answers = "answers its first prompt" if analysis.run.has_turns else "answers it"
     known = [share for share in cached if share is not None]
     told = "how many of their tokens the server had cached is not known"
     if known:
         most = percent(max(known))
         told = f"{'up to ' if len(known) > 1 and max(known) else ''}{most} of a level's prompt tokens came from the prefix cache"
-    return joined("; ", what if alike else f"{what}, {nonce}, so that no prefix cache answers it", told)
+    return joined("; ", what if alike else f"{what}, {nonce}, so that no prefix cache {answers}", told)
 
 
 def _slowest(one: Analysis) -> str:
@@ -161,7 +163,9 @@ def _slowest(one: Analysis) -> str:
     which = (
         f"{run.requests['id'].iloc[row]}, at {levels[int(run.column('level')[row])].load}: TTFT {seconds(ttft[row])}"
     )
-    return f"{which}{f' ({listed(said)})' if said else ''}; loadtest explain says more"
+    gone = run.left(*levels) & ~np.isfinite(run.column("first_token"))
+    more = "; not among these are users who hung up before their first token" if gone.any() else ""
+    return f"{which}{f' ({listed(said)})' if said else ''}{more}; loadtest explain says more"
 
 
 def _took(facts: dict[str, Any]) -> str:
@@ -248,15 +252,13 @@ def energy_fact(summary: dict[str, Any]) -> str:
 
 
 def command(run: RunData) -> str | None:
-    """Return `loadtest run` with every key that is not at its default, and how many streams; of Locust its locustfile.
+    """Return `loadtest run` with every key that is not at its default, and how many streams; of Locust its own command.
 
     None where it is unknown.
     """
     facts, scenario = run.facts, run.scenario
-    locust = facts.get("locust")
-    if isinstance(locust, dict):
-        classes = [str(name) for name in locust.get("user_classes") or []]
-        return shlex.join(["locust", "-f", str(locust.get("locustfile") or "locustfile.py"), *classes])
+    if isinstance(locust := facts.get("locust"), dict):
+        return _locust_command(run, locust)
     if not scenario:
         return None
     target = facts.get("target") or {}
@@ -264,6 +266,8 @@ def command(run: RunData) -> str | None:
     if len(facts.get("targets") or [target]) == 1:  # which model a server chooses by itself may be another one tomorrow
         said["model"] = scenario.get("model") or target.get("model")
     asked = facts.get("asked") or {}
+    if said.get("data_once"):  # which says how many by itself
+        said["requests"] = None
     if asked.get("find_max"):  # which chose both for its levels
         said |= {"concurrency": None, "duration": None, "requests": asked.get("requests")}
     # a closed loop: what it asks of a server is not left to a default
@@ -276,6 +280,29 @@ def command(run: RunData) -> str | None:
     for flag, value in (("--slo", asked.get("slo")), ("--find-max", asked.get("find_max"))):
         words += [flag, str(value)] if value else []
     return shlex.join(["loadtest", "run", *words])
+
+
+def _locust_command(run: RunData, locust: dict[str, Any]) -> str | None:
+    """Return Locust's command, without its web UI; None where users were added or ended by hand meanwhile."""
+    shaped, scenario = locust.get("shape"), run.scenario
+    if not shaped and len(run.facts.get("levels") or []) > 1:
+        return None
+    words = ["locust", "-f", str(locust.get("locustfile") or "locustfile.py"), *(locust.get("user_classes") or ())]
+    words += ["--headless"]
+    urls = {one.get("url") for one in run.facts.get("targets") or [run.facts.get("target") or {}]}
+    known: dict[str, Any] = {
+        "--host": next(iter(urls)) if len(urls) == 1 else None
+    }  # of several each class names its own
+    if not shaped:
+        known |= {"-u": next(iter(scenario.get("concurrency") or ()), None), "-r": locust.get("spawn_rate")}
+        known |= {"-t": f"{_text(seconds)}s" if (seconds := scenario.get("duration")) else None}
+    known |= {f"--{name.replace('_', '-')}": value for name, value in (locust.get("options") or {}).items()}
+    for flag, value in known.items():
+        for one in value if isinstance(value, list) else [value] * (value is not None):
+            words += [flag, _text(one).lower() if isinstance(one, bool) else _text(one)]
+    for name in ("tags", "exclude_tags"):
+        words += [f"--{name.replace('_', '-')}", *said] if (said := locust.get(name)) else []
+    return shlex.join(words)
 
 
 def serve_command(run: RunData, slots: Slots) -> str | None:

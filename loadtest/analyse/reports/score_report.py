@@ -29,7 +29,7 @@ from loadtest.doubts import VOID
 from loadtest.errors import LoadTestError, PredictionError
 from loadtest.grid import Grid
 from loadtest.records import Outcome
-from loadtest.text import UNKNOWN, between, counted, instant, listed, percent, signed, writer_of
+from loadtest.text import UNKNOWN, between, counted, instant, listed, percent, signed, size, writer_of
 
 NOT_OURS = ("arrivals", "server")  # a prediction says for which arrivals it is; of the server only the kind counts
 MODELS = (ERLANG, USL, LINE, SEGMENTS)
@@ -109,6 +109,11 @@ def _may_be_compared(document: Document, analysis: Analysis) -> tuple[list[str],
         notes.append(f"Differs: driver ({' → '.join(map(str, drivers))}).")
     if all(urls) and urls[0] != urls[1]:
         notes.append(f"Differs: url ({' → '.join(map(str, urls))}): a prediction is for one machine.")
+    loaded = [document.run.get("loaded"), run.fact("server_at_end", "size")]
+    if all(loaded) and loaded[0] != loaded[1] and not any(each.slots_asked for each in document.loads):
+        notes.append(
+            f"Differs: memory of the loaded model ({' → '.join(map(size, loaded))}), as with other slots or another KV cache."
+        )
     return [], notes
 
 

@@ -156,9 +156,9 @@ class RunData:
         """Mark the measured requests of a level without those that loadtest cancelled; a failed one counts."""
         return self.measured(level) & ~self.one_of("outcome", Outcome.CANCELLED)
 
-    def left(self, level: int) -> BoolArray:
+    def left(self, *levels: int) -> BoolArray:
         """Mark the measured requests of a level whose user hung up."""
-        return self.measured(level) & self.flag("left")
+        return self.measured(*levels) & self.flag("left")
 
     def good(self, *levels: int) -> BoolArray:
         """Mark the requests that figures come from: measured ones that ended well."""

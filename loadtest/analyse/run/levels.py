@@ -10,7 +10,7 @@ from typing import Any
 from loadtest.analyse.run.arrays import grouped
 from loadtest.doubts import MANY_FAILED_SHARE, VOID
 from loadtest.metrics import Interval
-from loadtest.records import NO_FAILURES
+from loadtest.records import NO_FAILURES, Outcome
 from loadtest.scenario import Level
 from loadtest.text import UNKNOWN, joined, percent, rated, seconds, some_of
 
@@ -82,6 +82,12 @@ class LevelData(dict[str, Any]):
     def left_out_said(self) -> str:
         """Name the failed requests that its figures leave out; empty where none failed."""
         return f"{some_of(self.failed, self['requests'], 'request')} failed and are left out" if self.failed else ""
+
+    @property
+    def hung_up_said(self) -> str:
+        """Say in how many requests users hung up; empty where none did."""
+        left = int((self.get("outcomes") or {}).get(Outcome.LEFT, 0))
+        return f"users hung up in {some_of(left, self['requests'], 'request')}" if left else ""
 
     @property
     def queue_grew(self) -> bool:

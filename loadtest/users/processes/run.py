@@ -166,6 +166,8 @@ class LocustRun:
             "shape": type(environment.shape_class).__name__ if shaped else None,
             "workers": getattr(runner, "worker_count", None),
             "spawn_rate": float(rate) if isinstance(rate, int | float) and rate > 0 and not shaped else None,
+            "options": dict(Settings.of(options).keys),
+            **{name: said for name in ("tags", "exclude_tags") if (said := getattr(options, name, None))},
         }
         facts["targets"] = [target_entry(each.scenario, each.ready()) for each in self._by_index()]
         others = {id(each): each.target.described for each in self.user_targets.values() if each is not one}

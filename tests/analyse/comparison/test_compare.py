@@ -153,6 +153,18 @@ def failing(records: list[Record], share: int) -> list[Record]:
     ]
 
 
+def test_waits_of_users_who_stayed_are_compared_also_where_they_are_few(tmp_path: Path) -> None:
+    """TTFT p95 was what users who hung up had waited at least, beside a note that it is of those who stayed."""
+    levels, truth = grid(Made(slots=2), (8,), each=4)
+    records = [unanswered(one, Outcome.LEFT) if one.id % 5 == 0 else one for one in truth.records]
+    for name in ("base", "new"):
+        write(tmp_path / name, records, levels)
+    found = compare(analyse(tmp_path / "base"), analyse(tmp_path / "new"))
+    stayed = [truth.ttft[one.id] for one in records if one.outcome is Outcome.OK and not one.warmup]
+    (row,) = (row for row in found.headline if row.metric.id == "ttft_s.p95")
+    assert row.base == pytest.approx(np.quantile(stayed, 0.95))
+
+
 def test_more_failures_are_a_regression(tmp_path: Path) -> None:
     for name, share in (("base", 1000), ("new", 4)):
         levels, truth = grid(Made(jitter_ms=lambda i: i % 5), (4,), each=16)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from matplotlib.image import imread
-from support.made_runs import write
+from support.made_runs import Made, grid, unanswered, write
 from support.two_models import FAST, SLOW, THERE, mixed, target
 from support.virtual_runs import Load, play
 
@@ -20,7 +20,7 @@ from loadtest.analyse.charts import compare as chart
 from loadtest.analyse.charts import sheet
 from loadtest.analyse.comparison import many as many_runs
 from loadtest.analyse.comparison import many_report, traits
-from loadtest.analyse.comparison.compare import BETTER, NOT_COMPARABLE, SAME, WORSE, Change
+from loadtest.analyse.comparison.compare import BETTER, NOT_COMPARABLE, SAME, WORSE, Change, compare
 from loadtest.analyse.comparison.differences import chance
 from loadtest.analyse.comparison.estimates import estimate_of
 from loadtest.analyse.comparison.many import Many, Pair, compare_many
@@ -29,6 +29,7 @@ from loadtest.analyse.summary import analyse
 from loadtest.cli import cli
 from loadtest.doubts import VOID
 from loadtest.errors import LoadTestError
+from loadtest.records import Outcome
 from loadtest.simulate.model.timing import StepLaw, Timing
 
 TIMING = Timing(step=StepLaw(0.012, 0.002), prefill_s=0.001, jitter=0.05)
@@ -316,3 +317,32 @@ def test_equal_servers_are_seldom_said_to_differ(folder: Folder) -> None:
         chances = sorted(chance(one, other, noise=0.03) for i, one in enumerate(figures) for other in figures[:i])
         false += chances[0] * len(chances) < 0.01
     assert false <= 4
+
+
+def test_a_chart_of_several_runs_says_of_which_run_many_requests_failed(tmp_path: Path) -> None:
+    """Was "30 % at 8 streams", of whichever run."""
+    levels, truth = grid(Made(), (1, 8))
+    records = [unanswered(one, Outcome.TIMEOUT) if one.level and one.id % 10 < 3 else one for one in truth.records]
+    whole = analyse(write(tmp_path / "whole", truth.records, levels))
+    failed = analyse(write(tmp_path / "failed", records, levels))
+    for framed, whose in (
+        (chart._framed_many(compare_many([whole, failed])), "B"),
+        (chart._framed(compare([whole], [failed])), "NEW"),
+    ):
+        figure, _ = style.page(1)
+        style.save(figure, tmp_path / "chart.png", framed, "title")
+        said = " ".join(each.get_text() for each in figure.texts).replace("\N{NO-BREAK SPACE}", " ")
+        assert f"at 8 streams of {whose}" in said
+
+
+def test_the_best_of_several_runs_is_said_to_be_of_the_requests_that_were_answered(tmp_path: Path) -> None:
+    """The lowest TTFT was that of a run of which 40 % failed, without a word; nor of users who hung up."""
+    levels, truth = grid(Made(), (8,))
+    for name, outcome in (("whole", None), ("failed", Outcome.TIMEOUT), ("left", Outcome.LEFT)):
+        cut = [unanswered(one, outcome) if outcome and one.id % 10 < 3 else one for one in truth.records]
+        write(tmp_path / name, cut, levels)
+    said = many_report.outcome(compare_many([analyse(tmp_path / name) for name in ("whole", "failed", "left")]))
+    assert said[-1] == (
+        "These are figures of the requests that were answered: of B 20 of 64 requests failed and are left out; "
+        "of C users hung up in 20 of 64 requests."
+    )

@@ -94,7 +94,7 @@ def test_a_request_without_a_token_is_told_who_held_the_slots(tmp_path: Path) ->
     plan += [Sent(900, 100, 500, at=18.1), Sent(901, 100, 500, at=18.1), Sent(902, 100, 30, at=19.0, gone=3.0)]
     case = Case(planted.ANSWER, timing, 2, "ollama", tuple(plan), None)
     found = explained(Playing(case, 0).play().write(tmp_path / "run"), 902)
-    assert words.heading(found).endswith("no token in 3.00 s, then timeout")
+    assert words.heading(found).endswith("no token in 3.00 s, then timeout (no token in time)")
     assert "waiting for a slot, for which 2 others waited already; slots were held by #900 and #901 (inferred)" in text(
         found
     )

@@ -14,18 +14,21 @@ import pytest
 from rich.console import Console
 from support import planted
 from support.explained import TIMING, explained
-from support.made_runs import write
+from support.made_runs import MS, Made, grid, unanswered, write
 from support.planted import Case, Playing, Sent
 from support.scored import command
+from support.two_models import target, two_models
 from support.virtual_runs import Load, play
 
 from loadtest.analyse.explain import time_parts as parts
 from loadtest.analyse.explain.explanation import LOAD, NOBODY, Explainer, Explanation, Slowness, Without
 from loadtest.analyse.explain.timeline import WorkWindow, moments, shared_out
 from loadtest.analyse.reports import explain_report as words
+from loadtest.analyse.run import LevelData
 from loadtest.analyse.summary import analyse
 from loadtest.cli.explain import _show_table
-from loadtest.records import Record
+from loadtest.doubts import VOID
+from loadtest.records import Outcome, Record
 from loadtest.simulate.model.timing import StepLaw
 from loadtest.text import seconds
 
@@ -247,6 +250,21 @@ def test_a_dash_for_causes_that_count_for_nothing_is_explained(
     assert "\nNo cause of #48, left out alone, makes it clearly faster." in capsys.readouterr().out
 
 
+def test_what_had_no_first_token_did_not_take_as_long_to_it_as_others(queued: Path) -> None:
+    found = explained(queued, 47)
+    usual = dataclasses.replace(found, usual_s=found.parts.total_s)
+    assert (usual.usual, dataclasses.replace(usual, ttft_s=math.nan).usual) == (True, False)
+
+
+def test_a_table_of_a_void_level_says_that_it_is_void(queued: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Only the text of a single request said so, and its JSON did not."""
+    found = explained(queued, 47)
+    void = dataclasses.replace(found, level=LevelData(found.level, verdict=VOID))
+    _show_table(Console(width=80), [void, void])
+    assert "! The level is void, so these times may not be the server's" in capsys.readouterr().out
+    assert (found.to_dict()["verdict"], void.to_dict()["verdict"]) == (found.level["verdict"], VOID)
+
+
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [
@@ -261,3 +279,78 @@ def test_what_cannot_be_explained_is_one_sentence(queued: Path, args: list[str],
     code, said = command("explain", queued, *args)
     assert code == 2
     assert sentence in said
+
+
+def test_beside_embeddings_a_chat_is_explained_and_they_are_not(tmp_path: Path) -> None:
+    """Was "measured embeddings" of a chat, where the run's first target embeds."""
+
+    def embeds(record: Record) -> dict[str, Any]:
+        nothing = dict.fromkeys(("t_first_token", "t_first_visible", "server_us", "output_tokens", "asked"))
+        return {} if record.target else {**nothing, "chunks": []}
+
+    first = target("made", dialect="ollama-embeddings")
+    two_models(tmp_path / "run", embeds, target=first, targets=[first, target("other")])
+    code, said = command("explain", tmp_path / "run", "--request", 21)
+    assert (code, said.startswith("Request 21 of other")) == (0, True)
+    code, said = command("explain", tmp_path / "run", "--request", 20)
+    assert (code, said) == (
+        2,
+        "request 20: embeddings were measured, and an answer without tokens has no parts to explain.",
+    )
+
+
+def test_a_request_that_gave_up_while_others_held_the_slots_waited_for_one(tmp_path: Path) -> None:
+    """Was unexplained for 573 of 700 ms: its own load was not known, so that a slot seemed free for the 4 ms of the others'."""
+    levels, truth = grid(Made(slots=2, load_ms=4, batch_ms=40), (4,))
+    (late,) = (one for one in truth.records if one.id == 3)
+    gone = unanswered(late, Outcome.TIMEOUT, t_headers=None, t_first_byte=None, t_end=late.t_sched + 200 * MS)
+    records = [gone if one.id == 3 else one for one in truth.records]
+    found = explained(write(tmp_path / "run", records, levels), 3)
+    held = next(part for part in found.parts.first if part.name == parts.SLOT)
+    assert held.seconds == pytest.approx(0.2, abs=0.005)
+    assert {each.id for each in held.causes} == {0, 1}
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_request_that_was_never_sent_has_one_part_and_says_why(tmp_path: Path) -> None:
+    """Was "0 ms unexplained: the parts come to more", and a warning of the chart."""
+    levels, truth = grid(Made(), (8,))
+    gone = {"t_send": None, "t_headers": None, "t_first_byte": None, "error": "connection refused."}
+    records = [
+        unanswered(one, Outcome.CONNECT_ERROR, **gone, t_end=one.t_sched) if one.id == 30 else one
+        for one in truth.records
+    ]
+    code, said = command("explain", write(tmp_path / "run", records, levels), "--request", "30")
+    assert code == 0
+    assert "no token in 0 ms, then connect error (connection refused)" in " ".join(said.split())
+    assert "0 ms  unexplained" in said
+    assert "come to more" not in said
+
+
+@pytest.mark.parametrize(
+    ("outcome", "said"),
+    [
+        (Outcome.STREAM_ERROR, "Its answer broke off (stream_error: out of memory)"),
+        (Outcome.LEFT, "Its user hung up in mid-answer"),
+        (Outcome.CANCELLED, "The run stopped it in mid-answer"),
+    ],
+)
+def test_an_answer_without_its_end_is_said_to_be_one(queued: Path, outcome: Outcome, said: str) -> None:
+    """Nothing told a user that what was explained had failed."""
+    found = dataclasses.replace(explained(queued, 47), outcome=outcome, error="out of memory")
+    assert next(iter(words.notes(found))).startswith(said)
+
+
+def test_users_who_hung_up_are_the_slowest_and_failed_requests_are_said_to_be_left_out(tmp_path: Path) -> None:
+    """Of a level whose TTFT p95 is that of a user who left, explain took a quick answer for the one at p95."""
+    levels, truth = grid(Made(), (8,))
+    ends = {0: Outcome.LEFT, 1: Outcome.TIMEOUT}
+    records = [unanswered(one, ends[one.id % 10]) if one.id % 10 in ends else one for one in truth.records]
+    run = write(tmp_path / "run", records, levels)
+    code, said = command("explain", run, "--percentile", "p95")
+    assert code == 0
+    assert ": no token in 480 ms, then its user hung up" in " ".join(said.split())
+    assert "of 64 requests failed and are left out: name one of them with --request." in said
+    code, said = command("explain", run, "--slowest", "2", "--by", "e2e")
+    assert "users hung up in" in said
+    assert json.loads(command("explain", run, "--json")[1])["left_out"].startswith("7 of 64 requests failed")

@@ -158,6 +158,8 @@ def test_requests_that_slow_one_another_down_are_a_queue_too(tmp_path: Path) -> 
 def test_a_level_at_a_rate_says_how_many_requests_an_interval_takes() -> None:
     level = LevelData({"queue_memory": 33.3, "ttft_s": {"n": 100, "p95": 1.0, "ci95_p95": None}})
     assert too_few_for_queue(level, "ttft_s", "p95") == " below about 670 requests"
+    level = LevelData({"queue_memory": 3.45, "ttft_s": {"n": 25, "p95": 1.0, "ci95_p95": None}})
+    assert too_few_for_queue(level, "ttft_s", "p95") == " below about 69 requests"
     assert not too_few_for_queue(LevelData({**level, "little": {"growing": True}}), "ttft_s", "p95")
 
 

@@ -236,6 +236,29 @@ def test_what_a_locustfile_sends_is_not_said_to_be_made_up(
     assert ("ollama-embeddings" in facts["wire"]) == ("locustfile" in prompts)
 
 
+def test_the_table_of_the_run_says_no_more_of_people_who_hold_conversations_and_hang_up(tmp_path: Path) -> None:
+    """Was "no prefix cache answers it" of turns that begin with what was said before, and the slowest of those who stayed."""
+    levels, truth = grid(Made(), (8,))
+    talks = [dataclasses.replace(one, session=one.id // 2, turn=one.id % 2) for one in truth.records]
+    records = [unanswered(one, Outcome.LEFT) if one.id == 30 else one for one in talks]
+    write(tmp_path / "run", records, levels, scenario={"concurrency": [8]})
+    facts = {row[0]: row[1] for row in run_table.facts_table(analyse(tmp_path / "run")).rows}
+    assert (
+        "each conversation behind a number of its own, so that no prefix cache answers its first prompt;"
+        in facts["prompts"]
+    )
+    assert "; not among these are users who hung up before their first token;" in facts["slowest request"]
+
+
+def test_the_command_of_a_run_of_every_row_once_leaves_their_number_to_the_file(tmp_path: Path) -> None:
+    """Was --requests 30 --least-requests 20 beside --data-once, which `loadtest run` refuses."""
+    rows = {"data": "rows.jsonl", "data_once": True, "requests": 30, "least_requests": 20}
+    make(tmp_path / "run", users=(1,), scenario={"url": "http://gpu:11434", "concurrency": [1], **rows})
+    said = str(command(analyse(tmp_path / "run").run))
+    assert "--data rows.jsonl --data-once" in said
+    assert "--requests" not in said
+
+
 @pytest.mark.parametrize(("more", "said"), [({}, True), ({"rate": [2.0]}, False), ({"trace": "a.csv"}, False)])
 def test_the_streams_of_a_closed_loop_are_spelt_out(tmp_path: Path, more: dict[str, Any], said: bool) -> None:
     scenario = {"url": "http://gpu:11434", "concurrency": [1, 2, 4, 8], **more}

@@ -260,6 +260,16 @@ def test_prompts_cheaper_than_a_token_are_bounded_not_guessed(tmp_path: Path) ->
     assert "no prompt took longer than a token" in found.method
 
 
+@pytest.mark.parametrize(("says", "why"), [("ollama", "by its durations too few"), (None, "gives no durations")])
+def test_prompts_as_short_as_a_step_are_told_by_pauses_and_why(tmp_path: Path, says: str | None, why: str) -> None:
+    """Was "the server gives no durations" of one that does."""
+    timing = Timing(step=LINE.step, prefill_s=0.00015)
+    loads = [Load(users=users, prompt=(100, 100), output=(12, 20)) for users in (1, 2)]
+    found = measured(tmp_path / "run", play(timing, loads, slots=2, says=says), 2).prefill
+    assert found is not None
+    assert f"less a step ({'' if says else 'the server '}{why}" in found.method
+
+
 def stalls_of(played: Played) -> list[float]:
     """Return what each stream's decode lost to others' prompts, at 1 ms a token."""
     streams = sorted(played.streams.values(), key=lambda one: one.arrived)

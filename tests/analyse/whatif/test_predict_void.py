@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
 import orjson
+import pytest
 from support.scored import command, measured, predicted
 
 from loadtest.analyse.reports.prediction_report import notes
@@ -82,3 +84,16 @@ def test_what_many_levels_share_is_said_once() -> None:
     assert levels_in_words(labels) == "7 levels from 2 streams to 128 streams (100 in · 20 out)"
     assert levels_in_words(labels[:1]) == "2 streams (100 in · 20 out)"
     assert levels_in_words([]) == ""
+
+
+@pytest.mark.parametrize("asked", [("predict", "--concurrency", 3), ("advise",)])
+def test_cold_loads_tell_nothing_of_other_loads(tmp_path: Path, asked: tuple[object, ...]) -> None:
+    """Was TTFT p50 1.31 s of 3 streams, most of it the load that no such run waits for."""
+    run = measured(tmp_path / "run", (1, 2), slots=2)
+    facts = json.loads((run / "run.json").read_text())
+    facts["scenario"]["unload"] = True
+    (run / "run.json").write_text(json.dumps(facts))
+    out = ("--out", tmp_path / "p.json") if asked[0] == "predict" else ()
+    code, said = command(asked[0], run, *asked[1:], *out)
+    assert code == 2
+    assert "measured cold loads" in said

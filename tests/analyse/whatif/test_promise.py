@@ -74,6 +74,19 @@ def test_on_a_terminal_advise_says_what_it_works_out_and_prints_a_command_that_c
     assert f"--prediction '{folder}/prediction.json'" in said.out
 
 
+def test_the_promise_of_a_locust_run_is_scored_by_score(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Was "locust … --prediction FILE", an option that Locust does not have."""
+    folder = measured(tmp_path / "run", 3)
+    facts = json.loads((folder / "run.json").read_text())
+    locust = {"locustfile": "chat.py", "user_classes": ["Chat"], "shape": "Grows"}
+    (folder / "run.json").write_text(json.dumps({**facts, "driver": "locust", "locust": locust}))
+    cli.main(["advise", str(folder)], standalone_mode=False)
+    said = capsys.readouterr().out
+    assert "--prediction" not in said
+    assert "  locust -f chat.py Chat --headless" in said
+    assert said.endswith(f"\n  loadtest score {folder}/prediction.json RUN\n")
+
+
 def test_other_slots_than_the_advised_ones_are_not_scored(tmp_path: Path) -> None:
     folder = measured(tmp_path / "before", 3)
     run("advise", folder)

@@ -169,6 +169,10 @@ RUN: dict[str, Any] = {
         ),
         "user_classes": ListOf(TEXT),
         "locustfile": TEXT,
+        "shape": TEXT,
+        "options": dict,
+        "tags": ListOf(TEXT),
+        "exclude_tags": ListOf(TEXT),
     },
     "server": SERVER_FACTS,
     "server_at_end": LOADED,
@@ -257,6 +261,13 @@ def _distinct_levels(levels: list[dict[str, Any]], said: list[str]) -> Iterator[
         else:
             seen.add(level["index"])
             yield level
+
+
+def holds_wrong_values(value: Any, kind: Any) -> bool:
+    """Whether any part of a value is not of its kind."""
+    said: list[str] = []
+    _cleaned(value, kind, "", said)
+    return bool(said)
 
 
 def _cleaned(value: Any, kind: Any, at: str, said: list[str]) -> Any:

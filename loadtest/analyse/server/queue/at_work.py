@@ -57,8 +57,13 @@ def token_gap(run: RunData) -> float:
 
 
 def arrival(run: RunData, first: FloatArray) -> FloatArray:
-    """Return when each request came to the queue: it was sent and its model loaded, at the latest at its `first` token or end."""
-    loaded = run.column("send") + np.nan_to_num(run.column("load_s"))
+    """Return when each request came to the queue: it was sent and its model loaded, at the latest at its `first` token or end.
+
+    One without an answer says no load: it is taken to have come as soon as most do, for those sent together stay in order.
+    """
+    load = run.column("load_s")
+    usual = float(np.nanmedian(load)) if np.isfinite(load).any() else 0.0
+    loaded = run.column("send") + np.where(np.isfinite(load), load, usual)
     return np.fmin(loaded, np.fmin(first, run.column("end")))
 
 

@@ -158,13 +158,14 @@ def _held_without_token(
 ) -> BoolArray:
     """Mark the requests that held a slot but never gave a token: cancelled, timed out or cut off during prefill.
 
-    A request without a token is taken to have held a slot if one was free when it arrived, else to have left the queue.
+    A request without a token is taken to have held a slot if one was free when it arrived, else to have left the queue: none was
+    while who had come before it waited, be it for a batch.
     """
     never = run.one_of("outcome", *NEVER_SERVED)
     holds = np.isfinite(admitted) & np.isfinite(left)
     lost = np.zeros(len(arrived), dtype=np.bool_)
     silent = np.flatnonzero(np.isfinite(arrived) & ~np.isfinite(admitted) & ~never)
-    before, after = np.sort(admitted[holds]), np.sort(left[holds])
+    before, after = np.sort(arrived[holds]), np.sort(left[holds])
     held: list[float] = []  # ends of the requests marked so far that still hold a slot
     for index in silent[np.argsort(arrived[silent], kind="stable")]:
         at = arrived[index]

@@ -75,7 +75,7 @@ def _prefill_of(run: RunData, gaps: TokenGaps, step: StepTime | None) -> tuple[P
         found = replace(found, holds=False)  # streams may have paused for the last slice of prompts alone
     if found is not None:
         return found, None
-    return None, "this server gives no durations, and no request found it idle: measure a level with one stream"
+    return None, "this server gives no durations, and every request found others there: measure a level with one stream"
 
 
 def _from_durations(
@@ -107,7 +107,7 @@ def _from_durations(
     if step is not None:
         shared = np.where(beside > 0, batches * step(np.maximum(beside, 1.0)), 0.0)
         least = step(np.maximum(beside, 0.0) + together)
-    method = f"prompts prefilled {'alone or together, no other meanwhile' if few else 'while no other was'}"
+    method = f"prompts prefilled {'alone or together, no other of this run meanwhile' if few else 'while no other of this run was'}"
     spent = end[taken] - start[taken]
     found = fit_prefill(evaluated, spent, shared, least, f"{method}, less the steps they shared", n_batch, looks)
     lone = beside == 0  # where streams have a clock each, prompts share no steps, and too much is taken from the others
@@ -162,7 +162,10 @@ def _from_stalls(gaps: TokenGaps, tokens: FloatArray, step: StepTime, n_batch: S
     rows = rows[np.unique(before[rows], return_index=True)[1]]  # each step once, however many streams saw it
     if len(rows) < FEWEST_TO_SPLIT:
         return None
-    method = "pauses of running streams that prompts fell into, less a step (the server gives no durations)"
+    why = "the server gives no durations"
+    if gaps.requests.told.any():
+        why = "by its durations too few took longer than a step"
+    method = f"pauses of running streams that prompts fell into, less a step ({why})"
     spent, beside = gaps.right[rows] - gaps.left[rows], beside[rows]
     return fit_prefill(evaluated[rows], spent, step(beside), step(beside + joined[rows]), method, n_batch)
 
@@ -192,7 +195,7 @@ def _from_idle(
     spent = firsts[starts][idle] - sent[idle]
     nothing = np.zeros(len(spent))
     least = nothing if step is None else step(sizes[idle].astype(np.float64))
-    method = "TTFT of requests that found the server idle (it gives no durations)"
+    method = "TTFT of requests that found no other of this run at the server (it gives no durations)"
     found = fit_prefill(evaluated[idle], spent, nothing, least, method, n_batch)
     # Where no fixed part was told, what it takes besides its tokens is in the speed; else that is handling, which steps.py measures.
     told = found.fixed_s > 0 and tells_fixed(evaluated[idle & (sizes == 1)])

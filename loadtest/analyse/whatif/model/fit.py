@@ -33,7 +33,7 @@ from loadtest.analyse.server.timing.steps import Steps, step_table, times_by_num
 from loadtest.analyse.whatif.model import self_check
 from loadtest.analyse.whatif.model.extrapolation import allowing_for_growth
 from loadtest.analyse.whatif.model.lengths import with_lengths_of, with_likely_lengths
-from loadtest.analyse.whatif.model.predict import SLICED_WAY, Prediction, ServerModel, assumed, require_tokens
+from loadtest.analyse.whatif.model.predict import SLICED_WAY, Prediction, ServerModel, assumed, require_predictable
 from loadtest.analyse.whatif.model.sessions import Sessions, cache_cases
 from loadtest.analyse.whatif.predictions.prediction_file import AS_KNOWN, LIMIT_SEEN, NO_LIMIT
 from loadtest.doubts import VOID
@@ -170,7 +170,7 @@ def fitted_way(
     `tell` is told the way that is tried next. Raises NoWayError where no way gives the levels back, and PredictionError where the
     run says too little.
     """
-    require_tokens(run)
+    require_predictable(run)
     missed = ""
     try:
         for way, model in _ways(run, slots, steps):

@@ -20,6 +20,7 @@ from typing import Any, Self
 import numpy as np
 
 from loadtest.analyse.run import RunData, grouped
+from loadtest.analyse.server.model_memory.cold_load import is_cold
 from loadtest.analyse.server.prompt_cache.cache import measure_cache
 from loadtest.analyse.server.queue import admission
 from loadtest.analyse.server.queue.admission import LoadPattern
@@ -139,11 +140,15 @@ class Load:
     seeded: SeededRequests | None = None  # the very requests; None: any of such lengths, at any instants
 
 
-def require_tokens(run: RunData) -> None:
-    """Raise PredictionError where answers are embeddings, which have no steps to predict from, however many there are."""
+def require_predictable(run: RunData) -> None:
+    """Raise PredictionError where answers are embeddings, which have no steps to predict from, or each waited for a load."""
     if str(run.fact("target", "dialect")).endswith("embeddings"):
         raise PredictionError(
             f"{run.path} measured embeddings, which have no tokens to predict from; measure a chat or completions endpoint."
+        )
+    if is_cold(run):
+        raise PredictionError(
+            f"{run.path} measured cold loads, and no other load has the model unloaded before each request; measure without --unload."
         )
 
 
@@ -176,7 +181,7 @@ class ServerModel:
     @classmethod
     def of(cls, run: RunData, slots: Slots, steps: Steps) -> Self:
         """Build the model; raise PredictionError, one sentence, where the run does not say enough."""
-        require_tokens(run)
+        require_predictable(run)
         if not steps.times:
             raise PredictionError("No prediction: no steps between tokens were seen; measure answers of more tokens.")
         if steps.prefill is None:
@@ -391,7 +396,7 @@ class ServerModel:
         if deepest > self.streams:
             how = "is carried on from those" if self.slope_known else "is a guess, for these show no growth"
             return (
-                f"up to {deepest} streams decode together here, and no more than {self.streams} were measured: "
+                f"up to {deepest} streams decode together here, and no more than {self.streams} {'was' if self.streams == 1 else 'were'} measured: "
                 f"their step time {how}{'; ' + self.guess if self.guess else ''}"
             )
         if self.slots is None and slots is None and (concurrency or 0) > self.in_flight:

@@ -174,6 +174,7 @@ def _document_of(
             "url": run.fact("target", "url"),
             "driver": run.facts.get("driver"),
             "warmup": model.pattern.warmup,
+            "loaded": run.fact("server_at_end", "size"),
             "sha256": RunFolder(run.path).digest(),
             "facts": facts,
             "simulated": run.simulated,
@@ -208,7 +209,8 @@ def _unknown_cache(models: dict[str, ServerModel], *, both: bool) -> list[str]:
 
 def _unknown_limit(seen: int, run: RunData, void: Sequence[str], *, both: bool) -> str:
     most = max((int(level.get("concurrency") or 0) for level in run.levels), default=0)
-    more = f"measure {'void levels again' if void else f'more than {max(most, seen)} streams at once'}, or with --probe-slots"
+    again = "void levels again" if void else f"more than {counted(max(most, seen), 'stream')} at once"
+    more = f"measure {again}, or with --probe-slots"
     told = " from the levels that are not void" if void else ""
     cases = (
         f" Every load past that has two cases, no limit and a limit of {seen}; neither stands for a limit in between. For one "

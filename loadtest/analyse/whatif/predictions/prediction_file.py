@@ -15,6 +15,16 @@ from typing import Any, Self
 
 import orjson
 
+from loadtest.analyse.run.files.facts import (
+    COUNT,
+    POSITIVE,
+    SMALL,
+    TEXT,
+    ListOf,
+    NumberKind,
+    ObjectOf,
+    holds_wrong_values,
+)
 from loadtest.analyse.whatif.model.bands import Figures
 from loadtest.analyse.whatif.model.predict import Prediction
 from loadtest.analyse.whatif.model.seeded_run import SeededRun
@@ -26,6 +36,18 @@ from loadtest.text import counted, rated
 
 KIND, SCHEMA = "loadtest prediction", 1
 FILE_NAME = "prediction.json"
+ANY = NumberKind(low=-1e15, whole=False)
+# What a score reads of the file, by kind; `needs` names what an entry cannot be without.
+LENGTHS = ObjectOf({"mean": ANY, "deviation": ANY, "n": COUNT, "asked": ANY}, needs=("mean", "deviation", "n"))
+CASE = {"name": TEXT, "slots": SMALL, "figures": ObjectOf(ANY), "bands": ObjectOf(ListOf(ANY)), "requests": COUNT}
+LOAD = {"concurrency": SMALL, "rate": POSITIVE, "slots_asked": SMALL, "cases": ListOf(CASE, needs=("name",))}
+SCORED = {
+    "made": TEXT,
+    "run": {"sha256": TEXT, "facts": dict, "lengths": LENGTHS, "loaded": COUNT},
+    "rests_on": {"levels": ListOf(TEXT), "slots": {"limit": SMALL}},
+    "loads": ListOf({**LOAD, "textbook": ObjectOf(ObjectOf(ANY))}),
+    "plan": {"requests": SMALL, "seed": COUNT},
+}
 AS_KNOWN, AS_ASKED, NO_LIMIT, LIMIT_SEEN = "as known", "as asked", "no limit", "the limit at what was seen"
 
 
@@ -131,11 +153,17 @@ def parse_document(body: bytes, name: str) -> Document:
             f"{name} was changed after it was made (its sha256 does not fit), so it cannot be scored; make it anew."
         )
     try:
+        if holds_wrong_values(found, SCORED):
+            raise ValueError
         return Document(
-            made=found["made"],
+            made=str(found["made"]),
             loadtest=found["loadtest"],
-            run={**found["run"], "sha256": found["run"]["sha256"]},
-            rests_on={**found["rests_on"], "slots": {"limit": None, **found["rests_on"]["slots"]}},
+            run={**found["run"], **{key: {**found["run"][key]} for key in ("facts", "lengths")}},
+            rests_on={
+                **found["rests_on"],
+                "levels": list(found["rests_on"]["levels"]),
+                "slots": {"limit": None, **found["rests_on"]["slots"]},
+            },
             said=tuple(found["said"]),
             loads=tuple(map(_load, found["loads"])),
             plan=None if (plan := found.get("plan")) is None else SeededRun(plan["requests"], plan["seed"]),
@@ -153,7 +181,7 @@ def _load(found: Mapping[str, Any]) -> PredictedLoad:
             Case(
                 case["name"],
                 case["slots"],
-                _figures(case["figures"]),
+                {name: value for name, value in _figures(case["figures"]).items() if case["bands"][name]},
                 {name: (low, high) for name, (low, high) in case["bands"].items()},
                 case["extrapolates"],
                 case["grows"],
