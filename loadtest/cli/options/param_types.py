@@ -12,6 +12,7 @@ from loadtest.scenario import (
     LENGTHS,
     as_sentence,
     parse_whole,
+    read_seconds,
     read_share,
     short_repr,
     split_outside_brackets,
@@ -46,7 +47,7 @@ def number_param(*bounds: float) -> ReadParam:
 
 
 def seconds_param(*bounds: float) -> ReadParam:
-    return ReadParam(float, "seconds", "a number of seconds like 0.5 or 90, without a unit", bounds)
+    return ReadParam(read_seconds, "seconds", "a time like 0.5 (seconds), 500ms, 90s, 2m or 1h", bounds)
 
 
 def whole_param(*bounds: float) -> ReadParam:

@@ -52,6 +52,7 @@ class PromptKeys:
         "Send the text of this file. {words} in it stands for each of --words.",
         None,
         text=Text(4096, "name a text file, or leave it out"),
+        file="",
         metavar="FILE",
     )
     words: Sequence[int] = key(
