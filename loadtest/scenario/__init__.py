@@ -26,6 +26,7 @@ from loadtest.scenario.files import file_version, read_text
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, Key, keys_of
 from loadtest.scenario.parts.connection import ConnectionKeys, hosts_without_proxy
 from loadtest.scenario.parts.load import OPEN_LOOP_S
+from loadtest.scenario.parts.prompts import ANY, DEFAULT_OUTPUT
 from loadtest.scenario.parts.request import (
     ADDED_KEYS,
     EMBEDDINGS,
@@ -55,8 +56,10 @@ from loadtest.scenario.values import (
 
 __all__ = [
     "ADDED_KEYS",
+    "ANY",
     "ATTRIBUTE",
     "BURSTINESS",
+    "DEFAULT_OUTPUT",
     "EMBEDDINGS",
     "FORMER",
     "LENGTHS",

@@ -12,6 +12,7 @@ from typing import Any, Self, TypeVar
 from loadtest.errors import ScenarioError
 from loadtest.monitor.process import METRICS_ADDRESS
 from loadtest.scenario import (
+    ANY,
     OPTION,
     Key,
     Scenario,
@@ -67,7 +68,7 @@ _positive = _within(float, math.ulp(0.0), sys.float_info.max)
 
 def _or_distribution(read: Callable[[str], Any]) -> Callable[[str], Any]:
     """Return a reader of a number or a distribution; the scenario made from it checks the distribution."""
-    return lambda text: _one_line(text) if "(" in text or "@" in text else read(text)
+    return lambda text: _one_line(text) if "(" in text or "@" in text or text == ANY else read(text)
 
 
 READERS: dict[

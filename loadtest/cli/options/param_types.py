@@ -9,6 +9,7 @@ import click
 
 from loadtest.errors import ScenarioError
 from loadtest.scenario import (
+    ANY,
     LENGTHS,
     as_sentence,
     parse_whole,
@@ -56,7 +57,9 @@ def whole_param(*bounds: float) -> ReadParam:
 
 
 def read_lengths(text: str) -> tuple[float | str, ...]:
-    """Read lengths with commas between: whole numbers and distributions; raise ScenarioError."""
+    """Read lengths with commas between: whole numbers and distributions, or `any` alone; raise ScenarioError."""
+    if text.strip().lower() == ANY:
+        return (ANY,)
     return tuple(LENGTHS.read(item) for item in split_outside_brackets(text, ",") if item.strip())
 
 

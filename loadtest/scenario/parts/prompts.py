@@ -6,6 +6,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from loadtest.errors import ScenarioError
 from loadtest.scenario.files import MOST_PROMPT, prompt_of, refuse_file_name
@@ -13,8 +14,14 @@ from loadtest.scenario.keys import ATTRIBUTE, OPTION, key
 from loadtest.scenario.values import TOKEN_COUNTS, Range, Text, short_repr
 
 DEFAULT_OUTPUT = [64]  # tokens
+ANY = "any"  # as output_tokens: the model ends its answers, as an empty list says too
 ANSWERS = ("server", "recorded")
 MOST_TURNS = 10_000  # of a conversation
+
+
+def _output_lengths(given: Any) -> Any:
+    return [] if given == ANY or (isinstance(given, list | tuple) and [*given] == [ANY]) else given
+
 
 _session_key = functools.partial(key, table="sessions", locust=(ATTRIBUTE, OPTION))
 
@@ -35,8 +42,9 @@ class PromptKeys:
         "Leave out prompt lengths that do not fit the model's context, and add the longest that does.", default=False
     )
     output_tokens: Sequence[int | str] = key(
-        "Lengths of answers to ask for; each is a level, and one may be a distribution.",
+        "Lengths of answers to ask for; each is a level, and one may be a distribution. any: the model ends them.",
         DEFAULT_OUTPUT,
+        convert=_output_lengths,
         unit="tokens",
         bounds=TOKEN_COUNTS,
         length=True,
