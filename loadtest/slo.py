@@ -346,7 +346,11 @@ def _figure_and_statistic(name: str) -> tuple[str, str]:
         raise ScenarioError(f"--slo: {name} needs a statistic, e.g. {name}_{usual}; there are {endings}.")
     if figure in known:
         raise ScenarioError(f"--slo: {name[:60]!r} is not an objective; of {figure} there are {endings}.")
-    near = difflib.get_close_matches(figure or name, [*known, *TOTAL_FIGURES, ERRORS], n=1)
+    near = (
+        ["ttft"]
+        if name in STATISTICS
+        else difflib.get_close_matches(figure or name, [*known, *TOTAL_FIGURES, ERRORS], n=1)
+    )
     whole = "".join(near) + (f"_{statistic}" if statistic in STATISTICS and set(near) <= set(known) else "")
     hint = f"did you mean {whole!r}? " if near else ""
     raise ScenarioError(

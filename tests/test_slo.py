@@ -45,6 +45,8 @@ def test_a_duration_may_have_its_unit(text: str, limit: float) -> None:
     [
         ("", "--slo is empty"),
         ("ttft_p95", "has no limit"),
+        ("p95", "has no limit"),
+        ("p95=2", "'p95' is not an objective; did you mean 'ttft_p95'? objectives are"),
         ("ttft < 2s", "write 'ttft < 2s' with = alone, not <, like ttft_p95=2"),
         ("ttft_p95<=2", "with = alone, not <, like"),
         ("ttft_p95: 2", "with = alone, not :, like"),
