@@ -20,7 +20,8 @@ MOST_TURNS = 10_000  # of a conversation
 
 
 def _output_lengths(given: Any) -> Any:
-    return [] if given == ANY or (isinstance(given, list | tuple) and [*given] == [ANY]) else given
+    said = given[0] if isinstance(given, list | tuple) and len(given) == 1 else given
+    return [] if isinstance(said, str) and said == ANY else given
 
 
 _session_key = functools.partial(key, table="sessions", locust=(ATTRIBUTE, OPTION))
