@@ -20,7 +20,7 @@ from loadtest.doubts import VOID
 from loadtest.errors import ScenarioError
 from loadtest.metrics import PERCENTILES, Interval, needed
 from loadtest.records import Outcome
-from loadtest.scenario import read_share
+from loadtest.scenario import TIME_UNITS, read_share
 from loadtest.text import percent, read_amount, seconds
 
 DURATION_FIGURES = {  # name in --slo -> (key of summary.json, in words)
@@ -43,7 +43,6 @@ TOTAL_FIGURES = {  # one number for a level, so without a statistic
 ERRORS = "errors"  # share of the requests sent that failed, also without a statistic
 OF_ANY_ANSWER = ("e2e_s", "requests_per_s", ERRORS)  # embeddings, which have no tokens, have these as well
 STATISTICS = ("mean", *PERCENTILES)
-LIMIT_UNITS = {"": 1.0, "s": 1.0, "ms": 1e-3}
 FEWEST_FOR_MEAN = 5  # requests for a mean or a median
 MOST_FOR_ERRORS = 100  # requests that even the smallest share of errors asks for: as many as p99
 Z = 1.96  # of the standard normal, for 95 %
@@ -314,6 +313,10 @@ def parse_objectives(text: str) -> tuple[Objective, ...]:
 def _objective(part: str) -> Objective:
     name, equals, value = (piece.strip() for piece in part.partition("="))
     name = name.lower()
+    if other := next((sign for sign in part if sign in "<>≤≥:"), None):
+        raise ScenarioError(
+            f"--slo: write {part[:60]!r} with = alone, not {other}, like ttft_p95=2,tokens_per_s_p5=10."
+        )
     if not equals:
         raise ScenarioError(f"--slo: {part[:60]!r} has no limit; write it like ttft_p95=2,tokens_per_s_p5=10.")
     figure, statistic = _figure_and_statistic(name)
@@ -343,7 +346,11 @@ def _figure_and_statistic(name: str) -> tuple[str, str]:
         raise ScenarioError(f"--slo: {name} needs a statistic, e.g. {name}_{usual}; there are {endings}.")
     if figure in known:
         raise ScenarioError(f"--slo: {name[:60]!r} is not an objective; of {figure} there are {endings}.")
-    near = difflib.get_close_matches(figure or name, [*known, *TOTAL_FIGURES, ERRORS], n=1)
+    near = (
+        ["ttft"]
+        if name in STATISTICS
+        else difflib.get_close_matches(figure or name, [*known, *TOTAL_FIGURES, ERRORS], n=1)
+    )
     whole = "".join(near) + (f"_{statistic}" if statistic in STATISTICS and set(near) <= set(known) else "")
     hint = f"did you mean {whole!r}? " if near else ""
     raise ScenarioError(
@@ -365,7 +372,7 @@ def _read_share(text: str) -> float:
 
 
 def _read_limit(name: str, text: str, *, duration: bool) -> float:
-    limit = read_amount(text, LIMIT_UNITS if duration else {"": 1.0})
+    limit = read_amount(text, TIME_UNITS if duration else {"": 1.0})
     unit = "seconds, e.g. 2 or 500ms" if duration else "a number above 0"
     if not 0 < limit < math.inf:
         raise ScenarioError(f"--slo: the limit of {name} is {unit}, not {text[:60]!r}.")

@@ -45,6 +45,11 @@ def test_a_duration_may_have_its_unit(text: str, limit: float) -> None:
     [
         ("", "--slo is empty"),
         ("ttft_p95", "has no limit"),
+        ("p95", "has no limit"),
+        ("p95=2", "'p95' is not an objective; did you mean 'ttft_p95'? objectives are"),
+        ("ttft < 2s", "write 'ttft < 2s' with = alone, not <, like ttft_p95=2"),
+        ("ttft_p95<=2", "with = alone, not <, like"),
+        ("ttft_p95: 2", "with = alone, not :, like"),
         ("tokens_per_s=2", "tokens_per_s needs a statistic, e.g. tokens_per_s_p5;"),
         ("ttft=2", "ttft needs a statistic, e.g. ttft_p95"),
         ("ttft_p97=2", "'ttft_p97' is not an objective; of ttft there are _mean, _p5, _p50, _p90, _p95, _p99."),

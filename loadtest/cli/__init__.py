@@ -66,7 +66,11 @@ class LazyGroup(click.Group):
         """Return the command that `args` names; raise ScenarioError for an unknown one, and for an option given twice."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             near = difflib.get_close_matches(args[0].lower(), COMMANDS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"commands are {', '.join(COMMANDS)}."
+            hint = (
+                f"did you mean {near[0]!r}?"
+                if near
+                else f"`loadtest --help` says what there is: {', '.join(COMMANDS)}."
+            )
             if "://" in args[0] or args[0].endswith(".toml"):
                 hint = f"write `loadtest run {args[0][:60]}`."
             raise ScenarioError(f"there is no command {args[0][:60]!r}; {hint}")

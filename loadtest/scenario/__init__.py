@@ -26,6 +26,7 @@ from loadtest.scenario.files import file_version, read_text
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, Key, keys_of
 from loadtest.scenario.parts.connection import ConnectionKeys, hosts_without_proxy
 from loadtest.scenario.parts.load import OPEN_LOOP_S
+from loadtest.scenario.parts.prompts import ANY, DEFAULT_OUTPUT
 from loadtest.scenario.parts.request import (
     ADDED_KEYS,
     EMBEDDINGS,
@@ -44,8 +45,10 @@ from loadtest.scenario.values import (
     MOST_S,
     MOST_STREAMS,
     RATE,
+    TIME_UNITS,
     TOKEN_COUNTS,
     parse_whole,
+    read_seconds,
     read_share,
     sendable,
     short_repr,
@@ -53,8 +56,10 @@ from loadtest.scenario.values import (
 
 __all__ = [
     "ADDED_KEYS",
+    "ANY",
     "ATTRIBUTE",
     "BURSTINESS",
+    "DEFAULT_OUTPUT",
     "EMBEDDINGS",
     "FORMER",
     "LENGTHS",
@@ -69,6 +74,7 @@ __all__ = [
     "SAID_KEYS",
     "THINK",
     "TIMES",
+    "TIME_UNITS",
     "TOKEN_COUNTS",
     "ConnectionKeys",
     "Key",
@@ -86,6 +92,7 @@ __all__ = [
     "laid_over",
     "lengths_of",
     "parse_whole",
+    "read_seconds",
     "read_share",
     "read_text",
     "rotation",

@@ -20,7 +20,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from loadtest.errors import ScenarioError
-from loadtest.scenario.values import MAYBE_THOUSANDS, TOKEN_COUNTS, Range, parse_whole, reads_as_number, short_repr
+from loadtest.scenario.files import from_home
+from loadtest.scenario.values import (
+    MAYBE_THOUSANDS,
+    TOKEN_COUNTS,
+    Range,
+    parse_whole,
+    read_seconds,
+    reads_as_number,
+    short_repr,
+)
 
 SIGMAS = Range(0, 5)
 SPREADS = Range(0, TOKEN_COUNTS.high)
@@ -47,7 +56,7 @@ class Quantity:
     def read(self, text: str) -> float | str:
         """Return a value as it is stored: a number, or a distribution as users write it; raise ScenarioError."""
         try:
-            return parse_whole(text.strip()) if self.whole else float(text.strip())
+            return parse_whole(text.strip()) if self.whole else read_seconds(text)
         except (ValueError, OverflowError):
             return self.mixture(text).text
 
@@ -249,7 +258,7 @@ def _part(text: str, whole: str, of: Quantity) -> MixturePart:
     if name == "empirical" and name in of.examples:
         if not inside:
             raise ScenarioError(f"{short_repr(whole)} names no file; write {of.examples[name]}")
-        return MixturePart(name, file=inside, share=share)
+        return MixturePart(name, file=from_home(inside), share=share)
     if name not in of.arguments:
         near = difflib.get_close_matches(name, of.examples, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(of.examples)}"

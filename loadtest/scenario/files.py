@@ -9,6 +9,7 @@ import codecs
 import csv
 import functools
 import json
+import os
 import re
 import stat
 from pathlib import Path
@@ -59,6 +60,14 @@ def home() -> Path:
         return Path.home()
     except RuntimeError:
         raise ScenarioError("this user has no home folder; set HOME to one.") from None
+
+
+def from_home(name: Any, mark: str = "") -> Any:
+    """Return a file's name with ~/ behind `mark` as the user's folder: shells leave it as it is behind = and @."""
+    text = os.fspath(name) if isinstance(name, os.PathLike) else name
+    if not isinstance(text, str) or not text.startswith(f"{mark}~/"):
+        return name
+    return f"{mark}{home() / text.removeprefix(f'{mark}~/')}"
 
 
 def read_text(path: Path, what: str, *, most: int) -> str:

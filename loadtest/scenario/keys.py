@@ -15,6 +15,7 @@ from typing import Any
 
 from loadtest.errors import ScenarioError
 from loadtest.scenario.distributions import LENGTHS, TIMES, as_users_write
+from loadtest.scenario.files import from_home
 from loadtest.scenario.values import Range, Text, coerce, read_share, short_repr
 
 ATTRIBUTE, OPTION = "attribute", "option"  # of Locust: an attribute of a user class, an option of the test
@@ -42,6 +43,7 @@ class Key:
     # of a list that belongs to every level: the metavar of its option, which is given once a value
     repeat: str | None = None
     joined: str | None = None  # of a text that may name several things: what stands between two of them
+    file: str | None = None  # of a key that names a file: what stands before the name, "" or "@"
     metavar: str | None = None  # stands for a value in help where its type says too little
     valid: Callable[[Any], object] | None = None  # raises for a value that is wrong in a way of its own
     convert: Callable[[Any], Any] | None = None  # turns what else a user may give into a value of the key's type
@@ -69,6 +71,8 @@ class Key:
         A list of texts becomes the one text that it stands for, `5%` the share, and a list a tuple. Raises ScenarioError for a
         value that no scenario could have; `where` it comes from is named for one of a wrong kind.
         """
+        if self.file is not None:
+            value = from_home(value, self.file)
         if self.convert is not None:
             value = self.convert(value)
         if self.share and isinstance(value, str):

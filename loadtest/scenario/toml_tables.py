@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.errors import ScenarioError
-from loadtest.scenario.files import home, read_text
+from loadtest.scenario.files import from_home, read_text
 from loadtest.scenario.keys import KEY_OF, Key
 from loadtest.scenario.values import short_repr
 from loadtest.text import encodable
@@ -203,7 +203,7 @@ def with_paths_beside(table: Mapping[str, Any], folder: Path, given: Mapping[str
 
 
 def _at(folder: Path, name: str) -> Path:
-    return home() / name[2:] if name.startswith("~/") else folder / name
+    return Path(folder, from_home(name))
 
 
 def _empirical_beside(value: Any, folder: Path) -> Any:

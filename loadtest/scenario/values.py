@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from loadtest.errors import ScenarioError
-from loadtest.text import encodable
+from loadtest.text import encodable, read_amount
 
 MOST_S = 30 * 86_400.0  # of a level, a limit or a trace: 30 days
 MOST_REQUESTS = 10_000_000  # of a level: a schedule of them takes 80 MB, their records some 20 GB
 MOST_STREAMS = 100_000
+TIME_UNITS = {"": 1.0, "s": 1.0, "ms": 1e-3, "m": 60.0, "min": 60.0, "h": 3600.0}  # seconds
 MOST_DIGITS = 40  # of what was given, in a sentence
 
 MAYBE_THOUSANDS = re.compile(r"\s*[+-]?[1-9]\d{0,2}\.\d{3}\s*")
@@ -97,6 +98,12 @@ def read_share(text: str) -> float:
     """Read a share, written as "5%" or "0.05"; raise ValueError."""
     number = text.strip()
     return float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
+
+
+def read_seconds(text: str) -> float:
+    """Read seconds, written as "90", "1.5m" or "500ms"; raise ValueError."""
+    seconds = read_amount(text.strip(), TIME_UNITS)
+    return float(text) if math.isnan(seconds) else seconds
 
 
 def coerce(key: str, value: Any, wanted: Any, where: str) -> Any:

@@ -11,7 +11,18 @@ from typing import Any, Self, TypeVar
 
 from loadtest.errors import ScenarioError
 from loadtest.monitor.process import METRICS_ADDRESS
-from loadtest.scenario import OPTION, Key, Scenario, keys_of, parse_whole, read_share, sendable, short_repr
+from loadtest.scenario import (
+    ANY,
+    OPTION,
+    Key,
+    Scenario,
+    keys_of,
+    parse_whole,
+    read_seconds,
+    read_share,
+    sendable,
+    short_repr,
+)
 
 Number = TypeVar("Number", int, float)
 NAME = "a name in UTF-8 without control characters"
@@ -57,7 +68,7 @@ _positive = _within(float, math.ulp(0.0), sys.float_info.max)
 
 def _or_distribution(read: Callable[[str], Any]) -> Callable[[str], Any]:
     """Return a reader of a number or a distribution; the scenario made from it checks the distribution."""
-    return lambda text: _one_line(text) if "(" in text or "@" in text else read(text)
+    return lambda text: _one_line(text) if "(" in text or "@" in text or text == ANY else read(text)
 
 
 READERS: dict[
@@ -99,7 +110,10 @@ class Option:
                 "a whole number above 0 or a distribution like lognormal(800, 0.6)",
             )
         if key.span:
-            read, wanted = _or_distribution(float), "a number of seconds or a distribution like lognormal(20, 0.8)"
+            read, wanted = (
+                _or_distribution(read_seconds),
+                "a number of seconds or a distribution like lognormal(20, 0.8)",
+            )
         if key.share:
             read, wanted = read_share, "a share like 5% or 0.05"
         text = LOCUST_HELP.get(key.name, key.help)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from loadtest.errors import ScenarioError
-from loadtest.scenario import Level, Scenario
+from loadtest.scenario import ANY, DEFAULT_OUTPUT, Level, Scenario
 from loadtest.text import counted, listed
 from loadtest.workloads.drawn_lengths import LARGER_CONTEXT
 from loadtest.workloads.files.data_file import DataFile
@@ -121,6 +121,9 @@ def data_notes(file: DataFile, scenario: Scenario) -> Iterator[str]:
         some = "the row" if len(file) == 1 else f"{file.own_lengths} of {rows}"
         say = "says how long its" if file.own_lengths == 1 else "say how long their"
         yield f"{path}: {some} {say} answer may be, which wins over output_tokens."
+    if file.own_lengths < len(file) and [*scenario.output_tokens] == DEFAULT_OUTPUT:
+        most = DEFAULT_OUTPUT[0]
+        yield f"{path}: answers end after {most} tokens at the latest; output_tokens takes another number, or {ANY}: the model ends them."
     if file.unsent:
         names = [name[:MOST_NAME] for name in file.unsent]
         more = [f"{len(names) - MOST_NAMED} more"] if len(names) > MOST_NAMED else []

@@ -80,7 +80,7 @@ from loadtest.run_folder import RunFolder
         (["reprot", "x"], "there is no command 'reprot'; did you mean 'report'?"),
         (["plot", "x", "-o"], "Option '-o' requires an argument; see `loadtest plot --help`."),
         (["http://h:1"], "there is no command 'http://h:1'; write `loadtest run http://h:1`."),
-        (["zzz"], "there is no command 'zzz'; commands are demo, check, run, report,"),
+        (["zzz"], "there is no command 'zzz'; `loadtest --help` says what there is: demo, check, run, report,"),
         (["advise", "folder", "--gpu-memory", "nan"], "--gpu-memory is a size like 80GB or 24GiB, not 'nan'."),
         (["advise", "folder", "--slo", "ttft_p95=-1"], "the limit of ttft_p95 is seconds"),
     ],

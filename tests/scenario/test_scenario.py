@@ -14,14 +14,14 @@ from support.places import SCENARIOS
 
 from loadtest.cli.options.scenario_options import make_scenario
 from loadtest.errors import ScenarioError
-from loadtest.scenario import ATTRIBUTE, OPTION, ConnectionKeys, RequestKeys, Scenario, keys_of
+from loadtest.scenario import ATTRIBUTE, OPTION, TIMES, ConnectionKeys, RequestKeys, Scenario, keys_of
 from loadtest.scenario.keys import key
 from loadtest.scenario.parts.data import DataKeys
 from loadtest.scenario.parts.limits import LimitKeys
 from loadtest.scenario.parts.load import LoadKeys
 from loadtest.scenario.parts.prompts import PromptKeys, SessionKeys
 from loadtest.scenario.price import PRICE_KEYS
-from loadtest.scenario.values import Range
+from loadtest.scenario.values import Range, read_seconds
 
 
 def test_grid_is_every_combination_and_concurrency_changes_fastest() -> None:
@@ -38,6 +38,14 @@ def test_words_make_levels_of_a_literal_prompt() -> None:
 
 def test_a_duration_has_no_number_of_requests() -> None:
     assert [level.requests for level in Scenario(duration=3.0, concurrency=(1, 2)).levels()] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), ("90 s", 90), ("500ms", 0.5), ("1.5m", 90), ("2min", 120), ("1h", 3600), ("1e3", 1e3)],
+)
+def test_a_time_may_have_its_unit(text: str, seconds: float) -> None:
+    assert [read_seconds(text), TIMES.read(text)] == pytest.approx([seconds, seconds])
 
 
 def test_dict_round_trip_is_the_same_scenario() -> None:

@@ -61,6 +61,17 @@ def test_a_home_in_a_files_path_is_the_users(tmp_path: Path, monkeypatch: pytest
     assert (scenario.data, scenario.system) == ("/home/somebody/rows.jsonl", "@/home/somebody/system.txt")
 
 
+@pytest.mark.parametrize("name", ["data", "trace", "prompt_file", "ca_file", "system", "input_tokens", "body"])
+def test_a_home_is_the_users_in_python_and_behind_an_equals_sign(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "x").write_text('{"top_k": 5}')
+    form = {"system": "@{}", "body": "@{}", "input_tokens": "empirical({})"}.get(name, "{}")
+    named, whole = (Scenario.from_dict({name: form.format(path)}) for path in ("~/x", tmp_path / "x"))
+    assert getattr(named, name) == getattr(whole, name)
+
+
 def test_an_option_wins_over_the_files_old_name(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text("first_byte_timeout = 7\n")

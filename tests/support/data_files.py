@@ -29,7 +29,7 @@ def rows_of(path: Path, column: str | None = None) -> list[Row]:
 
 
 def notes_of(path: Path, **keys: Any) -> list[str]:
-    return check_files(Scenario(data=str(path), requests=1, concurrency=[1], warmup=0, **keys))
+    return check_files(Scenario(data=str(path), requests=1, concurrency=[1], warmup=0, output_tokens=[8], **keys))
 
 
 def refusal(path: Path, column: str | None = None) -> str:

@@ -343,13 +343,17 @@ def test_every_row_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ({"requests": 2, "concurrency": [1], "warmup": 0}, None),
+        ({"requests": 2, "concurrency": [1], "warmup": 0, "output_tokens": "any"}, None),
+        ({"data_once": True, "concurrency": [1], "output_tokens": []}, None),
+        ({"concurrency": [1]}, "answers end after 64 tokens at the latest; output_tokens takes another number, or any"),
         ({"requests": 3, "concurrency": [1], "warmup": 1}, "has 3 rows, and 3 requests are sent besides warm-ups"),
         ({"duration": 5.0}, "has 3 rows. Where they run out the first follows again"),
         ({"data_once": True, "concurrency": [1, 2]}, "Each level sends every row again"),
     ],
 )
-def test_repeats_are_said_beforehand(tmp_path: Path, keys: dict[str, Any], words: str | None) -> None:
+def test_repeats_and_the_end_of_answers_are_said_beforehand(
+    tmp_path: Path, keys: dict[str, Any], words: str | None
+) -> None:
     path = write(tmp_path, "a.csv", "prompt\na\nb\nc\n")
     notes = check_files(Scenario(data=str(path), **keys))
     assert (words is None and not notes) or any(words in note for note in notes if words)

@@ -9,9 +9,11 @@ import click
 
 from loadtest.errors import ScenarioError
 from loadtest.scenario import (
+    ANY,
     LENGTHS,
     as_sentence,
     parse_whole,
+    read_seconds,
     read_share,
     short_repr,
     split_outside_brackets,
@@ -46,7 +48,7 @@ def number_param(*bounds: float) -> ReadParam:
 
 
 def seconds_param(*bounds: float) -> ReadParam:
-    return ReadParam(float, "seconds", "a number of seconds like 0.5 or 90, without a unit", bounds)
+    return ReadParam(read_seconds, "seconds", "a time like 0.5 (seconds), 500ms, 90s, 2m or 1h", bounds)
 
 
 def whole_param(*bounds: float) -> ReadParam:
@@ -55,7 +57,9 @@ def whole_param(*bounds: float) -> ReadParam:
 
 
 def read_lengths(text: str) -> tuple[float | str, ...]:
-    """Read lengths with commas between: whole numbers and distributions; raise ScenarioError."""
+    """Read lengths with commas between: whole numbers and distributions, or `any` alone; raise ScenarioError."""
+    if text.strip().lower() == ANY:
+        return (ANY,)
     return tuple(LENGTHS.read(item) for item in split_outside_brackets(text, ",") if item.strip())
 
 

@@ -182,8 +182,8 @@ def run(
       loadtest run --monitor host,nvidia,ollama --duration 300 --metrics-port 9464
       loadtest run --concurrency 8 --prediction prediction.json
 
-    Every option here can be set in the environment as well: --input-tokens is LOADTEST_INPUT_TOKENS. An option wins over
-    the environment, and that over the scenario file.
+    Times are seconds; 500ms, 2m and 1h have their unit. Every option here can be set in the environment as well:
+    --input-tokens is LOADTEST_INPUT_TOKENS. An option wins over the environment, and that over the scenario file.
     """
     showing, monitored = Showing.taken(values), {name: values.pop(name) for name in ("monitor", *MONITORING)}
     url = url_taken(values["url"], argument=file_and_url(given, None)[1] is not None)

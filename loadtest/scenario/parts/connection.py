@@ -31,6 +31,7 @@ class ConnectionKeys:
         None,
         text=Text(4096, "name a PEM file, or leave it out"),
         locust=(ATTRIBUTE, OPTION),
+        file="",
         metavar="FILE",
     )
     insecure: bool = request_key(
@@ -41,12 +42,14 @@ class ConnectionKeys:
         "PEM file of your certificate, for a server that asks for one over https. It holds the key too, or --cert-key names it.",
         None,
         text=Text(4096, "name a PEM file, or leave it out"),
+        file="",
         metavar="FILE",
     )
     cert_key: str | None = request_key(
         "PEM file of the key to --cert, without a passphrase.",
         None,
         text=Text(4096, "name a PEM file, or leave it out"),
+        file="",
         metavar="FILE",
     )
     proxy: str | None = request_key(

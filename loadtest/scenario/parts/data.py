@@ -26,6 +26,7 @@ class DataKeys:
         "Send the prompts of this file, row by row: JSON lines, CSV, ShareGPT conversations or an OpenAI batch file.",
         None,
         text=Text(4096, "name a data file, or leave it out"),
+        file="",
         metavar="FILE",
     )
     data_column: str | None = _data_key(
@@ -40,6 +41,7 @@ class DataKeys:
         "messages.",
         None,
         text=Text(MOST_PROMPT, "write a system prompt, or leave it out", lines=True),
+        file="@",
     )
     system_tokens: int | None = _data_key(
         "Length of a made-up system prompt, the same for every request.",

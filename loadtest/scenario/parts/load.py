@@ -56,6 +56,7 @@ class LoadKeys:
         "lengths if it has them.",
         None,
         text=Text(4096, "name a file of arrivals, or leave it out"),
+        file="",
         metavar="FILE",
     )
     max_in_flight: int | None = key(

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from loadtest.errors import ScenarioError
 from loadtest.scenario.files import MOST_PROMPT, prompt_of, refuse_file_name
@@ -13,8 +14,15 @@ from loadtest.scenario.keys import ATTRIBUTE, OPTION, key
 from loadtest.scenario.values import TOKEN_COUNTS, Range, Text, short_repr
 
 DEFAULT_OUTPUT = [64]  # tokens
+ANY = "any"  # as output_tokens: the model ends its answers, as an empty list says too
 ANSWERS = ("server", "recorded")
 MOST_TURNS = 10_000  # of a conversation
+
+
+def _output_lengths(given: Any) -> Any:
+    said = given[0] if isinstance(given, list | tuple) and len(given) == 1 else given
+    return [] if isinstance(said, str) and said == ANY else given
+
 
 _session_key = functools.partial(key, table="sessions", locust=(ATTRIBUTE, OPTION))
 
@@ -35,8 +43,9 @@ class PromptKeys:
         "Leave out prompt lengths that do not fit the model's context, and add the longest that does.", default=False
     )
     output_tokens: Sequence[int | str] = key(
-        "Lengths of answers to ask for; each is a level, and one may be a distribution.",
+        "Lengths of answers to ask for; each is a level, and one may be a distribution. any: the model ends them.",
         DEFAULT_OUTPUT,
+        convert=_output_lengths,
         unit="tokens",
         bounds=TOKEN_COUNTS,
         length=True,
@@ -52,6 +61,7 @@ class PromptKeys:
         "Send the text of this file. {words} in it stands for each of --words.",
         None,
         text=Text(4096, "name a text file, or leave it out"),
+        file="",
         metavar="FILE",
     )
     words: Sequence[int] = key(

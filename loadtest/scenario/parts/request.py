@@ -102,6 +102,7 @@ class RequestKeys:
         None,
         text=Text(MOST_BODY, "write a JSON object, or leave it out", lines=True),
         convert=body_text,
+        file="@",
         metavar="JSON",
     )
     query: Sequence[str] = request_key(
