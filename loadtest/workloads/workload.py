@@ -75,11 +75,6 @@ class Workload:
         """About how many turns a session has."""
         return self.source.turns_mean if isinstance(self.source, ConversationSource) else 1.0
 
-    def job(self, level: Level, i: int, *, warmup: bool = False) -> Job:
-        job = self.session(level, i, warmup=warmup).next(None)
-        assert job is not None, "a session has at least one job"
-        return job
-
     def fit_job(self, number: int, tokens: int) -> tuple[Job, int]:
         """Return a request to fit token counts by, whose prompt has `tokens` tokens by our count, and that count.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
+from support.jobs import first_job
 from support.odd_streams import lines_looked_at
 
 from loadtest.dialects import (
@@ -109,13 +110,13 @@ def test_embeddings_have_no_output_and_several_inputs() -> None:
     (level,) = scenario.replace(concurrency=[2]).levels()
     assert level.label == "2 streams · 3 × 20 in"
     workload = Workload(scenario, load_counter("m", fetch=False), TokenFit())
-    job, again = (workload.job(level, 4) for _ in range(2))
+    job, again = (first_job(workload, level, 4) for _ in range(2))
     assert job == again
     assert len(set(job.inputs)) == 3
     assert job.inputs[0] == job.prompt
     assert (job.input_tokens, job.output_tokens) == (60, None)
     assert workload.fit_jobs()[0][0].inputs == ()
-    warm = Workload(scenario.replace(warm_cache=True), load_counter("m", fetch=False), TokenFit()).job(level, 4)
+    warm = first_job(Workload(scenario.replace(warm_cache=True), load_counter("m", fetch=False), TokenFit()), level, 4)
     assert len(set(warm.inputs)) == 1
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 import pytest
 from support.foreign_server import ForeignServer, foreign_server
+from support.jobs import first_job
 from support.plans import MADE_UP, Run, counted, planned
 
 from loadtest.asyncio_driver.driver import Driver
@@ -264,7 +265,7 @@ def test_two_processes_shares_make_up_the_whole_plan(
         asyncio.run(drive(PlanShare(worker, 2)))
     records = list(folder.records())
     (level,) = scenario.levels()
-    plan = [ready.workload.job(level, i).seed for i in range(level.requests)]
+    plan = [first_job(ready.workload, level, i).seed for i in range(level.requests)]
     assert sorted(record.seed for record in records if not record.warmup) == sorted(plan)
     assert len({record.id for record in records}) == len(records) == requests
     for worker, (_, rows) in enumerate(folder.requests()):

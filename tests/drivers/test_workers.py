@@ -22,6 +22,7 @@ from typing import Any
 import orjson
 import psutil
 import pytest
+from support.jobs import first_job
 from support.plans import SHORT, Run, counted, planned
 
 from loadtest.cli.demo import simulated_server
@@ -71,7 +72,7 @@ def seeds(out: Path, level: int, requests: int) -> list[int]:
     """Return the seeds of the plan's jobs; they do not depend on the prompts' lengths."""
     scenario = Scenario.from_dict(RunFolder.open(out).read_run()["scenario"])
     workload = Workload(scenario, Tokens("none"))
-    return [workload.job(scenario.levels()[level], i).seed for i in range(requests)]
+    return [first_job(workload, scenario.levels()[level], i).seed for i in range(requests)]
 
 
 def summary_of(out: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from support.data_files import rows_of, write
+from support.jobs import first_job
 from support.plans import Run
 
 from loadtest.dialects import dialect_for
@@ -284,24 +285,24 @@ def test_a_job_is_its_row_in_the_order_of_the_file(tmp_path: Path) -> None:
     scenario = Scenario(data=str(path), seed=1, concurrency=[1, 2], requests=4)
     workload = Workload(scenario, ESTIMATE)
     one, two = workload.scenario.levels()
-    assert [workload.job(one, i).prompt for i in range(4)] == ["row 0", "row 1", "row 2", "row 3"]
-    assert [workload.job(two, i).prompt for i in range(4)] == ["row 4", "row 5", "row 6", "row 7"]
-    assert workload.job(two, 6).prompt == "row 0"
-    assert [workload.job(one, i, warmup=True).row for i in range(2)] == ["10", "9"]
-    assert workload.job(one, 2).input_tokens is None
-    assert workload.job(one, 2).output_tokens == 64
+    assert [first_job(workload, one, i).prompt for i in range(4)] == ["row 0", "row 1", "row 2", "row 3"]
+    assert [first_job(workload, two, i).prompt for i in range(4)] == ["row 4", "row 5", "row 6", "row 7"]
+    assert first_job(workload, two, 6).prompt == "row 0"
+    assert [first_job(workload, one, i, warmup=True).row for i in range(2)] == ["10", "9"]
+    assert first_job(workload, one, 2).input_tokens is None
+    assert first_job(workload, one, 2).output_tokens == 64
     again = pickle.loads(pickle.dumps(workload))
-    assert again.job(two, 3) == workload.job(two, 3)
+    assert first_job(again, two, 3) == first_job(workload, two, 3)
 
 
 def test_locusts_workers_begin_at_rows_of_their_own(tmp_path: Path) -> None:
     path = write(tmp_path, "a.csv", "prompt\n" + "".join(f"row {i}\n" for i in range(100)))
     workload = Workload(Scenario(data=str(path), seed=1), ESTIMATE)
     level = workload.scenario.levels()[0]
-    firsts = [workload.job(level, worker * WORKER_STRIDE).row for worker in range(8)]
+    firsts = [first_job(workload, level, worker * WORKER_STRIDE).row for worker in range(8)]
     assert firsts[0] == "1"
     assert len(set(firsts)) == 8
-    assert workload.job(level, WORKER_STRIDE + 1).row == str(int(firsts[1] or 0) + 1)
+    assert first_job(workload, level, WORKER_STRIDE + 1).row == str(int(firsts[1] or 0) + 1)
 
 
 def test_one_row_is_spoken_of_as_one(tmp_path: Path) -> None:
@@ -333,7 +334,11 @@ def test_every_row_once(tmp_path: Path) -> None:
     scenario = as_files_say(Scenario(data=str(path), data_once=True, concurrency=[1, 3]))
     assert [level.requests for level in scenario.levels()] == [3, 3]
     assert scenario.output_tokens == ()
-    assert [Workload(scenario, ESTIMATE).job(scenario.levels()[1], i).output_tokens for i in range(3)] == [1, 2, 3]
+    assert [first_job(Workload(scenario, ESTIMATE), scenario.levels()[1], i).output_tokens for i in range(3)] == [
+        1,
+        2,
+        3,
+    ]
     with pytest.raises(ScenarioError, match=r"3 rows of .* cannot keep 4 streams busy; ask for 3 or fewer"):
         as_files_say(Scenario(data=str(path), data_once=True, concurrency=[4]))
     with pytest.raises(ScenarioError, match="leave out requests"):
@@ -379,7 +384,7 @@ def test_a_row_that_does_not_fit_the_context_is_refused_with_its_number(tmp_path
 def test_a_batch_files_body_is_laid_over_the_request(tmp_path: Path) -> None:
     path = write(tmp_path, "a.jsonl", json.dumps(BATCH))
     scenario = Scenario(data=str(path), api="openai", seed=1)
-    job = Workload(scenario, ESTIMATE).job(scenario.levels()[0], 0)
+    job = first_job(Workload(scenario, ESTIMATE), scenario.levels()[0], 0)
     dialect = dialect_for(scenario, api="openai", model="m")
     request = Request(job, dialect, Clock.now(), 0, posts=Posts("http://127.0.0.1:9", {}))
     body = json.loads(request.order.payload.partition(b"\r\n\r\n")[2])

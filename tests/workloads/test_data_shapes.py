@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from support.data_files import refusal, rows_of, write
+from support.jobs import first_job
 
 from loadtest.dialects import dialect_for
 from loadtest.measure.request import Request
@@ -151,7 +152,7 @@ def test_sampling_of_a_batch_reaches_ollama_too(
     """Ollama's native API, the default of an Ollama, ignores a temperature beside `options`."""
     rows = [{"custom_id": "a", "body": {"messages": [ONE], "max_tokens": 9, **body}}]
     scenario = Scenario(data=str(write(tmp_path, "a.jsonl", rows)), api=api, seed=1)
-    job = Workload(scenario, Counter("estimate")).job(scenario.levels()[0], 0)
+    job = first_job(Workload(scenario, Counter("estimate")), scenario.levels()[0], 0)
     request = Request(job, dialect_for(scenario, api=api, model="m"), Clock.now(), 0, posts=Posts("http://x:9", {}))
     sent = json.loads(request.order.payload.partition(b"\r\n\r\n")[2])
     assert {key: sent.get(key) for key in said} == said

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from support.data_files import notes_of, write
+from support.jobs import first_job
 
 from loadtest.scenario import Scenario
 from loadtest.workloads.tokens import Counter
@@ -136,4 +137,4 @@ def test_lines_of_a_text_are_said_to_be_prompts(tmp_path: Path) -> None:
         pickle.dumps(Workload(Scenario(data=str(path), seed=1, concurrency=[1]), Counter("estimate")))
     )
     level = workload.scenario.levels()[0]
-    assert [workload.job(level, i).prompt for i in range(2)] == ["one", "two"]
+    assert [first_job(workload, level, i).prompt for i in range(2)] == ["one", "two"]

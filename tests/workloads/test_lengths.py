@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.jobs import first_job
 
 from loadtest.cli.demo import simulated_server
 from loadtest.cli.options.param_types import read_lengths
@@ -60,8 +61,8 @@ def test_lengths_follow_from_seed_level_and_number_alone() -> None:
     scenario = Scenario(input_tokens=["lognormal(800, 0.6)"], concurrency=[1, 2], seed=3)
     workload = Workload(scenario, ESTIMATE)
     first, second = scenario.levels()
-    assert workload.job(first, 7) == Workload(scenario, ESTIMATE).job(first, 7)
-    assert workload.job(first, 7).input_tokens != workload.job(second, 7).input_tokens
+    assert first_job(workload, first, 7) == first_job(Workload(scenario, ESTIMATE), first, 7)
+    assert first_job(workload, first, 7).input_tokens != first_job(workload, second, 7).input_tokens
 
 
 def test_prompt_and_answer_of_one_row_come_together(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.jobs import first_job
 from support.plans import counted
 
 from loadtest.dialects import dialect_for
@@ -32,7 +33,7 @@ def begun_alike(one: str, other: str) -> int:
 def jobs(count: int, fit: TokenFit | None = None, **keys: Any) -> list[Job]:
     scenario = Scenario.from_dict({"concurrency": [1], "seed": 3, **keys})
     workload = Workload(scenario, ESTIMATE, fit)
-    return [workload.job(scenario.levels()[0], i) for i in range(count)]
+    return [first_job(workload, scenario.levels()[0], i) for i in range(count)]
 
 
 def test_a_system_prompt_stands_in_front_and_the_nonce_behind_it() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.jobs import first_job
 
 from loadtest.errors import ScenarioError
 from loadtest.metrics import NS_PER_S
@@ -235,10 +236,10 @@ def test_each_request_of_a_trace_has_its_own_lengths(tmp_path: Path) -> None:
     workload = Workload(Scenario(trace=str(path), seed=1), Counter("estimate"))
     (level,) = workload.scenario.levels()
     assert (level.label, level.concurrency, level.rate) == ("trace trace.csv", None, None)
-    jobs = [workload.job(level, i) for i in range(2)]
+    jobs = [first_job(workload, level, i) for i in range(2)]
     assert [(job.input_tokens, job.output_tokens) for job in jobs] == [(40, 7), (60, 8)]
     assert len(jobs[1].prompt) > len(jobs[0].prompt)
-    assert workload.job(level, 0, warmup=True).output_tokens == 7
+    assert first_job(workload, level, 0, warmup=True).output_tokens == 7
     assert workload.trace is not None
     assert workload.trace.longest == 68
 

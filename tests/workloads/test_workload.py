@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.jobs import first_job
 from support.ranks import copy_ranks
 
 from loadtest.errors import ScenarioError
@@ -37,14 +38,14 @@ def of(counter: Counter = ESTIMATE, **keys: Any) -> Workload:
 
 
 def prompts(made: Workload, count: int = 20, *, warmup: bool = False) -> list[str]:
-    return [made.job(level, i, warmup=warmup).prompt for level in made.scenario.levels() for i in range(count)]
+    return [first_job(made, level, i, warmup=warmup).prompt for level in made.scenario.levels() for i in range(count)]
 
 
 def test_a_job_is_a_pure_function_of_seed_level_and_ordinal() -> None:
     forwards, backwards = of(seed=3), of(seed=3)
     levels = forwards.scenario.levels()
-    made = [forwards.job(level, i) for level in levels for i in range(9)]
-    again = [backwards.job(level, i) for level in reversed(levels) for i in reversed(range(9))]
+    made = [first_job(forwards, level, i) for level in levels for i in range(9)]
+    again = [first_job(backwards, level, i) for level in reversed(levels) for i in reversed(range(9))]
     assert made == again[::-1]
 
 
@@ -52,18 +53,18 @@ def test_another_process_makes_the_same_job() -> None:
     code = (
         "from loadtest.workloads.workload import Workload; from loadtest.workloads.tokens import Counter;"
         "from loadtest.scenario import Scenario; s = Scenario(seed=3);"
-        "print(Workload(s, Counter('estimate')).job(s.levels()[1], 5).prompt)"
+        "print(Workload(s, Counter('estimate')).session(s.levels()[1], 5).next(None).prompt)"
     )
     made = of(seed=3)
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert out.rstrip("\n") == made.job(made.scenario.levels()[1], 5).prompt
+    assert out.rstrip("\n") == first_job(made, made.scenario.levels()[1], 5).prompt
 
 
 def test_a_prompt_is_rebuilt_from_its_seed() -> None:
     for made in (of(), of(prompt="Tell a story in {words} words.", words=(25, 100), seed=9)):
         source: Any = made.source
         for level in made.scenario.levels():
-            job = made.job(level, 7)
+            job = first_job(made, level, 7)
             assert source.prompt(level, job.seed) == job.prompt
             assert 0 <= job.seed < 2**53
 
@@ -85,10 +86,10 @@ def test_the_seed_changes_every_text() -> None:
 def test_what_was_asked_for_is_in_the_job() -> None:
     made = of(input_tokens=(100,), output_tokens=(32,))
     level = made.scenario.levels()[2]
-    job = made.job(level, 4, warmup=True)
+    job = first_job(made, level, 4, warmup=True)
     assert (job.id, job.level, job.input_tokens, job.output_tokens, job.warmup) == (4, 2, 100, 32, True)
-    assert not made.job(level, 4).warmup
-    assert of(prompt="hi").job(of(prompt="hi").scenario.levels()[0], 0).input_tokens is None
+    assert not first_job(made, level, 4).warmup
+    assert first_job(of(prompt="hi"), of(prompt="hi").scenario.levels()[0], 0).input_tokens is None
 
 
 # ---------------------------------------------------------------- literal prompts
@@ -96,7 +97,7 @@ def test_what_was_asked_for_is_in_the_job() -> None:
 
 def test_a_literal_prompt_has_its_words_filled_in_behind_the_nonce() -> None:
     made = of(prompt='Give {words} words as {"json": true}.', words=(25, 100))
-    texts = {level.words: made.job(level, 0).prompt for level in made.scenario.levels()}
+    texts = {level.words: first_job(made, level, 0).prompt for level in made.scenario.levels()}
     for words, text in texts.items():
         nonce, _, rest = text.partition(" ")
         assert rest == f'Give {words} words as {{"json": true}}.'
@@ -107,9 +108,9 @@ def test_a_literal_prompt_has_its_words_filled_in_behind_the_nonce() -> None:
 def test_braces_without_words_stay(tmp_path: Path) -> None:
     (tmp_path / "prompt.txt").write_text("Explain {x} and {}.\n", encoding="utf-8")
     made = of(prompt_file=str(tmp_path / "prompt.txt"))
-    assert made.job(made.scenario.levels()[0], 0).prompt.endswith("] Explain {x} and {}.\n")
+    assert first_job(made, made.scenario.levels()[0], 0).prompt.endswith("] Explain {x} and {}.\n")
     (tmp_path / "prompt.txt").unlink()
-    assert made.job(made.scenario.levels()[0], 0).prompt.endswith("] Explain {x} and {}.\n")
+    assert first_job(made, made.scenario.levels()[0], 0).prompt.endswith("] Explain {x} and {}.\n")
 
 
 def test_a_prompt_file_that_is_not_there_is_said_before_anything_is_sent(tmp_path: Path) -> None:
@@ -157,7 +158,7 @@ def test_without_a_tokenizer_lengths_are_near(ranks: Path) -> None:
 
 def test_a_made_up_prompt_reads_like_text_and_asks_for_a_long_answer() -> None:
     made = of(input_tokens=(60,), output_tokens=(700,))
-    text = made.job(made.scenario.levels()[0], 0).prompt
+    text = first_job(made, made.scenario.levels()[0], 0).prompt
     assert text.endswith(" Write a story of at least 700 words.")
     assert text.count(". The ") >= 3
     assert made_up(12, 700, 1, ESTIMATE, nonce="[012345678901]").endswith(" Tell a long story.")
@@ -188,7 +189,7 @@ def test_a_fitted_workload_meets_the_servers_count(ranks: Path) -> None:
     # A server whose template adds 11 tokens, and whose vocabulary makes 5 % more of the same text:
     pairs = [(ours, round(11 + 1.05 * ours)) for _, ours in made.fit_jobs()]
     fitted = made.fitted(TokenFit.fit(pairs))
-    job = fitted.job(made.scenario.levels()[0], 0)
+    job = first_job(fitted, made.scenario.levels()[0], 0)
     assert abs(11 + 1.05 * counter.count(job.prompt) - 128) <= 1
     assert job.input_tokens == 128
 
