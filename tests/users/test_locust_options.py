@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -70,6 +71,21 @@ class Page(HttpUser):
     @task
     def look(self):
         self.client.get("/api/version", name="look")
+"""
+SCHEDULED = """
+from locust import LoadTestShape
+from loadtest.users import OpenLoopUser
+
+class Often(OpenLoopUser):
+    arrivals, rate, output_tokens = "constant", 20, 2
+
+class Seldom(Often):
+    rate = 10
+
+class Fewer(LoadTestShape):
+    def tick(self):
+        at = self.get_run_time()
+        return (6, 99) if at < 2 else (2, 4) if at < 4 else None
 """
 SINGLE = """
 from locust import run_single_user, task
@@ -173,6 +189,16 @@ def test_the_users_of_a_level_are_those_of_models(start: Start, simulated_url: s
     assert [level["concurrency"] for level in run.facts["levels"]] == [2]
     assert len({record.user for record in run.records}) == 2
     assert run.stats["look"]["num_requests"] == run.locust_requests - len(run.records) + cancelled(run.records) > 0
+
+
+def test_each_open_loop_keeps_its_schedule_while_users_are_stopped(start: Start, simulated_url: str) -> None:
+    """One class alone sent, and whoever took over from a stopped user sent again all that had been due since the start."""
+    run = start(SCHEDULED, "--host", simulated_url)
+    assert run.code in (0, 3), run.said
+    assert {(level["concurrency"], level["rate"]) for level in run.facts["levels"]} == {(None, 30.0)}
+    due = Counter(record.t_sched for record in run.records)
+    assert max(due.values()) <= 2, due  # one of each class
+    assert len(run.records) < 30 * (max(due) - min(due)) / 1e9 + 3
 
 
 def cancelled(records: list[Record]) -> int:

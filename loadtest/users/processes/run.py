@@ -106,7 +106,9 @@ class LocustRun:
     def __init__(self, environment: Environment, user_targets: UserTargets, path: Path | None) -> None:
         """Make the folder at `path` and write run.json; with None nothing is written. Raises RunFolderError."""
         self.user_targets = user_targets
-        self.levels = ReachedLevels(**_drawn_lengths(user_targets))
+        ours = [one for one in environment.user_classes if issubclass(one, ModelUser)]
+        scheduled = all(issubclass(one, OpenLoopUser) for one in ours)
+        self.levels = ReachedLevels(**_drawn_lengths(user_targets), open_loop=scheduled)
         self.clock = Clock.now()
         self.interrupted = False
         self.failure: str | None = None  # one sentence: why not all records could be kept
