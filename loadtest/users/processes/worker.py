@@ -78,7 +78,7 @@ class LocustWorker:
             why, code = recording.why_not(error), exit_code_of(error)
             logger.error("this worker cannot record: %s", why)  # noqa: TRY400 - the traceback of ours is logged
             self._runner.send_message(TROUBLE, {"why": why, "refused": True, "code": code})
-            self._environment.process_exit_code = code
+            recording.current_test.code = code
             gevent.spawn(self._runner.quit)
             raise GreenletExit from None
 
@@ -108,7 +108,7 @@ class LocustWorker:
                 gone = recv_monitor_message(monitor)["event"] == zmq.EVENT_DISCONNECTED
                 lost = now() if gone else None
         logger.error("the connection to the master was lost %d s ago: this worker ends", ORPHAN_S)
-        self._environment.process_exit_code = NOT_TO_BE_BELIEVED
+        recording.current_test.code = NOT_TO_BE_BELIEVED
         self._runner.quit()
 
     def _begin(self) -> None:
