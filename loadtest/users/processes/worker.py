@@ -16,7 +16,7 @@ from locust.rpc import Message
 from locust.runners import WorkerRunner
 from zmq.utils.monitor import recv_monitor_message
 
-from loadtest.errors import NOT_TO_BE_BELIEVED, RunFolderError, TargetError, exit_code_of, os_error_as
+from loadtest.errors import NOT_TO_BE_BELIEVED, RunFolderError, ScenarioError, TargetError, exit_code_of, os_error_as
 from loadtest.run_folder import RunFolder
 from loadtest.users.processes import recording
 from loadtest.users.processes.levels import CurrentLevel
@@ -120,6 +120,10 @@ class LocustWorker:
         if self._told["id"] == self._over:  # a master that lost sight of its workers may go on asking for users
             logger.warning("the test has ended: no user starts again")
             return
+        for name in self._told["user_targets"].keys() - self._environment.user_classes_by_name.keys():
+            raise ScenarioError(
+                f"user class {name} is missing here; give every worker the master's locustfile and classes."
+            )
         by_scenario: dict[Any, UserTarget] = {}
         user_targets = {}
         for name, row in self._told["user_targets"].items():
