@@ -180,6 +180,9 @@ def test_a_run_says_who_measured_what(runs: dict[str, Run]) -> None:
     assert facts["server"]["simulated"]["speed"] == 5
     assert facts["target"]["dialect"] == "ollama-chat"
     assert facts["locust"]["user_classes"] == ["Chat"]
+    (path,) = facts["locust"]["files"]
+    assert (runs["chat"].place / path).samefile(SCENARIOS / "chat.py")
+    assert facts["locust"]["options"] == {"output_tokens": 16}
     assert {"locust", "gevent", "loadtest", "httpx"} <= set(facts["versions"])
     (level,) = facts["levels"]
     assert (level["concurrency"], level["input_tokens"], level["output_tokens"]) == (6, 128, 16)

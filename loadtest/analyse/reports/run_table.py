@@ -248,15 +248,14 @@ def energy_fact(summary: dict[str, Any]) -> str:
 
 
 def command(run: RunData) -> str | None:
-    """Return `loadtest run` with every key that is not at its default, and how many streams; of Locust its locustfile.
+    """Return `loadtest run` with every key that is not at its default, and how many streams; of Locust its own command.
 
     None where it is unknown.
     """
     facts, scenario = run.facts, run.scenario
     locust = facts.get("locust")
     if isinstance(locust, dict):
-        classes = [str(name) for name in locust.get("user_classes") or []]
-        return shlex.join(["locust", "-f", str(locust.get("locustfile") or "locustfile.py"), *classes])
+        return shlex.join(_locust_words(run, locust))
     if not scenario:
         return None
     target = facts.get("target") or {}
@@ -276,6 +275,23 @@ def command(run: RunData) -> str | None:
     for flag, value in (("--slo", asked.get("slo")), ("--find-max", asked.get("find_max"))):
         words += [flag, str(value)] if value else []
     return shlex.join(["loadtest", "run", *words])
+
+
+def _locust_words(run: RunData, locust: dict[str, Any]) -> Iterator[str]:
+    """Yield the words of the command that starts a run of Locust again; of an older run, which does not know its options, a part."""
+    files = locust.get("files") or [locust.get("locustfile") or "locustfile.py"]
+    yield from ("locust", "-f", ",".join(map(str, files)))
+    known, scenario = locust.get("options"), run.scenario or {}
+    if known is not None and (locust.get("shape") or len(run.levels) == 1):  # else its users were changed in the web UI
+        users = None if locust.get("shape") else next(iter(scenario.get("concurrency") or ()), None)
+        load = (("-u", users), ("-r", locust.get("spawn_rate")), ("-t", scenario.get("duration")))
+        yield from ("--headless", *(word for flag, value in load if value for word in (flag, _text(value))))
+    if known is not None and len(run.facts.get("targets") or ()) == 1:
+        yield from ("--host", str(run.fact("target", "url")))
+    for name, value in (known or {}).items():
+        for one in value if isinstance(value, list) else [value]:
+            yield from (f"--{name.replace('_', '-')}", str(one).lower() if isinstance(one, bool) else _text(one))
+    yield from map(str, locust.get("user_classes") or ())
 
 
 def serve_command(run: RunData, slots: Slots) -> str | None:

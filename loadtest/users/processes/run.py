@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -164,6 +165,8 @@ class LocustRun:
         facts["clock"] = {"monotonic_ns": self.clock.monotonic_ns, "wall_ns": self.clock.wall_ns}
         facts["locust"] = {
             "locustfile": environment.locustfile,
+            "files": [os.path.relpath(path) for path in environment.parsed_locustfiles or ()],
+            "options": dict(Settings.of(options).keys),  # without what is secret in them
             "user_classes": [each.__name__ for each in environment.user_classes],
             "shape": type(environment.shape_class).__name__ if shaped else None,
             "workers": getattr(runner, "worker_count", None),

@@ -315,6 +315,20 @@ def test_the_command_runs_the_same_again(tmp_path: Path) -> None:
     assert "--model a:1b" in str(command(analyse(tmp_path / "chosen").run))
     make(tmp_path / "locust", users=(1,), locust={"locustfile": "a b.py", "user_classes": ["Chat"]})
     assert command(analyse(tmp_path / "locust").run) == "locust -f 'a b.py' Chat"
+    more = {
+        "files": ["tests/a b.py"],
+        "spawn_rate": 2.0,
+        "options": {"model": "a:1b", "think": False, "header": ["A: ${B}"]},
+    }
+    one = {**SCENARIO, "concurrency": [1], "duration": 60.0}
+    make(
+        tmp_path / "headless", users=(1,), scenario=one, locust={**more, "user_classes": ["Chat"]},
+        target={"url": "http://gpu:1"}, targets=[{"url": "http://gpu:1", "model": "a:1b"}],
+    )  # fmt: skip
+    assert command(analyse(tmp_path / "headless").run) == (
+        "locust -f 'tests/a b.py' --headless -u 1 -r 2 -t 60 --host http://gpu:1 --model a:1b --think false "
+        "--header 'A: ${B}' Chat"
+    )
 
 
 def test_the_glossary_has_the_heads_of_the_tables() -> None:

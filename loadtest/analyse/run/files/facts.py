@@ -169,6 +169,8 @@ RUN: dict[str, Any] = {
         ),
         "user_classes": ListOf(TEXT),
         "locustfile": TEXT,
+        "files": ListOf(TEXT),
+        "options": dict,
     },
     "server": SERVER_FACTS,
     "server_at_end": LOADED,
