@@ -1,7 +1,7 @@
 """An open loop: requests are sent by an absolute schedule, however many are still unanswered.
 
-The whole test has one schedule. Every process makes all of it from the run's seed and sends its share, so the rate does not
-depend on the number of users or workers. The schedule begins once all users are running.
+Each user class has one schedule for the whole test. Every process makes all of it from the run's seed and sends its share, so
+the rate does not depend on the number of users or workers. The schedule begins once all users are running.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from loadtest.users.answer import CONTROL
 from loadtest.users.options import Settings
 from loadtest.users.processes import recording
 from loadtest.users.processes.gevent_hub import sleep_until
+from loadtest.users.processes.levels import RATE_OF
 from loadtest.users.user import ModelUser
 from loadtest.wire import now
 from loadtest.workloads.schedule import instants
@@ -37,8 +38,8 @@ logger = logging.getLogger(__name__)
 class OpenLoopUser(ModelUser):
     """Sends `rate` requests a second by the schedule, over all users and workers together.
 
-    Override `arrive` to send something other than a plain ask(); it must pass `t_sched` on. One user of each process
-    keeps the schedule, the others do nothing.
+    Override `arrive` to send something other than a plain ask(); it must pass `t_sched` on. In each process one user of a
+    class keeps its schedule, the others do nothing.
     """
 
     abstract = True
@@ -49,7 +50,7 @@ class OpenLoopUser(ModelUser):
     burstiness: float | None = None  # of gamma arrivals: 1 is Poisson, below 1 requests come in bursts
 
     @classmethod
-    def schedule(cls, seed: int | None) -> Iterator[int]:
+    def schedule(cls, seed: object) -> Iterator[int]:
         """Yield when requests are due, ns from the beginning of the schedule; raise ScenarioError."""
         return instants(cls.requests_per_s(), cls.arrivals, seed, burstiness=cls.burstiness)
 
@@ -78,26 +79,31 @@ class OpenLoopUser(ModelUser):
         """Send this process's share of the schedule until the test stops."""
         recorder = recording.current_test.recorder
         assert recorder is not None
-        with recorder.one_schedule:
+        schedule = recorder.schedules[type(self)]
+        with schedule.one_user:
             while (share := recording.current_test.share) is None:
                 gevent.sleep(SHARE_POLL_S)
+            if schedule.share != share:
+                start, mine = now() + share.start - time.time_ns(), share.part
+                every = type(self).schedule(f"{self.client.seed} {type(self).__name__}")
+                schedule.later = (start + offset for offset in islice(every, mine.worker, None, mine.of))
+                schedule.share, schedule.due = share, next(schedule.later)
             in_flight = Group()
             try:
-                self._keep(recorder, share, in_flight)
+                self._keep(recorder, schedule, in_flight)
             finally:
                 in_flight.kill(recording.Stopped)
 
-    def _keep(self, recorder: recording.Recorder, share: recording.ScheduleShare, in_flight: Group) -> None:
-        start, mine = now() + share.start - time.time_ns(), share.part
-        for offset in islice(self.schedule(self.client.seed), mine.worker, None, mine.of):
-            due = start + offset
-            sleep_until(due)
-            if recording.current_test.share != share:  # workers came or went: the schedule begins anew, in other shares
+    def _keep(self, recorder: recording.Recorder, schedule: recording.KeptSchedule, in_flight: Group) -> None:
+        while True:
+            sleep_until(schedule.due)
+            if recording.current_test.share != schedule.share:  # users or workers came or went: it begins anew
                 return
             recorder.released += 1
-            recorder.late += now() - due > LATE_NS
-            recorder.seen.add((recorder.current_level().level, "rate", self.requests_per_s()))
-            in_flight.spawn(self._arrive, due)
+            recorder.late += now() - schedule.due > LATE_NS
+            recorder.seen.add((recorder.current_level().level, RATE_OF + type(self).__name__, self.requests_per_s()))
+            in_flight.spawn(self._arrive, schedule.due)
+            schedule.due = next(schedule.later)
 
     def _arrive(self, due: int) -> None:
         """Send the request that is due; report to Locust, as a task's, what a locustfile's own `arrive` raises."""

@@ -38,6 +38,13 @@ class ModelUser(User):
         super().__init__(environment)
         self.client = Client(self)
 
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in ("model", *OF_BODIES):
+            say_once(
+                f"{type(self).__name__} sets self.{name}, which changes no request: what is sent was settled by its class."
+            )
+        super().__setattr__(name, value)
+
     @classmethod
     def scenario(cls, settings: Settings, *, host: str | None, name: str, seed: int) -> Scenario:
         """Return what users of this class ask for; `host` is Locust's --host, which wins over the class's.

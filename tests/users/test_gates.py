@@ -238,12 +238,15 @@ def test_csv_and_json_have_a_line_a_row_and_name_their_seconds(tmp_path: Path) -
 
 
 def test_a_file_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "no").touch()
     asked = argparse.Namespace(
-        csv_prefix=str(tmp_path / "no" / "out"), json_file=None, html_file=str(tmp_path / "gone.html")
+        csv_prefix=str(tmp_path / "no" / "out"),
+        json_file=str(tmp_path / "new" / "out"),
+        html_file=str(tmp_path / "gone.html"),
     )
     said = list(locust_files.write_files(asked, rows_of(streams(8)), None, None))
-    assert len(said) == 2
-    assert all("No such file or directory" in sentence for sentence in said)
+    assert [sentence.rpartition(": ")[2] for sentence in said] == ["File exists.", "No such file or directory."]
+    assert (tmp_path / "new" / "out_streams.json").exists()  # its folder is made by Locust, but later
 
 
 class _Page(HTMLParser):

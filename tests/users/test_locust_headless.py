@@ -182,6 +182,9 @@ def test_a_run_says_who_measured_what(runs: dict[str, Run]) -> None:
     assert facts["server"]["simulated"]["speed"] == 5
     assert facts["target"]["dialect"] == "ollama-chat"
     assert facts["locust"]["user_classes"] == ["Chat"]
+    (path,) = facts["locust"]["files"]
+    assert (runs["chat"].place / path).samefile(SCENARIOS / "chat.py")
+    assert facts["locust"]["options"] == {"output_tokens": 16}
     assert {"locust", "gevent", "loadtest", "httpx"} <= set(facts["versions"])
     (level,) = facts["levels"]
     assert (level["concurrency"], level["input_tokens"], level["output_tokens"]) == (6, 128, 16)
@@ -272,12 +275,12 @@ def test_an_open_loop_sends_the_whole_schedule_once_and_when_due(runs: dict[str,
     first = min(zero + record["t_sched"] for zero, record in sent if record["outcome"] == Outcome.OK)
     # On a busy machine the second worker may come late: the schedule then begins anew, and what was under way is cut off.
     due = sorted(zero + record["t_sched"] for zero, record in sent if zero + record["t_end"] >= first)
-    asked = list(itertools.islice(instants(15.0, "poisson", run.facts["scenario"]["seed"]), len(due)))
+    asked = list(itertools.islice(instants(15.0, "poisson", f"{run.facts['scenario']['seed']} Arrivals"), len(due)))
     off = [mine - theirs - due[0] for mine, theirs in zip(due, asked, strict=True)]
     assert max(map(abs, off)) < 1_000_000  # the workers' clocks agree to microseconds
     assert len(due) > 20
     for header, rows in run.folder.requests():
         assert rows, header.worker
         assert all(row["t_send"] >= row["t_sched"] for row in rows if "t_send" in row)
-    assert run.facts["levels"][0]["rate"] == 15.0
+    assert [(level["concurrency"], level["rate"]) for level in run.facts["levels"]] == [(None, 15.0)]
     assert run.said.count("arrivals left late") == 2

@@ -66,6 +66,19 @@ def planted(*_, **__):
 
 {how}
 """
+JUDGES = """
+from locust import events, task
+from loadtest.users import OllamaUser
+
+class Chat(OllamaUser):
+    @task
+    def ask(self):
+        self.client.ask()
+
+@events.quitting.add_listener
+def judge(environment, **_):  # as Locust's documentation has it
+    environment.process_exit_code = 1 if environment.stats.total.fail_ratio > 0.01 else 0
+"""
 PLANT = "setattr(importlib.import_module('loadtest.users.{module}'), '{name}', planted)"
 
 
@@ -81,6 +94,7 @@ def refused(start: Start, simulated_url: str) -> dict[str, Run]:
     there = ("-t", "3s", "--host", simulated_url)
     runs = {
         "no host": start(CHAT, "-t", "3s", env={"OLLAMA_HOST": NOWHERE}),
+        "down, though no request failed": start(JUDGES, "-t", "3s", "--host", NOWHERE),
         "down, by shape": start(SCENARIOS / "queue_past_four.py", "--host", NOWHERE),
         "no model": start(CHAT, *there, "--model", "nope", "--processes", "2"),
         "no number": start(CHAT, *there, env={"LOCUST_OUTPUT_TOKENS": "many"}),
@@ -100,6 +114,7 @@ def refused(start: Start, simulated_url: str) -> dict[str, Run]:
     ("name", "sentence"),
     [
         ("no host", f"cannot reach {NOWHERE}"),
+        ("down, though no request failed", f"cannot reach {NOWHERE}"),
         ("down, by shape", f"cannot reach {NOWHERE}"),
         ("no model", "has no model 'nope'"),
         (

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -71,6 +72,33 @@ class Page(HttpUser):
     def look(self):
         self.client.get("/api/version", name="look")
 """
+SCHEDULED = """
+from locust import LoadTestShape
+from loadtest.users import OpenLoopUser
+
+class Often(OpenLoopUser):
+    arrivals, rate, output_tokens = "constant", 20, 2
+
+class Seldom(Often):
+    rate = 10
+
+class Fewer(LoadTestShape):
+    def tick(self):
+        at = self.get_run_time()
+        return (6, 99) if at < 2 else (2, 4) if at < 4 else None
+"""
+SLOWLY_TRIED = """
+import gevent
+from loadtest.users.processes import coordinator
+
+prepare = coordinator.prepare
+
+def as_if_a_model_were_loaded(*how):
+    gevent.sleep(1.5)
+    return prepare(*how)
+
+coordinator.prepare = as_if_a_model_were_loaded
+"""
 SINGLE = """
 from locust import run_single_user, task
 from locust.exception import StopUser
@@ -128,6 +156,42 @@ def test_the_class_picker_runs_who_was_picked_and_each_start_is_a_run(simulated_
     assert all(after[0] - before[1] >= 50_000_000 for before, after in pairwise(spans))  # wait_time of its one user
 
 
+def test_a_start_from_the_web_ui_is_timed_stopped_and_interrupted_as_its_page_says(
+    simulated_url: str, tmp_path: Path
+) -> None:
+    """While a server was tried the run time ran out, or was forgotten, and a second test could not be stopped."""
+    (tmp_path / "locustfile.py").write_text(TWO_KINDS + SLOWLY_TRIED)
+    port = free_port()
+    command = [sys.executable, "-m", "locust", "--web-host", "127.0.0.1", "--web-port", str(port)]
+    process = subprocess.Popen([*command, "--host", simulated_url, "--out", "run"], cwd=tmp_path)
+
+    def eventually(path: str, state: str) -> None:
+        until = time.monotonic() + 30
+        file = tmp_path / path / "run.json"
+        while not (file.exists() and RunFolder.open(file.parent).read_run()["state"] == state):
+            assert process.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.05)  # polling another process
+
+    try:
+        with httpx.Client(
+            base_url=f"http://127.0.0.1:{port}", trust_env=False, transport=httpx.HTTPTransport(retries=8)
+        ) as web:
+            users = {"user_count": "2", "spawn_rate": "2"}
+            for path in ("run", "run-2"):
+                assert web.post("/swarm", data={**users, "run_time": "1"}).json()["success"]
+                eventually(path, "done")
+            web.post("/swarm", data=users)
+            web.post("/stop")
+            web.post("/swarm", data=users)
+            eventually("run-3", "running")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(40) == 130
+    finally:
+        process.kill()
+    assert RunFolder.open(tmp_path / "run-3").read_run()["state"] == "interrupted"
+
+
 def swarm(web: httpx.Client, process: subprocess.Popen[bytes], picked: str, folder: Path) -> list[Record]:
     """Start one user of the picked class from the web UI, see some records on disk, stop, and return them all."""
     started = False
@@ -173,6 +237,16 @@ def test_the_users_of_a_level_are_those_of_models(start: Start, simulated_url: s
     assert [level["concurrency"] for level in run.facts["levels"]] == [2]
     assert len({record.user for record in run.records}) == 2
     assert run.stats["look"]["num_requests"] == run.locust_requests - len(run.records) + cancelled(run.records) > 0
+
+
+def test_each_open_loop_keeps_its_schedule_while_users_are_stopped(start: Start, simulated_url: str) -> None:
+    """One class alone sent, and whoever took over from a stopped user sent again all that had been due since the start."""
+    run = start(SCHEDULED, "--host", simulated_url)
+    assert run.code in (0, 3), run.said
+    assert {(level["concurrency"], level["rate"]) for level in run.facts["levels"]} == {(None, 30.0)}
+    due = Counter(record.t_sched for record in run.records)
+    assert max(due.values()) <= 2, due  # one of each class
+    assert len(run.records) < 30 * (max(due) - min(due)) / 1e9 + 3
 
 
 def cancelled(records: list[Record]) -> int:

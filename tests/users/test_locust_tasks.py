@@ -404,3 +404,14 @@ def test_a_class_of_embeddings(simulated_url: str) -> None:
     assert asked.prompt_tokens is not None
     assert 60 <= asked.prompt_tokens <= 90
     assert (chatted.dialect, chatted.output_tokens) == ("ollama-chat", 2)
+
+
+def test_a_key_that_is_set_on_a_user_changes_no_request_and_says_so(
+    user: Mine, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers.say_once.cache_clear()
+    for _ in range(2):
+        for name in ("model", "topic"):
+            setattr(user, name, "other")
+    said = [record.message for record in caplog.records if "changes no request" in record.message]
+    assert said == ["Mine sets self.model, which changes no request: what is sent was settled by its class."]

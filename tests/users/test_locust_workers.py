@@ -111,6 +111,17 @@ def test_a_worker_that_joins_a_running_test_records_its_share(start: Start, simu
     assert len(ids) == len(set(ids))
 
 
+def test_a_worker_with_another_locustfile_is_refused(start: Start, simulated_url: str) -> None:
+    """Locust printed a traceback there, and the level seemed to have all its users."""
+    port = str(free_port())
+    named = ("--master", "--master-bind-port", port, "--expect-workers", "1", "--host", simulated_url)
+    run = start(f"{CHAT}\nclass Added(Chat):\n    pass\n", *USERS, "-t", "9", *named)
+    other = worker(run.place / "other", port)
+    assert (run.code, other.wait(40)) == (2, 2), run.said
+    assert "user class Added is missing here; give every worker the master's locustfile" in run.said
+    assert "Traceback" not in (run.place / "other" / "log").read_text()
+
+
 def test_what_a_worker_sent_that_leaves_in_order_is_in_locust_s_table(start: Start, simulated_url: str) -> None:
     """Locust drops what a worker reports after it has said that it quits."""
     port = str(free_port())

@@ -43,13 +43,23 @@ def test_levels_are_numbered_by_user_count_and_keep_when_they_ran() -> None:
     levels.reached(4)
     levels.reached(8)
     levels.reached(4)
-    levels.seen |= {(1, "input_tokens", 128), (1, "output_tokens", 64), (1, "output_tokens", 32), (1, "rate", 2.0)}
+    levels.seen |= {(1, "input_tokens", 128), (1, "output_tokens", 64), (1, "output_tokens", 32)}
+    levels.seen |= {
+        (1, "rate of Chat", 2.0),
+        (1, "rate of Code", 3.0),
+        (2, "rate of Chat", 2.0),
+        (2, "rate of Chat", 4.0),
+    }
     levels.seen |= {(2, "input_tokens", 128), (2, "input_tokens", 256), (2, "output_tokens", 64)}
     facts = levels.facts(0)
     assert [level["concurrency"] for level in facts] == [1, 4, 8]
     assert [level["input_tokens"] for level in facts] == [None, 128, None]
     assert [level["output_tokens"] for level in facts] == [None, None, 64]
-    assert [level["rate"] for level in facts] == [None, 2.0, None]
+    assert [level["rate"] for level in facts] == [
+        None,
+        5.0,
+        None,
+    ]  # of a level whose workers were given different ones unknown
     assert [level["index"] for level in facts if "started_ns" in level] == [0, 2]  # 4 users were there twice
     assert facts[0]["started_ns"] <= facts[0]["ended_ns"] <= facts[2]["started_ns"]
 

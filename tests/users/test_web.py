@@ -159,7 +159,7 @@ def test_the_decider_says_why_it_refused(monkeypatch: pytest.MonkeyPatch, code: 
     coordinator._last = None if code else "measured"
     gevent.spawn(runner.start, 1, 1).join()
     gevent.sleep(0)
-    assert environment.process_exit_code == code
+    assert recording.current_test.code == code
     refused = recording.current_test.refusal
     assert refused is not None
     assert "http://127.0.0.1:1" in refused

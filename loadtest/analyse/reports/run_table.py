@@ -287,12 +287,10 @@ def _locust_command(run: RunData, locust: dict[str, Any]) -> str | None:
     shaped, scenario = locust.get("shape"), run.scenario
     if not shaped and len(run.facts.get("levels") or []) > 1:
         return None
-    words = ["locust", "-f", str(locust.get("locustfile") or "locustfile.py"), *(locust.get("user_classes") or ())]
-    words += ["--headless"]
+    files = locust.get("files") or [locust.get("locustfile") or "locustfile.py"]
+    words = ["locust", "-f", ",".join(files), *(locust.get("user_classes") or ()), "--headless"]
     urls = {one.get("url") for one in run.facts.get("targets") or [run.facts.get("target") or {}]}
-    known: dict[str, Any] = {
-        "--host": next(iter(urls)) if len(urls) == 1 else None
-    }  # of several each class names its own
+    known: dict[str, Any] = {"--host": urls.pop() if len(urls) == 1 else None}  # of several each class names its own
     if not shaped:
         known |= {"-u": next(iter(scenario.get("concurrency") or ()), None), "-r": locust.get("spawn_rate")}
         known |= {"-t": f"{_text(seconds)}s" if (seconds := scenario.get("duration")) else None}

@@ -32,7 +32,9 @@ def not_reached(url: str, why: str, proxy: str | None) -> str:
     reason = shorten(_OF_OUR_WIRE.sub("", why).removeprefix("TLS failed: "))
     who, given = _of_tls(url, proxy)
     if "is not valid for" in reason:
-        return f"{who} has a certificate for another name: {reason.rstrip('.')}; give the URL with a name that it holds."
+        return (
+            f"{who} has a certificate for another name: {reason.rstrip('.')}; give the URL with a name that it holds."
+        )
     if "WRONG_VERSION_NUMBER" in reason:
         return f"{who} speaks http, not https: give {given}."
     if _HANDSHAKE.search(reason):

@@ -14,7 +14,7 @@ from gevent import GreenletExit
 from locust import log
 from locust.env import Environment
 from locust.rpc import Message
-from locust.runners import STATE_RUNNING, MasterRunner, Runner
+from locust.runners import STATE_INIT, STATE_RUNNING, STATE_STOPPED, MasterRunner, Runner
 
 from loadtest.errors import MISTAKE, LoadTestError, exit_code_of
 from loadtest.measure.descriptors import room_for
@@ -120,7 +120,7 @@ class Coordinator:
         if runner is not None or settings.out:
             path = free_path(settings.out, environment.locustfile, self._taken)
             RunFolder.check_free(path)
-        user_targets = prepare(environment, logger.info, ahead)
+        user_targets = self._tried(ahead)
         if not user_targets:
             return
         if runner is not None and not isinstance(runner, MasterRunner):
@@ -157,6 +157,20 @@ class Coordinator:
             self._follower = gevent.spawn(self._follow, runner, run)
             self._follower.link_exception(log.greenlet_exception_logger(logger))  # type: ignore[no-untyped-call]
 
+    def _tried(self, ahead: UserTargets) -> UserTargets:
+        """Try the servers as `prepare` does; a start from the web UI can be stopped meanwhile, and its run time begins afterwards."""
+        runner, web_ui = self._runner, self._environment.web_ui
+        timed = web_ui is not None and web_ui._run_time_greenlet is not None  # noqa: SLF001
+        if timed and web_ui is not None:
+            web_ui._cancel_run_time_timer()  # type: ignore[no-untyped-call]  # noqa: SLF001 - begun with the request to start
+        if runner is not None and runner.state == STATE_STOPPED:  # in which Locust's stop() does nothing
+            runner.update_state(STATE_INIT)
+        user_targets = prepare(self._environment, logger.info, ahead)
+        if timed and web_ui is not None and self._environment.parsed_options is not None:
+            seconds = self._environment.parsed_options.run_time
+            web_ui._run_time_greenlet = gevent.spawn_later(seconds, web_ui._stop_runners)  # noqa: SLF001
+        return user_targets
+
     def _end_early(self, why: str, *, failed: bool) -> None:
         """End the test because records can no longer be kept (`failed`), or because a level is hopeless."""
         run, runner = self._run, self._runner
@@ -174,7 +188,7 @@ class Coordinator:
         if self._run is not None and self._run.failure is None:
             recording.current_test.refusal = f"{why}."
             if self._at_once:
-                self._environment.process_exit_code = MISTAKE
+                recording.current_test.code = MISTAKE
             self._end_early(why, failed=True)
 
     def _take_trouble(self, msg: Message, **_: Any) -> None:
@@ -189,7 +203,7 @@ class Coordinator:
         elif self._run is not None and watch.others_record(msg.node_id):
             watch.lose(msg.node_id, f"it cannot record: {why.rstrip('.')}")
         elif self._run is not None:
-            self._environment.process_exit_code = msg.data["code"]
+            recording.current_test.code = msg.data["code"]
             self._end_early(f"{worker} cannot record: {why.rstrip('.')}", failed=True)
 
     def _look_after_users(self, runner: Runner, run: LocustRun) -> None:
@@ -214,7 +228,7 @@ class Coordinator:
         if runner is None:
             raise SystemExit(code)
         if self._at_once and self._last is self._run:  # else an earlier test of this process was measured
-            self._environment.process_exit_code = code
+            recording.current_test.code = code
         gevent.spawn(runner.quit if self._environment.web_ui is None else runner.stop)
         raise GreenletExit  # stops later listeners and the start of users; Locust logs no traceback for it
 

@@ -24,17 +24,21 @@ class CurrentLevel:
     steady: bool  # False while users are being started or stopped
 
 
-# (level, key of run.json's level, value): lengths and rates of requests, which only the processes with users know.
+# (level, key of run.json's level or RATE_OF a user class, value): what only the processes with users know.
 Seen = set[tuple[int, str, float | None]]
-SEEN_KEYS = ("input_tokens", "output_tokens", "rate")
+SEEN_KEYS = ("input_tokens", "output_tokens")
+RATE_OF = "rate of "  # and the name of a user class
 
 
 class ReachedLevels:
     """Numbers the user counts of a run in the order in which they were asked for, and notes when each was reached."""
 
-    def __init__(self, *, input_lengths: str | None = None, output_lengths: str | None = None) -> None:
-        """Name the distributions that lengths are drawn from, where all users draw from one."""
+    def __init__(
+        self, *, input_lengths: str | None = None, output_lengths: str | None = None, open_loop: bool = False
+    ) -> None:
+        """Name the distributions that lengths are drawn from, where all users draw from one; `open_loop`: all send by a schedule."""
         self._lengths = (input_lengths, output_lengths)
+        self._open_loop = open_loop
         self._index: dict[int, int] = {}
         self._ours: dict[int, int] = {}  # of a user count, how many are users of models; a locustfile may have others
         self._since: tuple[int, int] | None = None  # the level whose users all run, and since when, monotonic ns
@@ -74,9 +78,12 @@ class ReachedLevels:
     def _facts(self, users: int, index: int, anchor_ns: int) -> dict[str, Any]:
         seen = {key: {value for of, which, value in self.seen if (of, which) == (index, key)} for key in SEEN_KEYS}
         only: dict[str, Any] = {key: next(iter(values)) for key, values in seen.items() if len(values) == 1}
+        rates = {(which, value) for of, which, value in self.seen if of == index and which.startswith(RATE_OF)}
+        known = len(dict(rates)) == len(rates)  # workers may have been given another rate each
         level = Level(
             index=index,
-            concurrency=users,
+            concurrency=None if self._open_loop else users,
+            rate=(sum(value or 0.0 for _, value in rates) or None) if known else None,
             input_lengths=self._lengths[0] if len(seen["input_tokens"]) > 1 else None,
             output_lengths=self._lengths[1] if len(seen["output_tokens"]) > 1 else None,
             requests=0,

@@ -9,7 +9,8 @@ from __future__ import annotations
 import gc
 import itertools
 import logging
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,6 +60,16 @@ class ScheduleShare:
 
 
 @dataclass(slots=True)
+class KeptSchedule:
+    """How far this process's part of a user class's schedule was sent. Where its keeper is stopped, the next user goes on."""
+
+    one_user: BoundedSemaphore = field(default_factory=BoundedSemaphore)  # held by the keeper
+    share: ScheduleShare | None = None  # None before the first one
+    due: int = 0  # of the next request, monotonic ns
+    later: Iterator[int] = field(default_factory=lambda: iter(()))  # of those behind it
+
+
+@dataclass(slots=True)
 class CurrentTest:
     """The test that this process has a part in; after its end, what is known of it until another one begins."""
 
@@ -67,6 +78,9 @@ class CurrentTest:
     folder: RunFolder | None = None  # None before the first test, and where nothing is written
     facts: dict[str, Any] = field(default_factory=dict)  # run.json; empty on a worker, and before the first test
     refusal: str | None = None  # the sentence with which the latest test was refused
+    code: int | None = (
+        None  # the process's exit code, whatever listeners of the test's own say: it could not be measured
+    )
     share: ScheduleShare | None = None
 
 
@@ -155,7 +169,7 @@ class Recorder:
         self.current_level = current_level
         self.seen: Seen = set()
         self.late = self.released = 0  # open loop: arrivals sent late, and all of this process
-        self.one_schedule = BoundedSemaphore()  # held by the user who keeps this process's share
+        self.schedules: defaultdict[type, KeptSchedule] = defaultdict(KeptSchedule)  # of open loops, by user class
         self._stack = ExitStack()
         self._stack.enter_context(kernel_stamping())
         self.clock = Clock.now()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -106,7 +107,9 @@ class LocustRun:
     def __init__(self, environment: Environment, user_targets: UserTargets, path: Path | None) -> None:
         """Make the folder at `path` and write run.json; with None nothing is written. Raises RunFolderError."""
         self.user_targets = user_targets
-        self.levels = ReachedLevels(**_drawn_lengths(user_targets))
+        ours = [one for one in environment.user_classes if issubclass(one, ModelUser)]
+        scheduled = all(issubclass(one, OpenLoopUser) for one in ours)
+        self.levels = ReachedLevels(**_drawn_lengths(user_targets), open_loop=scheduled)
         self.clock = Clock.now()
         self.interrupted = False
         self.failure: str | None = None  # one sentence: why not all records could be kept
@@ -162,11 +165,12 @@ class LocustRun:
         facts["clock"] = {"monotonic_ns": self.clock.monotonic_ns, "wall_ns": self.clock.wall_ns}
         facts["locust"] = {
             "locustfile": environment.locustfile,
+            "files": [os.path.relpath(path) for path in environment.parsed_locustfiles or ()],
+            "options": dict(Settings.of(options).keys),  # without what is secret in them
             "user_classes": [each.__name__ for each in environment.user_classes],
             "shape": type(environment.shape_class).__name__ if shaped else None,
             "workers": getattr(runner, "worker_count", None),
             "spawn_rate": float(rate) if isinstance(rate, int | float) and rate > 0 and not shaped else None,
-            "options": dict(Settings.of(options).keys),
             **{name: said for name in ("tags", "exclude_tags") if (said := getattr(options, name, None))},
         }
         facts["targets"] = [target_entry(each.scenario, each.ready()) for each in self._by_index()]

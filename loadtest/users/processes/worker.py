@@ -16,7 +16,7 @@ from locust.rpc import Message
 from locust.runners import WorkerRunner
 from zmq.utils.monitor import recv_monitor_message
 
-from loadtest.errors import NOT_TO_BE_BELIEVED, RunFolderError, TargetError, exit_code_of, os_error_as
+from loadtest.errors import NOT_TO_BE_BELIEVED, RunFolderError, ScenarioError, TargetError, exit_code_of, os_error_as
 from loadtest.run_folder import RunFolder
 from loadtest.users.processes import recording
 from loadtest.users.processes.levels import CurrentLevel
@@ -78,7 +78,7 @@ class LocustWorker:
             why, code = recording.why_not(error), exit_code_of(error)
             logger.error("this worker cannot record: %s", why)  # noqa: TRY400 - the traceback of ours is logged
             self._runner.send_message(TROUBLE, {"why": why, "refused": True, "code": code})
-            self._environment.process_exit_code = code
+            recording.current_test.code = code
             gevent.spawn(self._runner.quit)
             raise GreenletExit from None
 
@@ -108,7 +108,7 @@ class LocustWorker:
                 gone = recv_monitor_message(monitor)["event"] == zmq.EVENT_DISCONNECTED
                 lost = now() if gone else None
         logger.error("the connection to the master was lost %d s ago: this worker ends", ORPHAN_S)
-        self._environment.process_exit_code = NOT_TO_BE_BELIEVED
+        recording.current_test.code = NOT_TO_BE_BELIEVED
         self._runner.quit()
 
     def _begin(self) -> None:
@@ -120,6 +120,10 @@ class LocustWorker:
         if self._told["id"] == self._over:  # a master that lost sight of its workers may go on asking for users
             logger.warning("the test has ended: no user starts again")
             return
+        for name in self._told["user_targets"].keys() - self._environment.user_classes_by_name.keys():
+            raise ScenarioError(
+                f"user class {name} is missing here; give every worker the master's locustfile and classes."
+            )
         by_scenario: dict[Any, UserTarget] = {}
         user_targets = {}
         for name, row in self._told["user_targets"].items():

@@ -35,6 +35,8 @@ def listen_to(events: Events) -> None:
     text: list[str] = []
 
     def quitting(environment: Environment, **_: Any) -> None:
+        if recording.current_test.code is not None:
+            environment.process_exit_code = recording.current_test.code
         # A worker has no figures to show; neither has a web UI that is closed before any test began.
         if isinstance(environment.runner, WorkerRunner) or board.generation is None:
             return
@@ -68,13 +70,13 @@ def conclude(environment: Environment, run: RunFolder | None, facts: dict[str, A
     """Yield lines on how the run ended, and set the process's exit code.
 
     The exit code is the first that holds: 130 interrupted, 2 the user's mistake, 3 void or records lost, else that of
-    gates or Locust. A test started from the web UI sets none.
+    gates or Locust. A test started from the web UI sets that of an interruption alone.
     """
     options = environment.parsed_options
-    if run is None or not (getattr(options, "headless", False) or getattr(options, "autostart", False)):
-        return
-    if facts.get("state") == "interrupted":
+    if run is not None and facts.get("state") == "interrupted":
         environment.process_exit_code = INTERRUPTED
+        return
+    if run is None or not (getattr(options, "headless", False) or getattr(options, "autostart", False)):
         return
     if failure := facts.get("failure"):
         yield f"The run is not complete: {failure}"

@@ -36,6 +36,7 @@ def write_files(
         if name:
             path = Path(name + suffix)
             try:
+                path.parent.mkdir(parents=True, exist_ok=True)  # Locust itself makes it later
                 job(path)
             except OSError as error:
                 yield f"The streaming figures are not in {path}: {error.strerror}."

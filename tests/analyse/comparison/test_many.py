@@ -329,7 +329,7 @@ def test_a_chart_of_several_runs_says_of_which_run_many_requests_failed(tmp_path
         (chart._framed_many(compare_many([whole, failed])), "B"),
         (chart._framed(compare([whole], [failed])), "NEW"),
     ):
-        figure, _ = sheet.page(1)
+        figure, _ = sheet.new(1)
         sheet.save(figure, tmp_path / "chart.png", framed, "title")
         said = " ".join(each.get_text() for each in figure.texts).replace("\N{NO-BREAK SPACE}", " ")
         assert f"at 8 streams of {whose}" in said

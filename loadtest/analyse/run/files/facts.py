@@ -169,6 +169,7 @@ RUN: dict[str, Any] = {
         ),
         "user_classes": ListOf(TEXT),
         "locustfile": TEXT,
+        "files": ListOf(TEXT),
         "shape": TEXT,
         "options": dict,
         "tags": ListOf(TEXT),
