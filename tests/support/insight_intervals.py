@@ -20,12 +20,16 @@ import numpy as np
 from loadtest.analyse.figures import rates, stats
 from loadtest.analyse.figures.stationarity import queue_memory
 from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
+from loadtest.analyse.run.event_times import Ragged
 from loadtest.analyse.run.frames import load as read
+from loadtest.analyse.summary import analyse
 from loadtest.simulate.model.timing import StepLaw, Timing
 from support.virtual_runs import Load, Played, play
 
 RUNS = 500
 SERVERS, LOAD, SERVICE = 4, 0.8, 1.0
+TOKENS = 10  # of an answer
+SHARED_MOST = 6.1  # requests/s that the server of `shared_covers` can do
 FIGURES = ("mean", "p50", "p90", "p95", "p99")
 # Six times 300 runs of 30 000 requests; standard errors 0.0008, 0.0005, 0.002, 0.0035 and 0.008.
 WAIT = {"mean": 0.3865, "p50": 0.1380, "p90": 1.1206, "p95": 1.5214, "p99": 2.4547}
@@ -105,11 +109,32 @@ def rate_covers(runs: int, requests: int, load: float, shape: float) -> Iterator
     for sent, waits in zip(*queue(runs, requests, seed=7, before=3000, load=load, shape=shape), strict=True):
         first = waits + prompt
         level = {"sched": sent, "send": sent, "first_token": sent + first, "end": sent + waits + SERVICE}
-        columns = {**level, "queue_wait_s": np.full(requests, np.nan), "output_tokens": np.ones(requests)}
+        columns = {
+            **level,
+            "queue_wait_s": np.full(requests, np.nan),
+            "output_tokens": np.full(requests, float(TOKENS)),
+        }
         memory = queue_memory(_Columns(columns), {"index": 0, "rate": SERVERS * load / SERVICE})  # type: ignore[arg-type]
         described.append(stats.describe_values(first, queue=memory))
     for figure, true in (("mean", truth.mean()), ("p50", np.median(truth)), ("p95", np.quantile(truth, 0.95))):
         yield cover(f"TTFT {figure}", [one[f"ci95_{figure}"] for one in described], float(true))
+
+
+def shared_covers(runs: int, requests: int, load: float) -> Iterator[Cover]:
+    """Yield how often the intervals of a level at a rate hold where no slots limit who is at work, and all slow one another down."""
+    timing = Timing(step=StepLaw(0.0005, 0.002), prefill_s=0.0002, jitter=0.03)
+    asked = Load(requests=requests, rate=load * SHARED_MOST, prompt=(50, 400), output=(20, 100))
+    described, seen = [], []
+    for seed in range(runs):
+        with tempfile.TemporaryDirectory() as place:
+            one = analyse(play(timing, [asked], slots=None, seed=seed).write(Path(place, "run")))
+        good = one.run.good(0)
+        described.append(one.summary["levels"][0])
+        seen.append({"e2e_s": one.run.column("e2e_s")[good], "itl_s": one.run.itl.of(good)})
+    for name, figure in itertools.product(("e2e_s", "itl_s"), ("mean", "p50", "p95")):
+        values = np.concatenate([one[name] for one in seen])
+        truth = values.mean() if figure == "mean" else np.quantile(values, float(figure[1:]) / 100)
+        yield cover(f"{name} {figure}", [one[name][f"ci95_{figure}"] for one in described], float(truth))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +142,12 @@ class _Columns:
     """A run of one level whose requests all ended well."""
 
     columns: dict[str, FloatArray]
+
+    @property
+    def chunks(self) -> Ragged:
+        waits = self.columns["first_token"] - self.columns["send"]
+        tokens = waits[:, None] + np.linspace(0, 0.9 * SERVICE, TOKENS)
+        return Ragged.flattened((tokens.ravel() * 1e6).astype(np.int64), np.full(len(waits), TOKENS))
 
     def good(self, _: int) -> BoolArray:
         return np.ones(len(self.columns["send"]), dtype=np.bool_)
@@ -183,6 +214,12 @@ def main(runs: int) -> None:
             print(f"{kind} at {utilisation * 100:g} % load, {requests} requests, {runs} runs:")
             for found in rate_covers(runs, requests, utilisation, shape):
                 print(found, flush=True)
+    for requests, utilisation in itertools.product((100, 300), (0.5, 0.8)):
+        print(
+            f"no slots, Poisson at {utilisation * 100:g} % load, {requests} requests, mixed lengths, {runs // 5} runs:"
+        )
+        for found in shared_covers(runs // 5, requests, utilisation):
+            print(found, flush=True)
     for users, each in ((2, 5), (8, 5), (1, 8), (4, 8), (8, 8), (4, 16), (8, 16), (4, 25)):
         one = Load(users=users, requests=users * each)
         mixed = Load(users=users, requests=users * each, prompt=(50, 400), output=(20, 100))

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from loadtest.analyse.figures.intervals import FEWEST_OF_A_QUEUE
-from loadtest.analyse.figures.rates import Flow
+from loadtest.analyse.figures.rates import Flow, window_shares
 from loadtest.analyse.run import FloatArray, LevelData, RunData
-from loadtest.analyse.run.overlaps import Depth, busiest_pace
+from loadtest.analyse.run.overlaps import Depth, busiest
 from loadtest.text import seconds
 
 LITTLE_TOLERANCE = 0.10  # |L / λW − 1| above it, and above what the window's edges explain, is not stationary
@@ -31,6 +31,9 @@ SHORTEST = 0.1  # quantile of the waits for a first token: hardly any other requ
 SLOWED = 1.25
 # Times its requests that a level may be told to take: past that it has not shown what the server can do.
 MOST_TIMES_MORE = 100
+# The busiest parts of a level show what the server can do: six parts of half a mean time of work. In a shorter while it is
+# chance that brings tokens together.
+BUSY_PART, BUSIEST_PARTS = 0.5, 6
 MOST_USED = 0.99  # of a server: a queue that never settles remembers ten thousand requests
 # figures that hold a request's wait, and in an open loop what its queue remembers
 OF_A_QUEUE = {
@@ -179,8 +182,9 @@ def queue_memory(run: RunData, level: dict[str, Any]) -> float:
     """Return how many requests in a row an open loop's queue keeps alike, at least; 1 in a closed loop.
 
     A queue forgets its length in (ca² + cs²) · u / (1 - u)² requests: the correlation time of a reflected Brownian motion.
-    ca and cs are how arrivals and work vary. u is how much is asked of the server: tokens a second, as a share of the pace at
-    which tokens came while most requests were at work. That holds whether requests wait for a slot or slow one another down.
+    ca and cs are how arrivals and work vary. u is how much is asked of the server: tokens a second, as a share of those that
+    came a second in the busiest parts of the level. That holds whether requests wait for a slot or slow one another down.
+    Tokens count when they came, where that is known: spread evenly over their answers they seem to come faster in a crowd.
     The run's own correlation does not show it: a short run that met no long queue looks as if its requests were independent.
     """
     rows = run.good(level["index"]) & np.isfinite(run.column("sched"))
@@ -196,7 +200,11 @@ def queue_memory(run: RunData, level: dict[str, Any]) -> float:
     tokens = run.column("output_tokens")[rows]
     amounts = tokens if np.isfinite(tokens).all() and tokens.all() else np.ones(len(tokens))
     offered = float(amounts.mean()) * (asked or 1 / float(gaps.mean()))
-    used = min(offered / busiest_pace(end - work, end, amounts), MOST_USED)
+    crowded = busiest(send, end, BUSY_PART * float(work.mean()), BUSIEST_PARTS)
+    streamed = run.chunks.counts[rows] > 0
+    shares = np.where(streamed, window_shares(run, rows, crowded)[rows], crowded.shares(end - work, end))
+    done = float((shares * amounts).sum())
+    used = min(offered * crowded.seconds / done, MOST_USED) if done else MOST_USED
     varying = sum(float(part.var() / part.mean() ** 2) for part in (gaps, work))
     return max(1.0, varying * used / (1 - used) ** 2)
 

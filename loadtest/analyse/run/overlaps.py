@@ -9,6 +9,8 @@ import numpy as np
 
 from loadtest.analyse.run.arrays import FloatArray, IntArray
 
+MOST_PARTS = 1 << 20  # that a level is cut into: a day of answers in milliseconds would be a hundred million
+
 
 @dataclass(frozen=True, slots=True)
 class Depth:
@@ -59,17 +61,40 @@ def peak_at_once(starts: FloatArray, ends: FloatArray) -> int:
     return int(Depth.of(starts, ends).depth.max(initial=0))
 
 
-def busiest_pace(starts: FloatArray, ends: FloatArray, amounts: FloatArray) -> float:
-    """Return how much is done a second while most intervals are open, each amount spread evenly over its own interval.
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Spans of time that do not overlap, in order: each begins after one of `edges` and holds the next one."""
 
-    Three mean intervals' time is looked at: a shorter one shows what chance brought together.
+    edges: FloatArray
+
+    @property
+    def seconds(self) -> float:
+        return float(np.diff(self.edges)[::2].sum())
+
+    def holds(self, instants: FloatArray) -> FloatArray:
+        """Return 1.0 for every instant in one of the spans, else 0.0."""
+        return (np.searchsorted(self.edges, instants) % 2).astype(np.float64)
+
+    def shares(self, starts: FloatArray, ends: FloatArray) -> FloatArray:
+        """Return the share of each interval's time that lies in the spans."""
+        inside = np.arange(len(self.edges) - 1) % 2 == 0
+        before = np.append(0.0, np.cumsum(np.diff(self.edges) * inside))
+        until, since = (np.interp(at, self.edges, before) for at in (ends, starts))
+        return np.asarray((until - since) / np.maximum(ends - starts, 1e-9), dtype=np.float64)
+
+
+def busiest(starts: FloatArray, ends: FloatArray, part_s: float, parts: int) -> Moments:
+    """Return so many parts of the time, each of `part_s`, in which most intervals are open on average.
+
+    The borders of the parts follow no start or end: parts that began or closed with those would hold too much or too little
+    of what comes at a start or an end.
     """
-    paces, times = amounts / np.maximum(ends - starts, 1e-9), np.concatenate((starts, ends))
-    order = np.argsort(times, kind="stable")
-    done, depth = (np.cumsum(np.concatenate((each, -each))[order])[:-1] for each in (paces, np.ones(len(paces))))
-    busiest = np.lexsort((-done, -depth))
-    until = np.minimum(np.cumsum(np.diff(times[order])[busiest]), 3 * float((ends - starts).mean()))
-    return float((done[busiest] * np.diff(until, prepend=0.0)).sum() / until[-1])
+    found = Depth.of(starts, ends)
+    part_s = max(part_s, float(np.ptp(found.times)) / MOST_PARTS)
+    borders = np.arange(found.times[0], found.times[-1] + part_s, part_s)
+    spent = np.append(0.0, np.cumsum(found.depth[:-1] * np.diff(found.times)))
+    taken = np.sort(np.argsort(-np.diff(np.interp(borders, found.times, spent)), kind="stable")[:parts])
+    return Moments(np.column_stack((borders[taken], borders[taken + 1])).ravel())
 
 
 def count_within(instants: FloatArray, left: FloatArray, right: FloatArray) -> IntArray:

@@ -10,8 +10,10 @@ from support import insight_intervals
 from support.virtual_runs import Load, play
 
 from loadtest.analyse.figures import intervals, stats
-from loadtest.analyse.figures.stationarity import too_few_for_queue
+from loadtest.analyse.figures.intervals import FEWEST_OF_A_QUEUE
+from loadtest.analyse.figures.stationarity import queue_memory, too_few_for_queue
 from loadtest.analyse.run.arrays import FloatArray
+from loadtest.analyse.run.frames import load as load_run
 from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.summary import analyse
 from loadtest.metrics import PERCENTILES
@@ -153,6 +155,18 @@ def test_requests_that_slow_one_another_down_are_a_queue_too(tmp_path: Path) -> 
         (level,) = analyse(played.write(tmp_path / str(rate))).summary["levels"]
         for name in ("ttft_s", "e2e_s", "stream_tokens_per_s", "itl_s"):
             assert (level[name]["ci95_p50"] is not None) is given, (rate, name)
+
+
+def test_the_memory_of_a_queue_is_not_read_off_a_quiet_run(tmp_path: Path) -> None:
+    """Of mixed lengths at 80 % the quarter whose runs looked calm had an interval, and of these 50 to 72 in a hundred held."""
+    timing = Timing(step=StepLaw(0.0005, 0.002), prefill_s=0.0002, jitter=0.03)
+    load = Load(requests=100, rate=0.8 * 6.1, prompt=(50, 400), output=(20, 100))
+    found = []
+    for seed in range(20):
+        run = load_run(play(timing, [load], slots=None, seed=seed).write(tmp_path / str(seed)))
+        found.append(queue_memory(run, run.levels[0]))
+    assert min(found) > 100 / FEWEST_OF_A_QUEUE
+    assert 15 < np.median(found) < 50, "the means of many runs scatter as 27 to 34 requests alike make them"
 
 
 def test_a_level_at_a_rate_says_how_many_requests_an_interval_takes() -> None:
