@@ -181,7 +181,9 @@ class Sample:
         found = self._spread(_residuals(self.values, self.starts, above=limit), self.batches)
         # In the tail the indicator is too rare to show its correlation: take at least that of the values themselves.
         floor = share * (1 - share) / len(self.values) * (self.time if share > 0.5 else 0.6)
-        return Spread(max(found.error, math.sqrt(floor)), found.freedom)
+        # A few requests of many values may hold most of those above, and a calm run met none of them.
+        lean = max(found.lean, 0.0) if share > 0.5 and self.starts is not None else 0.0
+        return Spread(max(found.error, math.sqrt(floor)), found.freedom, lean)
 
 
 def _residuals(values: FloatArray, starts: IntArray | None, *, above: float | None = None) -> FloatArray:
@@ -228,8 +230,8 @@ def percentile_interval(sample: Sample, ordered: Ordered, share: float) -> Inter
     if effective < FEWEST_INDEPENDENT_AT.get(share, FEWEST_INDEPENDENT / (1 - share)):
         return None
     logit = math.log(share / (1 - share))
-    away = t_quantile(spread.freedom) * spread.error / (share * (1 - share))
-    low, high = (quantile_of_sorted(ordered, 1 / (1 + math.exp(-(logit + side)))) for side in (-away, away))
+    sides = -t_quantile(spread.freedom) * spread.error, spread.around(0.0)[1]
+    low, high = (quantile_of_sorted(ordered, 1 / (1 + math.exp(-logit - off / (share * (1 - share))))) for off in sides)
     if share == 0.5 or low == middle == high:
         return low, high
     # The largest of a few long waits is no upper bound: let the distance from the median be off by the same factor upwards.

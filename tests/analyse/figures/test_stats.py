@@ -169,6 +169,22 @@ def test_the_memory_of_a_queue_is_not_read_off_a_quiet_run(tmp_path: Path) -> No
     assert 15 < np.median(found) < 50, "the means of many runs scatter as 27 to 34 requests alike make them"
 
 
+def test_a_tail_that_a_few_requests_hold_may_lie_far_above_what_a_calm_run_shows() -> None:
+    """The stalls that make the p95 of gaps fall on few requests: most runs meet fewer than usual, and 85 of 100 intervals held."""
+    draw = np.random.default_rng(6)
+    owner = np.repeat(np.arange(100), 40)
+
+    def gaps() -> FloatArray:
+        stalled = draw.random(len(owner)) < np.minimum(draw.gamma(0.1, 0.7, size=100), 1.0)[owner]
+        return 0.005 + 0.001 * draw.random(len(owner)) + stalled * draw.exponential(0.05, size=len(owner))
+
+    truth = float(np.quantile(np.concatenate([gaps() for _ in range(400)]), 0.95))
+    found = [stats.describe_values(gaps(), requests=owner)["ci95_p95"] for _ in range(200)]
+    covers = insight_intervals.cover("ITL p95", found, truth)
+    assert covers.given > 90
+    assert covers.share > 0.9, covers
+
+
 def test_a_level_at_a_rate_says_how_many_requests_an_interval_takes() -> None:
     level = LevelData({"queue_memory": 33.3, "ttft_s": {"n": 100, "p95": 1.0, "ci95_p95": None}})
     assert too_few_for_queue(level, "ttft_s", "p95") == " below about 670 requests"
