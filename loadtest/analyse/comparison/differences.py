@@ -27,7 +27,9 @@ def noise_between(runs: Iterable[Analysis], asked: float) -> float:
 
     A server whose pace differs by more than was asked for within one run, or between its levels, does so between runs.
     """
-    return max(asked, *(max(one.steps.pace_scatter, one.steps.pace_error / t_quantile(SURE)) for one in runs))
+    return max(
+        asked, *(max(one.steps.pace_scatter, math.log1p(one.steps.pace_error) / t_quantile(SURE)) for one in runs)
+    )
 
 
 def geometric(figures: Sequence[Estimate]) -> float:

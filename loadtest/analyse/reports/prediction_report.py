@@ -28,6 +28,7 @@ HOSTS = (NO_HOST_CACHE, HOST_CACHE, SIZED_HOST_CACHE, UNSEEN_HOST_CACHE)
 GROWS = "more than the server can do, so the queue grows for as long as the load lasts."
 MAY_GROW = "by the model more than the server can do, but within what the bands allow for: whether the queue grows is not known."
 KEPT_PACE = ", if the server keeps the pace of this run, whose levels do not show how much it changes"
+TWO_PACES = ", as far as two levels show how much the server's pace changes (measure three or more)"
 EXPENDABLE = ("E2E p95", "output tokens/s", "TTFT p50")
 
 
@@ -124,5 +125,6 @@ def notes(document: Document) -> Iterator[str]:
             "file sends these."
         )
     yield describe_basis(document)
-    kept = "" if document.rests_on["step_law"].get("pace_error") else KEPT_PACE
+    law = document.rests_on["step_law"]
+    kept = KEPT_PACE if not law.get("pace_error") else TWO_PACES if law.get("pace_levels") == 2 else ""
     yield f"Below each figure: where 95 of 100 runs of this size should lie{kept}."

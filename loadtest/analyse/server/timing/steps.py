@@ -119,7 +119,7 @@ class Steps:
             "interference_reason": self.interference_reason,
             "handling_s": self.handling_s,
             "handover_s": self.handover_s,
-            **({"pace_error": self.pace_error} if self.pace_error else {}),
+            **({"pace_error": self.pace_error, "pace_levels": len(self.paces)} if self.pace_error else {}),
             **({"out_of_step": self.out_of_step} if self.out_of_step else {}),
             **({"read_from": self.read_from} if self.read_from else {}),
         }
