@@ -78,9 +78,8 @@ class CurrentTest:
     folder: RunFolder | None = None  # None before the first test, and where nothing is written
     facts: dict[str, Any] = field(default_factory=dict)  # run.json; empty on a worker, and before the first test
     refusal: str | None = None  # the sentence with which the latest test was refused
-    code: int | None = (
-        None  # the process's exit code, whatever listeners of the test's own say: it could not be measured
-    )
+    # the process's exit code, whatever listeners of the test's own say: it could not be measured
+    code: int | None = None
     share: ScheduleShare | None = None
 
 
