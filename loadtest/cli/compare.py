@@ -70,7 +70,7 @@ ACROSS = (
     "prompt",
     "data",
     "shared_prefix",
-    "beside",
+    "shared_with",
 )
 ONE_RUN = (
     "name two runs, BASE and NEW, or several of each: compare BASE1 BASE2 --against NEW1 NEW2; three and more without "

@@ -21,6 +21,7 @@ from loadtest.analyse.findings.finding import Finding, as_findings
 from loadtest.analyse.findings.slot_findings import behind_the_url, slots_finding
 from loadtest.analyse.findings.waiting_findings import batching, cut_off, leaving_findings, queueing, void_above
 from loadtest.analyse.run import LevelData, Series, believed, grouped, groups, has_tokens
+from loadtest.analyse.run.overlaps import peak_at_once
 from loadtest.analyse.server import alternating_models, prompt_length
 from loadtest.analyse.server.model_memory import by_slots, cold_load, memory_comparison
 from loadtest.analyse.summary import Analysis, believed_knee
@@ -43,6 +44,7 @@ def all_findings(analysis: Analysis) -> list[Finding]:
         # Of several models, one may have worked while another paused.
         None if analysis.groups else step_findings.pause_finding(analysis),
         _prediction(analysis.summary),
+        several_at_once(analysis),
         client_capacity.capacity_sentence(levels),
         memory_comparison.difference_sentence(analysis.memory),
         *energy_findings.energy_findings(analysis.summary),
@@ -144,6 +146,25 @@ def _of_series(analysis: Analysis, series: Series) -> Iterator[Finding]:
         range_of_e2e(series),
     )
     yield from filter(None, found)
+
+
+def several_at_once(analysis: Analysis) -> Finding | None:
+    """Say in which level users of a closed loop had several requests in flight at once, as tasks of a locustfile may."""
+    run = analysis.run
+    for level in analysis.levels:
+        rows = run.of_level(level["index"])
+        sent = run.requests.loc[rows, ["user", "send", "end"]].dropna().sort_values(["user", "send"])
+        before = sent.groupby("user")["end"].cummax().groupby(sent["user"]).shift(1)
+        if level.is_open or not (sent["send"] < before).any():
+            continue
+        most = peak_at_once(sent["send"].to_numpy(), sent["end"].to_numpy())
+        if most > level["concurrency"]:
+            users = counted(level["concurrency"], "user")
+            return Finding(
+                f"Up to {most} requests were in flight at once, for {users} of {level['label']} had several: what is said of "
+                "so many streams is of more."
+            )
+    return None
 
 
 def cold_loads(analysis: Analysis) -> list[Finding]:

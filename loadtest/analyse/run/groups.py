@@ -91,7 +91,7 @@ def groups_of(run: RunData) -> list[Group]:
         named = tuple(names[other] for other in near)
         part.facts["comparability"] = {
             **(part.facts.get("comparability") or {}),
-            "beside": ", ".join(sorted(keys[other][0] for other in near)) or None,
+            "shared_with": ", ".join(sorted(keys[other][0] for other in near)) or None,
         }
         for level in part.levels:
             level["beside"] = list(named)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
 import numpy as np
 import pytest
 from support.bare_analysis import LIMIT, NO_LIMIT, Run, of
+from support.made_runs import Made, grid, write
 
 from loadtest.analyse.figures import knee
 from loadtest.analyse.findings import run_findings as findings
@@ -15,6 +18,7 @@ from loadtest.analyse.findings import slot_findings, waiting_findings
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.levels import LevelData, Series
 from loadtest.analyse.server.queue.slots import Slots
+from loadtest.analyse.summary import analyse
 
 NO_RUN = cast(
     "RunData", SimpleNamespace(of_level=lambda _: np.zeros(0, dtype=np.bool_), column=lambda _: np.zeros(0))
@@ -365,3 +369,19 @@ def test_a_median_names_its_load_once_and_the_requests_that_it_leaves_out(
     found = str(findings.range_of_ttft(Series("", tuple(map(LevelData, levels)))))
     assert said in found
     assert "at both" not in found
+
+
+@pytest.mark.parametrize(("each", "said"), [(1, False), (2, True)])
+def test_users_with_several_requests_at_once_are_more_streams_than_are_named(
+    tmp_path: Path, each: int, said: bool
+) -> None:
+    """Tasks of a locustfile may send two at once: 2 users with 4 requests were "2 streams", and nothing told of it."""
+    levels, truth = grid(Made(), (2 * each,))
+    records = [replace(record, user=record.id % (2 * each) // each) for record in truth.records]
+    one = analyse(write(tmp_path / "run", records, [levels[0] | {"concurrency": 2}]))
+    found = findings.several_at_once(one)
+    wanted = (
+        "Up to 4 requests were in flight at once, for 2 users of 2 streams · 100 in · 20 out had several: what is said of so "
+        "many streams is of more."
+    )
+    assert found == (wanted if said else None)

@@ -303,9 +303,9 @@ def test_a_model_beside_another_is_not_compared_with_itself_alone(
     make(tmp_path / "alone", users=(2, 6), targets=[target("made")])
     code, out, err = loadtest("compare", tmp_path / "alone", both.run.path, "--out", tmp_path)
     assert code == 2
-    assert "the runs differ in beside (none → other)" in err
+    assert "the runs differ in shared_with (none → other)" in err
     assert "Only NEW has other: left out." in out
-    code, _, err = loadtest("compare", tmp_path / "alone", both.run.path, "--across", "beside", "--out", tmp_path)
+    code, _, err = loadtest("compare", tmp_path / "alone", both.run.path, "--across", "shared_with", "--out", tmp_path)
     assert code == 0, err
 
 
