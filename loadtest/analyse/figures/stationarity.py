@@ -30,7 +30,7 @@ SHORTEST = 0.1  # quantile of the waits for a first token: hardly any other requ
 # Times as long as in the first third of a level: from there on the answers of its later part are slower under its load.
 SLOWED = 1.25
 # Times its requests that a level may be told to take: past that it has not shown what the server can do.
-MOST_TIMES_MORE = 100
+MOST_TIMES_MORE = 10
 # The busiest parts of a level show what the server can do: six parts of half a mean time of work. In a shorter while it is
 # chance that brings tokens together.
 BUSY_PART, BUSIEST_PARTS = 0.5, 6
