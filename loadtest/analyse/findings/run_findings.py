@@ -159,11 +159,8 @@ def several_at_once(analysis: Analysis) -> Finding | None:
             continue
         most = peak_at_once(sent["send"].to_numpy(), sent["end"].to_numpy())
         if most > level["concurrency"]:
-            users = counted(level["concurrency"], "user")
-            return Finding(
-                f"Up to {most} requests were in flight at once, for {users} of {level['label']} had several: what is said of "
-                "so many streams is of more."
-            )
+            said = f"Users had several requests at once, up to {most} in flight: the level is one of more streams than it says."
+            return Finding(said).about(level["label"])
     return None
 
 

@@ -381,7 +381,7 @@ def test_users_with_several_requests_at_once_are_more_streams_than_are_named(
     one = analyse(write(tmp_path / "run", records, [levels[0] | {"concurrency": 2}]))
     found = findings.several_at_once(one)
     wanted = (
-        "Up to 4 requests were in flight at once, for 2 users of 2 streams · 100 in · 20 out had several: what is said of so "
-        "many streams is of more."
+        "2 streams · 100 in · 20 out: users had several requests at once, up to 4 in flight: the level is one of more streams "
+        "than it says."
     )
     assert found == (wanted if said else None)
