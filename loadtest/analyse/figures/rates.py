@@ -14,7 +14,7 @@ import numpy as np
 from loadtest.analyse.figures.intervals import FEWEST_ROUNDS, Sample, Spread
 from loadtest.analyse.run import BoolArray, FloatArray, RunData
 from loadtest.analyse.run.event_times import blocks
-from loadtest.analyse.run.overlaps import Moments
+from loadtest.analyse.run.overlaps import BusiestParts
 from loadtest.metrics import S_PER_US
 from loadtest.text import percent
 
@@ -122,7 +122,7 @@ def flow(run: RunData, level: dict[str, Any]) -> Flow | None:
     return Flow(window, users, rows, window_shares(run, rows, window))
 
 
-def window_shares(run: RunData, rows: BoolArray, window: Window | Moments) -> FloatArray:
+def window_shares(run: RunData, rows: BoolArray, window: Window | BusiestParts) -> FloatArray:
     """Return the share of each request's chunks that arrived in the window; 0 for requests not marked in `rows`."""
     send, counts = run.column("send"), run.chunks.counts
     found = np.where(rows & (counts == 0), window.holds(run.column("end")), 0.0)

@@ -12,7 +12,7 @@ import pandas as pd
 from loadtest.analyse.figures.intervals import FEWEST_OF_A_QUEUE
 from loadtest.analyse.figures.rates import Flow, window_shares
 from loadtest.analyse.run import FloatArray, LevelData, RunData
-from loadtest.analyse.run.overlaps import Depth, busiest
+from loadtest.analyse.run.overlaps import BusiestParts, Depth
 from loadtest.text import seconds
 
 LITTLE_TOLERANCE = 0.10  # |L / λW − 1| above it, and above what the window's edges explain, is not stationary
@@ -200,7 +200,7 @@ def queue_memory(run: RunData, level: dict[str, Any]) -> float:
     tokens = run.column("output_tokens")[rows]
     amounts = tokens if np.isfinite(tokens).all() and tokens.all() else np.ones(len(tokens))
     offered = float(amounts.mean()) * (asked or 1 / float(gaps.mean()))
-    crowded = busiest(send, end, BUSY_PART * float(work.mean()), BUSIEST_PARTS)
+    crowded = BusiestParts.of(send, end, BUSY_PART * float(work.mean()), BUSIEST_PARTS)
     streamed = run.chunks.counts[rows] > 0
     shares = np.where(streamed, window_shares(run, rows, crowded)[rows], crowded.shares(end - work, end))
     done = float((shares * amounts).sum())

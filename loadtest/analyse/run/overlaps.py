@@ -62,39 +62,39 @@ def peak_at_once(starts: FloatArray, ends: FloatArray) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Moments:
-    """Spans of time that do not overlap, in order: each begins after one of `edges` and holds the next one."""
+class BusiestParts:
+    """The parts of a time in which most was open, in order: each begins after one of `edges` and holds the next one."""
 
     edges: FloatArray
+
+    @classmethod
+    def of(cls, starts: FloatArray, ends: FloatArray, part_s: float, parts: int) -> Self:
+        """Return so many parts of the time, each of `part_s`, in which most intervals are open on average.
+
+        The borders of the parts follow no start or end: parts that began or closed with those would hold too much or too little
+        of what comes at a start or an end.
+        """
+        found = Depth.of(starts, ends)
+        part_s = max(part_s, float(np.ptp(found.times)) / MOST_PARTS)
+        borders = np.arange(found.times[0], found.times[-1] + part_s, part_s)
+        spent = np.append(0.0, np.cumsum(found.depth[:-1] * np.diff(found.times)))
+        taken = np.sort(np.argsort(-np.diff(np.interp(borders, found.times, spent)), kind="stable")[:parts])
+        return cls(np.column_stack((borders[taken], borders[taken + 1])).ravel())
 
     @property
     def seconds(self) -> float:
         return float(np.diff(self.edges)[::2].sum())
 
     def holds(self, instants: FloatArray) -> FloatArray:
-        """Return 1.0 for every instant in one of the spans, else 0.0."""
+        """Return 1.0 for every instant in one of the parts, else 0.0."""
         return (np.searchsorted(self.edges, instants) % 2).astype(np.float64)
 
     def shares(self, starts: FloatArray, ends: FloatArray) -> FloatArray:
-        """Return the share of each interval's time that lies in the spans."""
+        """Return the share of each interval's time that lies in the parts."""
         inside = np.arange(len(self.edges) - 1) % 2 == 0
         before = np.append(0.0, np.cumsum(np.diff(self.edges) * inside))
         until, since = (np.interp(at, self.edges, before) for at in (ends, starts))
         return np.asarray((until - since) / np.maximum(ends - starts, 1e-9), dtype=np.float64)
-
-
-def busiest(starts: FloatArray, ends: FloatArray, part_s: float, parts: int) -> Moments:
-    """Return so many parts of the time, each of `part_s`, in which most intervals are open on average.
-
-    The borders of the parts follow no start or end: parts that began or closed with those would hold too much or too little
-    of what comes at a start or an end.
-    """
-    found = Depth.of(starts, ends)
-    part_s = max(part_s, float(np.ptp(found.times)) / MOST_PARTS)
-    borders = np.arange(found.times[0], found.times[-1] + part_s, part_s)
-    spent = np.append(0.0, np.cumsum(found.depth[:-1] * np.diff(found.times)))
-    taken = np.sort(np.argsort(-np.diff(np.interp(borders, found.times, spent)), kind="stable")[:parts])
-    return Moments(np.column_stack((borders[taken], borders[taken + 1])).ravel())
 
 
 def count_within(instants: FloatArray, left: FloatArray, right: FloatArray) -> IntArray:
