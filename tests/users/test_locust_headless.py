@@ -214,7 +214,7 @@ def test_workers_write_a_file_each_and_make_one_run(runs: dict[str, Run]) -> Non
     assert [header.worker for header, _ in files] == ["0", "1"]
     assert all(header.driver == "locust" and len(rows) > 5 for header, rows in files)
     (level,) = runs["open"].facts["levels"]
-    assert (level["concurrency"], level["input_tokens"], level["output_tokens"]) == (3, 128, 64)
+    assert (level["rate"], level["input_tokens"], level["output_tokens"]) == (15.0, 128, 64)
 
 
 def test_names_tags_task_sets_and_judged_answers_work(runs: dict[str, Run]) -> None:
