@@ -110,7 +110,7 @@ def test_across_names_keys_that_runs_have(place: Path) -> None:
         in answer(["compare", "a", "b", "--across", "modle"]).err
     )
     assert (
-        "runs have no key 'zzz'; keys are answers, arrivals, beside, body,"
+        "runs have no key 'zzz'; keys are answers, arrivals, body, context,"
         in answer(["compare", "a", "b", "--across", "zzz"]).err
     )
     assert "--across" not in answer(["compare", "a", "b", "--across", "new_key,model"]).err
