@@ -149,8 +149,8 @@ def _print_server(server: Server, chosen: ServedModel | None, probed: SlotProbe 
     rows.append(("models", names or unnamed))
     if chosen is not None:
         rows.append(("model", " ".join(filter(None, [shown(chosen.name), _size_and_quantisation(chosen)]))))
-        rows.append(("context", _context_text(chosen, refuses=server.closed is not None)))
-    refused = f"this server refuses to say them ({server.closed})" if server.closed else "not reported by this server"
+        rows.append(("context", _context_text(chosen, refuses=server.refusal is not None)))
+    refused = f"this server refuses to say them ({server.refusal})" if server.refusal else "not reported by this server"
     unsaid = f"{refused}; --slots looks for them, or a run with more streams than slots"
     if probed is not None:
         unsaid = "\n           ".join([probed.how, *probed.witnesses, f"cost: {probed.cost}"])

@@ -75,7 +75,7 @@ class Server:
     simulated: dict[str, Any] | None = None  # profile and speed, from the header
     unlisted: str | None = None  # what came instead of a list of models; None where `models` is that list
     cached: str | None = None  # the header by which a cache on the way answered in the server's place
-    closed: str | None = None  # how it refused to say its slots and context
+    refusal: str | None = None  # how it refused to say its slots and context
 
     @property
     def native(self) -> str:
@@ -150,7 +150,7 @@ def _openai_server(client: httpx.Client, url: str, version: ControlAnswer, listi
         simulated=_simulated_facts(version) or _simulated_facts(listing),
         unlisted=unlisted,
         cached=version.cached or listing.cached or props.cached,
-        closed=f"GET /props: {props.described}" if props.refused else None,
+        refusal=f"GET /props: {props.described}" if props.refused else None,
     )
 
 
