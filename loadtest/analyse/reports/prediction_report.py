@@ -28,7 +28,7 @@ HOSTS = (NO_HOST_CACHE, HOST_CACHE, SIZED_HOST_CACHE, UNSEEN_HOST_CACHE)
 GROWS = "more than the server can do, so the queue grows for as long as the load lasts."
 MAY_GROW = "by the model more than the server can do, but within what the bands allow for: whether the queue grows is not known."
 KEPT_PACE = ", if the server keeps the pace of this run, whose levels do not show how much it changes"
-TWO_PACES = ", as far as two levels show how much the server's pace changes (measure three or more)"
+TWO_PACES = ", as far as the only two levels with as many streams at once show how much the server's pace changes"
 EXPENDABLE = ("E2E p95", "output tokens/s", "TTFT p50")
 
 

@@ -77,7 +77,10 @@ def test_bands_are_said_to_hold_at_any_pace_only_where_levels_show_how_it_change
     shown = dataclasses.replace(document, rests_on={**document.rests_on, "step_law": {"times": [], "pace_error": 0.1}})
     assert list(notes(shown))[-1] == "Below each figure: where 95 of 100 runs of this size should lie."
     shown.rests_on["step_law"]["pace_levels"] = 2
-    assert "as far as two levels show how much the server's pace changes" in list(notes(shown))[-1]
+    assert (
+        "as far as the only two levels with as many streams at once show how much the server's pace changes"
+        in list(notes(shown))[-1]
+    )
 
 
 def test_what_many_levels_share_is_said_once() -> None:
