@@ -80,14 +80,18 @@ class HostCache:
 class PrefixCache:
     """All slots of a server, and its host cache (None: it has none).
 
-    `scatter` puts a prompt that resembles none before into a random idle slot, not into the longest idle one: for a
-    server whose earlier traffic, and hence the order of whose slots, is not known.
+    `scatter` draws which slot has been idle longest at first: for a server whose earlier traffic is not known.
     """
 
     slots: list[Slot]
     host: HostCache | None
     random: random.Random
     scatter: bool = False
+
+    def __post_init__(self) -> None:
+        if self.scatter:
+            for place, slot in enumerate(self.random.sample(self.slots, len(self.slots))):
+                slot.used = -1 - place
 
     def release(self, at: int) -> None:
         """Free the slots of streams that have ended; they keep what was evaluated of prompt and answer."""
@@ -113,8 +117,6 @@ class PrefixCache:
         similar = shared[number] > SIMILAR * token_count(prompt)
         if not similar:  # the longest idle slot, the last of equals
             number = min(shared, key=lambda n: (self.slots[n].used, -n))
-            if self.scatter:
-                number = self.random.choice(list(shared))
         slot, length = self.slots[number], shared[number]
         if self.host is not None and not (similar and length >= MOSTLY_LOST * token_count(slot.cache)):
             self.host.save(slot.cache)

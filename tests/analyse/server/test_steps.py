@@ -211,6 +211,34 @@ def test_real_ollama_on_four_slots_has_two_kinds_of_step_at_two_streams(tmp_path
     assert found.prefill.per_token_s == pytest.approx(0.0028, rel=0.05)
 
 
+@pytest.mark.parametrize(
+    ("seen", "split"),
+    [
+        ({1: (10,), 2: (12,), 3: (14,), 4: (16,)}, False),
+        ({1: (10,), 2: (14,), 3: (15,), 4: (16,)}, False),  # a law that is bent
+        ({1: (10,), 2: (12, 20), 4: (16,)}, True),
+        ({1: (10,), 2: (12,), 3: (14, 22), 4: (16,)}, True),  # pairs met in slots side by side
+        ({1: (10,), 3: (22,), 4: (16,)}, True),
+        ({1: (10,), 2: (12,)}, None),
+        ({2: (12, 20), 3: (14,), 4: (16,)}, None),
+    ],
+)
+def test_steps_longer_than_one_pass_show_slots_that_are_not_neighbours(
+    seen: dict[int, tuple[int, ...]], split: bool | None
+) -> None:
+    dice = np.random.default_rng(0)
+    times = tuple(
+        steps.step_times(
+            streams, np.repeat(ms, 60) * 1e-3 * dice.normal(1, 0.01, 60 * len(ms)), np.arange(60.0 * len(ms))
+        )
+        for streams, ms in seen.items()
+    )
+    assert steps.split_by_neighbours(times) is split
+    for streams, values in steps.step_table(times, None, neighbours=bool(split)):
+        if split:  # each pass alone
+            assert np.mean(values) * 1e3 == pytest.approx(8 + 2 * streams, rel=0.02)
+
+
 def test_real_ollama_with_two_slots_is_a_line(tmp_path: Path) -> None:
     found = steps.measure_steps(recorded(tmp_path / "run", "0.33-mid-slots2"), known(2))
     assert [entry.mean_s for entry in found.times] == pytest.approx([0.0203, 0.0233], rel=0.02)

@@ -42,6 +42,7 @@ ASSUMED_HANDOVER_S = 0.002  # from a free slot to the batch loop, where no reque
 # medians in robust standard deviations are at least so much; and where between the medians lie at most so many of the
 # steps (VALLEY) that an even spread would put there.
 LEAST_KIND_SHARE, LEAST_RATIO, LEAST_SEPARATION, VALLEY = 0.05, 1.2, 6.0, 0.3
+FURTHER_PASS = 0.5  # of the time to read the weights, by which a step of two passes is at least longer than one pass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +61,7 @@ class Steps:
     handling_s: float = 0.0  # from reading the request to queueing it for a slot
     handover_s: float = 0.0  # from getting a slot to being seen by the batch loop
     handovers: tuple[float, ...] = ()  # such times as they were observed
-    # whether two streams take two passes unless their slots are neighbours; None: unknown
+    # whether streams take a pass each unless their slots are neighbours; None: unknown
     neighbours: bool | None = None
     pace_error: float = 0.0  # by what share the pace of another run may differ (see pace.py); 0 unknown
     pace_scatter: float = 0.0  # standard deviation of the pace within the run, a share
@@ -258,20 +259,30 @@ def step_kinds(ordered: FloatArray) -> tuple[StepKind, ...]:
 
 
 def split_by_neighbours(times: tuple[StepTimes, ...]) -> bool | None:
-    """Return whether two streams take two passes unless their slots are neighbours; None where the run cannot show it.
+    """Return whether streams in slots that are not neighbours take a pass each; None where the run cannot show it.
 
-    llama.cpp decodes streams in one pass only where their slots are neighbours. It shows at B = 2: the slower kind of step
-    then takes as long as two steps of one stream. In addition there is a second, shorter kind of step at B = 2, or the
-    slower kind takes over 10 % longer than the shortest kind at B ≥ 3.
+    llama.cpp decodes streams in one pass only where their slots are neighbours: then a step of some streams is as long as
+    one pass of them cannot be.
     """
-    found = {entry.streams: entry for entry in well_seen(times)}
-    if 1 not in found or 2 not in found or max(found) < 3:
+    longest = _longest_pass(times)
+    if not longest:
         return None
-    alone, two = found[1].median_s, found[2]
-    slow = two.kinds[-1].centre_s
-    more = min(entry.kinds[0].centre_s for streams, entry in found.items() if streams > 2)
-    doubled = abs(slow / (2 * alone) - 1) < 0.1
-    return bool(doubled and (len(two.kinds) == 2 or slow > 1.1 * more))
+    return any(entry.kinds[-1].centre_s > longest.get(entry.streams, math.inf) for entry in well_seen(times))
+
+
+def _longest_pass(times: tuple[StepTimes, ...]) -> dict[int, float]:
+    """Return up to how long one pass of so many streams takes, for numbers between one and the most; {} unknown.
+
+    Nobody's neighbour is missing with one stream, nor with all slots taken. Between them a pass lies near the line, and each
+    further pass reads the weights once more.
+    """
+    solid = {entry.streams: entry.median_s for entry in well_seen(times)}
+    most = max(solid, default=0)
+    if len(solid) < 3 or 1 not in solid:
+        return {}
+    each = max(solid[most] - solid[1], 0.0) / (most - 1)
+    reading = solid[1] - each
+    return {n: solid[1] + each * (n - 1) + FURTHER_PASS * reading for n in solid if reading > 0 and 1 < n < most}
 
 
 def step_table(
@@ -279,30 +290,25 @@ def step_table(
 ) -> tuple[tuple[int, tuple[float, ...]], ...]:
     """Return the engine's table of step times by streams, with a last entry far out that extends it by `slope`.
 
-    Where passes are split by neighbouring slots (`neighbours`) a pass of n streams takes the shorter kind of step at n.
+    Where passes are split by neighbouring slots (`neighbours`) it is of single passes.
     """
     solid = well_seen(times) or list(times)
-    most = solid[-1]
+    longest = _longest_pass(times) if neighbours else {}
     rows: list[tuple[int, tuple[float, ...]]] = []
     for entry in solid:
         values = np.array(entry.sample)
-        if neighbours and len(entry.kinds) == 2 and entry is not most:
-            values = values[values < (entry.kinds[0].centre_s + entry.kinds[1].centre_s) / 2]
-            rows.append((entry.streams, tuple(values)))
-        else:
-            edges = np.quantile(values, (0.005, 0.995)) if len(values) > 50 else (values.min(), values.max())
-            values = np.clip(values, *edges)
-            known = values.mean() > 0  # a proxy that gathers tokens may leave nothing but zeros in a sample
-            rows.append((entry.streams, tuple(values * (entry.mean_s / values.mean())) if known else (entry.mean_s,)))
-    if neighbours:  # a pass of fewer streams takes no longer than one of more
-        rows = [
-            (streams, values)
-            for streams, values in rows
-            if streams in (1, most.streams) or np.mean(values) <= 1.1 * most.mean_s
-        ]
+        if entry.streams in longest:
+            values = values[values < longest[entry.streams]]
+            if len(values) >= FEWEST_STEPS:
+                rows.append((entry.streams, tuple(values)))
+            continue
+        edges = np.quantile(values, (0.005, 0.995)) if len(values) > 50 else (values.min(), values.max())
+        values = np.clip(values, *edges)
+        known = values.mean() > 0  # a proxy that gathers tokens may leave nothing but zeros in a sample
+        rows.append((entry.streams, tuple(values * (entry.mean_s / values.mean())) if known else (entry.mean_s,)))
     if slope:
         last = float(np.mean(rows[-1][1]))
-        rows.append((most.streams + SLOPE_CARRIED_STREAMS, (last + SLOPE_CARRIED_STREAMS * slope,)))
+        rows.append((solid[-1].streams + SLOPE_CARRIED_STREAMS, (last + SLOPE_CARRIED_STREAMS * slope,)))
     return tuple(rows)
 
 

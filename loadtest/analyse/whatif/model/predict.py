@@ -156,8 +156,8 @@ def require_predictable(run: RunData) -> None:
 class ServerModel:
     """A server as a run shows it: all that a prediction is made from."""
 
-    timing: Timing  # for the slots measured: step times as they were, whatever slots the streams happened to have
-    other_slots: Timing  # for other numbers of slots: a pass per run of neighbouring slots, where the server works so
+    timing: Timing  # for the slots measured: a pass per run of neighbouring slots, where the run shows that
+    other_slots: Timing  # for other numbers of slots: so, too, where it is a guess
     slots: int | None  # None: no limit was ever met
     prompts: tuple[int, ...]  # uncached prompt tokens as observed, one per request
     outputs: tuple[int, ...]  # output tokens of the same requests
@@ -193,7 +193,7 @@ class ServerModel:
         split, guess = admission.split_passes(run, slots, steps)
         admitted = admission.admission(run, slots, steps)._asdict()
         return cls(
-            timing=replace(steps.timing(neighbours=False), **admitted),
+            timing=replace(steps.timing(), **admitted),
             other_slots=replace(steps.timing(neighbours=split), **admitted),
             slots=slots.number,
             prompts=prompts,
