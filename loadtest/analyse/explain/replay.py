@@ -165,7 +165,7 @@ class LevelReplay:
     def _play(self, change: Omission, seed: int) -> dict[int, float]:
         """Play the level once; return TTFT by row, of those that had a first token by the time the request had."""
         draw = random.Random(seed)
-        timing = self.model.drawn(self.model.slots, draw)
+        timing = self.model.drawn(draw)
         timing = replace(timing, handling_s=0.0) if self.handled else timing
         engine = Engine(timing, slots=self.model.slots, seed=seed, loaded=CONTEXT, scatter=timing.neighbours)
         return _Player(engine, {each.row: each for each in self.sent}, change, self.row).play()

@@ -6,6 +6,7 @@ although the replayed slots had given it up by then, the server keeps conversati
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from loadtest.analyse.run.overlaps import open_within
 from loadtest.analyse.server.prompt_cache.cache import KEPT_SHARE, CacheUse, session_keys
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.queue.waits import UNKNOWN
+from loadtest.metrics import Interval
 from loadtest.simulate.model.prefix_cache import HostCache, PrefixCache, Slot
 from loadtest.simulate.model.stream import EngineRequest, Stage, Stream
 from loadtest.simulate.model.virtual import EngineSession, EngineTurn, cold_prompt
@@ -94,17 +96,18 @@ def is_paged(run: RunData) -> bool:
     return bool(run.fact("server", "kind") == "vllm")
 
 
-def host_size(run: RunData, number: int, use: CacheUse) -> tuple[float, bool]:
-    """Return the tokens of a host cache with which the replayed slots keep as much as was seen; and whether it filled.
+def host_size(run: RunData, number: int, use: CacheUse) -> Interval:
+    """Return between which sizes in tokens a host cache and the replayed slots keep as much as was seen.
 
-    Where it never filled that is the least size that keeps everything: it may be any larger.
+    One that never filled has at least the size that keeps everything, and may be any larger.
     """
     seen, most = int((use.kept == 1).sum()), _would_keep(run, number, use, HostCache(None))
     largest = float(np.nanmax(run.column("prompt_tokens") + run.column("output_tokens")))
     sizes, kept = _by_size(run, number, use, largest)
     if seen >= NEARLY_ALL_TURNS * most:
-        return float(sizes[int(np.argmax(kept >= NEARLY_ALL_TURNS * most))]), False
-    return float(sizes[int(np.argmin(np.abs(kept - seen)))]), True
+        return float(sizes[kept >= NEARLY_ALL_TURNS * most].min()), math.inf
+    fewer, more = sizes[kept < seen], sizes[kept > seen]
+    return float(fewer.max(initial=sizes[0])), float(more.min(initial=sizes[-1]))
 
 
 def unseen_host_size(run: RunData, number: int, use: CacheUse) -> float | None:

@@ -193,7 +193,7 @@ def own_level(model: ServerModel, run: RunData, level: Mapping[str, Any]) -> Pre
     """Return what a model says of a level of its run, for the lengths and at the pace of steps that this level had."""
     mine = replace(with_lengths_of(model, run, [level["index"]]), redrawn=False, pace_error=0.0)
     if pace := dict(model.paces).get(level["index"]):
-        mine = _worked(mine, step=mine.timing.step.scaled(pace))  # its slots are those measured
+        mine = _worked(mine, step=mine.timing.step.scaled(pace))
     if level["concurrency"]:
         return mine.closed(int(level["concurrency"]))
     return mine.open(level["rate"], requests=int(level["requests"]))
@@ -222,7 +222,7 @@ def _ways(run: RunData, slots: Slots, steps: Steps) -> Iterator[tuple[str, Serve
 
 
 def _worked(model: ServerModel, **how: Any) -> ServerModel:
-    return replace(model, timing=replace(model.timing, **how), other_slots=replace(model.other_slots, **how))
+    return replace(model, timing=replace(model.timing, **how))
 
 
 def _of_own_clocks(run: RunData, slots: Slots, steps: Steps) -> ServerModel | None:
@@ -234,7 +234,6 @@ def _of_own_clocks(run: RunData, slots: Slots, steps: Steps) -> ServerModel | No
     prompts, outputs = admission.request_lengths(run)
     return ServerModel(
         timing=timing,
-        other_slots=timing,
         slots=slots.number,
         prompts=prompts,
         outputs=outputs,

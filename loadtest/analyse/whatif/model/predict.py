@@ -156,8 +156,7 @@ def require_predictable(run: RunData) -> None:
 class ServerModel:
     """A server as a run shows it: all that a prediction is made from."""
 
-    timing: Timing  # for the slots measured: a pass per run of neighbouring slots, where the run shows that
-    other_slots: Timing  # for other numbers of slots: so, too, where it is a guess
+    timing: Timing
     slots: int | None  # None: no limit was ever met
     prompts: tuple[int, ...]  # uncached prompt tokens as observed, one per request
     outputs: tuple[int, ...]  # output tokens of the same requests
@@ -191,10 +190,8 @@ class ServerModel:
         half = (prefill.ci95[1] - prefill.ci95[0]) / 2
         concurrency = [int(level.get("concurrency") or 0) for level in run.levels]
         split, guess = admission.split_passes(run, slots, steps)
-        admitted = admission.admission(run, slots, steps)._asdict()
         return cls(
-            timing=replace(steps.timing(), **admitted),
-            other_slots=replace(steps.timing(neighbours=split), **admitted),
+            timing=replace(steps.timing(neighbours=split), **admission.admission(run, slots, steps)._asdict()),
             slots=slots.number,
             prompts=prompts,
             outputs=outputs,
@@ -318,17 +315,15 @@ class ServerModel:
         played, depths, growing = zip(*found, strict=True)
         bands = {key: prediction_band(played, key, share=key == SHARE) for key in BANDED if key in played[0]}
         if self.pace_error >= LEAST_PACE_ERROR:
-            same, factors = played[:PACE_SEEDS], (1 + self.pace_error, 1 / (1 + self.pace_error))
-            if load.rate is None and load.sessions is None:
-                others = [[at_other_pace(each, factor) for each in same] for factor in factors]
-            else:  # what is sent at instants of its own, or after a thought, is not sent faster to a faster server
-                others = [
-                    [
-                        self._repetition(each, requests, seed, factor)[0]
-                        for seed, each in enumerate(repeated[:PACE_SEEDS])
-                    ]
-                    for factor in factors
+            # what is sent at instants of its own, or after a thought, is not sent faster to a faster server
+            scales, same = load.rate is None and load.sessions is None, played[:PACE_SEEDS]
+            others = [
+                [
+                    at_other_pace(each, pace) if scales else self._repetition(repeated[seed], requests, seed, pace)[0]
+                    for seed, each in enumerate(same)
                 ]
+                for pace in (1 + self.pace_error, 1 / (1 + self.pace_error))
+            ]
             bands = allowing_for_pace(bands, same, others)
         return Prediction(
             concurrency=load.concurrency,
@@ -350,9 +345,8 @@ class ServerModel:
     def _repetition(self, load: Load, requests: int, seed: int, pace: float = 1.0) -> tuple[Figures, int, bool]:
         """Play a run once, with all times `pace` times as long; return figures, the most streams, whether its queue grew."""
         draw = random.Random(seed)
-        timing = self.drawn(load.slots, draw)
-        timing = timing if pace == 1 else timing.scaled(pace)
-        host = load.sessions.engine_cache() if load.sessions is not None else None
+        timing = self.drawn(draw) if pace == 1 else self.drawn(draw).scaled(pace)
+        host = load.sessions.engine_cache(seed) if load.sessions is not None else None
         engine = Engine(timing, slots=load.slots, seed=seed, loaded=CONTEXT, scatter=timing.neighbours, host=host)
         one = self._play(load, engine, requests, draw)
         figures, depth = figures_of_play(one, load.concurrency, sessions=load.sessions is not None)
@@ -370,12 +364,11 @@ class ServerModel:
         requests = min(load.requests, max(int(budget / FEWEST_SEEDS / tokens) - load.warmups, fewest))
         return requests, max(FEWEST_SEEDS, min(most, int(budget / tokens / (requests + load.warmups))))
 
-    def drawn(self, slots: int | None, draw: random.Random) -> Timing:
-        """Return the timing for so many slots, each measured part of it drawn anew within its standard error."""
-        timing = self.timing if slots == self.slots else self.other_slots
+    def drawn(self, draw: random.Random) -> Timing:
+        """Return the timing with each measured part of it drawn anew within its standard error."""
         table = tuple(
             (streams, tuple(value * factor for value in values))
-            for streams, values in timing.step.table
+            for streams, values in self.timing.step.table
             for factor in (max(1 + draw.gauss(0, min(self.step_errors.get(streams, 0.0), 0.3)), 0.1),)
         )
         if not self.slope_known:
@@ -385,11 +378,11 @@ class ServerModel:
             table += ((most + SLOPE_CARRIED_STREAMS, (last + slope * SLOPE_CARRIED_STREAMS,)),)
         factor = max(1 + draw.gauss(0, min(self.prefill_error, 0.3)), 0.1)
         return replace(
-            timing,
-            step=replace(timing.step, table=table),
-            prefill_s=timing.prefill_s * factor,
-            context_prefill_s=timing.context_prefill_s * factor,
-            prompt_s=timing.prompt_s * factor,
+            self.timing,
+            step=replace(self.timing.step, table=table),
+            prefill_s=self.timing.prefill_s * factor,
+            context_prefill_s=self.timing.context_prefill_s * factor,
+            prompt_s=self.timing.prompt_s * factor,
         )
 
     def _extrapolates(self, slots: int | None, concurrency: int | None, deepest: int) -> str | None:

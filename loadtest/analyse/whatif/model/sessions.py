@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from loadtest.analyse.server.prompt_cache import cache_replay
 from loadtest.analyse.server.prompt_cache.cache import CacheUse, of_turn_before, session_keys
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.whatif.model.play import CONTEXT
+from loadtest.metrics import Interval
 from loadtest.simulate.model.engine import Engine
 from loadtest.simulate.model.prefix_cache import HostCache
 from loadtest.simulate.model.stream import Emission
@@ -22,6 +24,7 @@ from loadtest.simulate.model.virtual import EngineScript, EngineTurn, PlayedTurn
 NO_HOST_CACHE, HOST_CACHE = "no host cache", "a host cache that is never full"
 SIZED_HOST_CACHE = "a host cache of the size seen"
 UNSEEN_HOST_CACHE = "a host cache too small to show"
+GOLDEN = 0.618034  # of a stretch, apart: so many points as one likes lie evenly in it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,15 +37,19 @@ class Sessions:
     shared: int = 0  # tokens that all conversations begin with
     answers_kept: bool = True  # whether an answer in the history is the tokens that it was made of
     host: bool = False
-    host_tokens: float | None = None  # None: never full
+    host_tokens: Interval | None = None  # between which sizes it lies; None: never full
 
     def scaled(self, *, said: float = 1.0, answers: float = 1.0) -> Self:
         """Return the sessions with what people say, or the answers, longer or shorter by these factors."""
         found = tuple(tuple(_scaled(script, said, answers)) for script in self.scripts)
         return replace(self, scripts=found, shared=round(self.shared * said))
 
-    def engine_cache(self) -> HostCache | None:
-        return HostCache(self.host_tokens) if self.host else None
+    def engine_cache(self, repetition: int) -> HostCache | None:
+        """Return the host cache of a repetition: in the middle of the sizes that it may have, then evenly about it."""
+        if not self.host or self.host_tokens is None:
+            return HostCache(None) if self.host else None
+        least, most = self.host_tokens
+        return HostCache(least + (0.5 + repetition * GOLDEN) % 1 * (most - least))
 
     def draw(self, turns: int, users: int, draw: random.Random) -> list[EngineScript]:
         """Draw conversations in random order until they hold so many turns, and at least one a person."""
@@ -163,7 +170,8 @@ def cache_cases(sessions: Sessions, run: RunData, slots: int | None, use: CacheU
         unseen = cache_replay.unseen_host_size(run, slots, use)
         if unseen is None:
             return {"": sessions}
-        return {NO_HOST_CACHE: sessions, UNSEEN_HOST_CACHE: replace(full, host_tokens=unseen)}
-    size, filled = cache_replay.host_size(run, slots, use)
-    sized = replace(full, host_tokens=size)
-    return {"": sized} if filled else {HOST_CACHE: full, SIZED_HOST_CACHE: sized}
+        return {NO_HOST_CACHE: sessions, UNSEEN_HOST_CACHE: replace(full, host_tokens=(unseen, unseen))}
+    least, most = cache_replay.host_size(run, slots, use)
+    if math.isfinite(most):
+        return {"": replace(full, host_tokens=(least, most))}
+    return {HOST_CACHE: full, SIZED_HOST_CACHE: replace(full, host_tokens=(least, least))}
