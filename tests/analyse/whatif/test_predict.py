@@ -96,12 +96,9 @@ def test_a_real_ollama_whose_slots_are_not_neighbours_is_slow_and_the_model_says
 def test_an_open_loop_meets_slots_that_are_not_neighbours(tmp_path: Path) -> None:
     """Was 70 % too fast: as the last answers of closed loops ended, two or three streams happened to sit side by side."""
     timing = Timing(step=StepLaw(0.039, 0.009), prefill_s=0.0008, prompt_s=0.027, jitter=0.05, neighbours=True)
-
-    def load(**how: float) -> Load:
-        return dataclasses.replace(Load(prompt=(100, 600), output=(10, 30)), **how)
-
-    made = model(virtual(tmp_path / "fit", timing, [load(users=1), load(users=8)], 8, says="llamacpp"), 8)
-    real = virtual(tmp_path / "real", timing, [load(rate=0.85, requests=120)], 8, says="llamacpp")
+    one = Load(prompt=(100, 600), output=(10, 30))
+    made = model(virtual(tmp_path / "fit", timing, [one, dataclasses.replace(one, users=8)], 8, says="llamacpp"), 8)
+    real = virtual(tmp_path / "real", timing, [dataclasses.replace(one, rate=0.85, requests=120)], 8, says="llamacpp")
     assert off(made.open(0.85), real)["stream_tokens_per_s.p50"] == pytest.approx(0, abs=0.2)
 
 

@@ -77,8 +77,8 @@ class Steps:
         """Whether streams were seen to have steps of their own, as those of several servers behind one URL have."""
         return self.out_of_step is not None and self.out_of_step >= LEAST_APART
 
-    def timing(self, *, neighbours: bool | None = None) -> Timing:
-        """Return the timing that the engine predicts with; `neighbours` replaces what was measured.
+    def timing(self, *, neighbours: bool = False) -> Timing:
+        """Return the timing that the engine predicts with; `neighbours`: a pass per run of neighbouring slots.
 
         For a number of streams that was measured the engine draws from its step times. Between such numbers it
         interpolates their means, and past the last one step times grow by `slope_s` a stream. Raises ValueError where no
@@ -87,9 +87,8 @@ class Steps:
         known = self.prefill
         if not self.times or known is None:
             raise ValueError("no step time or no prefill speed is known")
-        split = bool(self.neighbours if neighbours is None else neighbours)
         return Timing(
-            step=StepLaw(table=step_table(self.times, self.slope_s, neighbours=split), in_order=True),
+            step=StepLaw(table=step_table(self.times, self.slope_s, neighbours=neighbours), in_order=True),
             prefill_s=known.bare_s,
             context_prefill_s=known.context_s,
             prompt_s=known.fixed_s,
@@ -99,7 +98,7 @@ class Steps:
             handling_s=self.handling_s,
             handover_s=self.handover_s,
             handovers=self.handovers,
-            neighbours=split,
+            neighbours=neighbours,
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -36,8 +36,7 @@ class Sessions:
     warm: bool  # whether each person's first conversation was warm-up
     shared: int = 0  # tokens that all conversations begin with
     answers_kept: bool = True  # whether an answer in the history is the tokens that it was made of
-    host: bool = False
-    host_tokens: Interval | None = None  # between which sizes it lies; None: never full
+    host_tokens: Interval | None = None  # between which sizes the host cache lies, (∞, ∞): never full; None: there is none
 
     def scaled(self, *, said: float = 1.0, answers: float = 1.0) -> Self:
         """Return the sessions with what people say, or the answers, longer or shorter by these factors."""
@@ -46,10 +45,10 @@ class Sessions:
 
     def engine_cache(self, repetition: int) -> HostCache | None:
         """Return the host cache of a repetition: in the middle of the sizes that it may have, then evenly about it."""
-        if not self.host or self.host_tokens is None:
-            return HostCache(None) if self.host else None
-        least, most = self.host_tokens
-        return HostCache(least + (0.5 + repetition * GOLDEN) % 1 * (most - least))
+        if self.host_tokens is None:
+            return None
+        share = (0.5 + repetition * GOLDEN) % 1
+        return HostCache((1 - share) * self.host_tokens[0] + share * self.host_tokens[1])
 
     def draw(self, turns: int, users: int, draw: random.Random) -> list[EngineScript]:
         """Draw conversations in random order until they hold so many turns, and at least one a person."""
@@ -162,7 +161,7 @@ def cache_cases(sessions: Sessions, run: RunData, slots: int | None, use: CacheU
     """
     if slots is None or cache_replay.is_paged(run):
         return {"": sessions}
-    full = replace(sessions, host=True)
+    full = replace(sessions, host_tokens=(math.inf, math.inf))
     replayed = None if use is None else cache_replay.replay_on(run, slots, use)
     if use is None or replayed is None or replayed.host_cache is None:
         return {NO_HOST_CACHE: sessions, HOST_CACHE: full}
