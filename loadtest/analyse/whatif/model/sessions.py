@@ -36,7 +36,8 @@ class Sessions:
     warm: bool  # whether each person's first conversation was warm-up
     shared: int = 0  # tokens that all conversations begin with
     answers_kept: bool = True  # whether an answer in the history is the tokens that it was made of
-    host_tokens: Interval | None = None  # between which sizes the host cache lies, (∞, ∞): never full; None: there is none
+    # between which sizes the host cache lies; both infinite: never full; None: there is none
+    host_tokens: Interval | None = None
 
     def scaled(self, *, said: float = 1.0, answers: float = 1.0) -> Self:
         """Return the sessions with what people say, or the answers, longer or shorter by these factors."""
