@@ -123,7 +123,7 @@ def test_each_good_file_is_read_rightly(tmp_path: Path, name: str, content: str 
         ),
         (
             "blanks.csv",
-            "prompt,max_tokens\none,1\n,2\nthree,3\n,4\n\"\",5\n",
+            'prompt,max_tokens\none,1\n,2\nthree,3\n,4\n"",5\n',
             "line 3, has an empty prompt (column prompt); take out the rows that have none (3 in all).",
         ),
         ("number.jsonl", '{"prompt": 5}\n', "line 1, has a number for a prompt (column prompt), not a text."),
