@@ -188,7 +188,11 @@ class FileHeader:
         if not all(type(row.get(name)) is int and abs(row[name]) < MOST_ANCHOR_NS for name in instants):
             return None
         simulated = row.get("simulated")
-        values = [SCHEMA, *(row[name] for name in (*texts, *instants)), simulated if isinstance(simulated, dict) else None]
+        values = [
+            SCHEMA,
+            *(row[name] for name in (*texts, *instants)),
+            simulated if isinstance(simulated, dict) else None,
+        ]
         return cls(*values)
 
     @property
