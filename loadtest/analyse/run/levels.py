@@ -163,6 +163,11 @@ class Series:
     def void(self) -> list[LevelData]:
         return [level for level in self.levels if level.is_void]
 
+    @property
+    def gaps(self) -> list[float]:
+        """The loads of which nothing is believed: a line drawn past one would tell its figure."""
+        return sorted({level.amount for level in self.void} - {level.amount for level in self.believed})
+
 
 def series_of(levels: Iterable[LevelData]) -> list[Series]:
     """Group levels of summary.json by model and server, prompt length, answer length, words and kind of load."""
