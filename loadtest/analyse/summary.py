@@ -255,6 +255,8 @@ def summarise(
     for level in levels:
         level["pace"] = None if measured.apart else measured.paces.get(level["index"])
     facts = run.facts
+    if facts.get("find_max"):  # a search goes up and down
+        levels.sort(key=lambda level: level.amount)
     return {
         **_about(run),
         "simulated": run.simulated,
