@@ -88,7 +88,7 @@ class Analysis:
         loaded = any(level.is_open or level["concurrency"] > found.estimate for level in good)
         if found.limit and loaded and seen >= found.estimate:
             return found
-        return Slots(min(seen, found.estimate), limit=False, method=found.method)
+        return Slots(min(seen, found.estimate), limit=False, method=found.method, unknown=found.unknown)
 
     @property
     def series(self) -> list[Series]:
