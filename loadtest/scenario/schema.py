@@ -73,9 +73,11 @@ class Level:
             what = "session" if self.sessions else "request"
             ramp = self.rate_to is not None
             return f"{self.rate:g} to {self.rate_to:g} {what}s/s" if ramp else rated(self.rate, what)
+        if self.concurrency is None:
+            return "an unknown load"
         if self.of_people:
-            return "1 person" if self.concurrency == 1 else f"{self.concurrency or 0} people"
-        return counted(self.concurrency or 0, "stream")
+            return "1 person" if self.concurrency == 1 else f"{self.concurrency} people"
+        return counted(self.concurrency, "stream")
 
     @property
     def of_people(self) -> bool:

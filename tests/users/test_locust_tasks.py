@@ -316,7 +316,7 @@ def test_failures_in_a_row_are_those_of_one_server_in_one_level(
         users=1,
         source="x",
         current_level=lambda: CurrentLevel(0, steady=True),
-        on_hopeless=said.append,
+        on_trouble=lambda _, why: said.append(why),
     )
     try:
         for target, level, ok in outcomes:

@@ -12,7 +12,7 @@ import pytest
 
 from loadtest.dialects import OllamaChat
 from loadtest.errors import LoadTestError, ScenarioError
-from loadtest.scenario import Scenario
+from loadtest.scenario import Level, Scenario
 from loadtest.targets.server.probe import ServedModel, Server
 from loadtest.targets.target import Target
 from loadtest.workloads.tokens import TokenFit
@@ -35,33 +35,29 @@ with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and th
     from loadtest.workloads.schedule import instants
 
 
-def test_levels_are_numbered_by_user_count_and_keep_when_they_ran() -> None:
+def test_each_change_of_the_user_count_begins_a_level_with_instants_of_its_own() -> None:
+    """A number that came back shared a level with its first time: a rate of both counted the time in between, too."""
     levels = ReachedLevels()
-    assert [levels.index(users) for users in (1, 4, 1, 8)] == [0, 1, 0, 2]
-    levels.reached(1)
-    levels.ramp()
-    levels.reached(4)
-    levels.reached(8)
-    levels.reached(4)
+    asked = [(1, 1), (0, 0), (4, 4), (8, 8), (4, 3), (0, 0)]  # users, and how many of them send to models
+    for users, ours in asked:
+        levels.reached(users, ours)
+    assert levels.index(0) == 3
     levels.seen |= {(1, "input_tokens", 128), (1, "output_tokens", 64), (1, "output_tokens", 32)}
-    levels.seen |= {
-        (1, "rate of Chat", 2.0),
-        (1, "rate of Code", 3.0),
-        (2, "rate of Chat", 2.0),
-        (2, "rate of Chat", 4.0),
-    }
+    levels.seen |= {(1, "rate of Chat", 2.0), (1, "rate of Code", 3.0)}
+    levels.seen |= {(2, "rate of Chat", 2.0), (2, "rate of Chat", 4.0)}
     levels.seen |= {(2, "input_tokens", 128), (2, "input_tokens", 256), (2, "output_tokens", 64)}
     facts = levels.facts(0)
-    assert [level["concurrency"] for level in facts] == [1, 4, 8]
-    assert [level["input_tokens"] for level in facts] == [None, 128, None]
-    assert [level["output_tokens"] for level in facts] == [None, None, 64]
-    assert [level["rate"] for level in facts] == [
-        None,
-        5.0,
-        None,
-    ]  # of a level whose workers were given different ones unknown
-    assert [level["index"] for level in facts if "started_ns" in level] == [0, 2]  # 4 users were there twice
-    assert facts[0]["started_ns"] <= facts[0]["ended_ns"] <= facts[2]["started_ns"]
+    assert [level["concurrency"] for level in facts] == [1, 4, 8, 3]
+    assert [level["input_tokens"] for level in facts] == [None, 128, None, None]
+    assert [level["output_tokens"] for level in facts] == [None, None, 64, None]
+    assert [level["rate"] for level in facts] == [None, 5.0, None, None]  # unknown where workers have different ones
+    assert [level["index"] for level in facts] == [0, 1, 2, 3]
+    instants = [(level["started_ns"], level["ended_ns"]) for level in facts]
+    assert sorted(sum(instants, ())) == list(sum(instants, ()))
+
+
+def test_a_level_whose_load_is_unknown_is_not_one_without_streams() -> None:
+    assert Level(index=0, concurrency=None, input_tokens=128, requests=0).label == "an unknown load · 128 in"
 
 
 def test_an_option_of_the_locustfile_takes_the_place_of_ours() -> None:

@@ -320,7 +320,10 @@ def test_beside_a_real_server_the_simulated_one_is_named() -> None:
     assert tables.simulated_profile({"server": quick, "targets": [other]}) == "profile quick at 1× speed"
     for targets in ([one, other], [other, one]):
         said = tables.simulated_profile({"server": targets[0]["server"], "targets": targets})
-        assert said == "http://b alone, profile quick at 1× speed"
+        assert said == "http://b alone is simulated: profile quick at 1× speed"
+    third = {"url": "http://c", "server": {"simulated": {"profile": "lockstep", "speed": 1.0}}}
+    said = tables.simulated_profile({"server": quick, "targets": [other, third]})  # was the first's profile for both
+    assert said == "all simulated: http://b: profile quick at 1× speed; http://c: profile lockstep at 1× speed"
 
 
 EMBEDDED = Record(

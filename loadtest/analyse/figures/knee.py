@@ -159,11 +159,11 @@ def knee(levels: Sequence[dict[str, Any]], void: Sequence[dict[str, Any]] = ()) 
     95 % intervals, to the first that is for sure.
     """
     points = sorted((p for p in map(_LevelRate.of, levels) if p is not None), key=lambda p: p.users)
-    if len({p.users for p in points}) < FEWEST_LEVELS:
-        good, be = " that are not void" if void else "", "is" if len(points) == 1 else "are"
+    if (loads := len({p.users for p in points})) < FEWEST_LEVELS:
+        good, be = " that are not void" if void else "", "is" if loads == 1 else "are"
         return (
             None,
-            f"a knee takes {FEWEST_LEVELS} levels of a closed loop with a throughput{good}, here {be} {len(points)}",
+            f"a knee takes {FEWEST_LEVELS} loads of a closed loop with a throughput{good}, here {be} {loads}",
         )
     best = max(points, key=lambda p: p.rate)
     found = next(p for p in points if p.rate >= KNEE_SHARE * best.rate)

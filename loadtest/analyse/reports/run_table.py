@@ -298,6 +298,7 @@ def _locust_command(run: RunData, locust: dict[str, Any]) -> str | None:
     if not shaped:
         known |= {"-u": next(iter(scenario.get("concurrency") or ()), None), "-r": locust.get("spawn_rate")}
         known |= {"-t": f"{_text(seconds)}s" if (seconds := scenario.get("duration")) else None}
+    known |= {"--processes": workers if (workers := locust.get("workers") or 1) > 1 else None}
     known |= {f"--{name.replace('_', '-')}": value for name, value in (locust.get("options") or {}).items()}
     for flag, value in known.items():
         for one in value if isinstance(value, list) else [value] * (value is not None):

@@ -50,8 +50,6 @@ class LevelData(dict[str, Any]):
     @property
     def load(self) -> str:
         """The name of its load as in its label: "8 streams", "4 requests/s"."""
-        if self.is_open and self.get("rate") is None and self.get("trace") is None:
-            return "an unknown load"
         return self.as_asked.load
 
     @property

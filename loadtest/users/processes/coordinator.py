@@ -23,7 +23,7 @@ from loadtest.users.options import Settings
 from loadtest.users.processes import recording
 from loadtest.users.processes.gevent_hub import kill_put_off
 from loadtest.users.processes.levels import CurrentLevel
-from loadtest.users.processes.messages import ENDED, LEVEL, RUN, TROUBLE
+from loadtest.users.processes.messages import ENDED, LEVEL, RUN, TROUBLE, Trouble
 from loadtest.users.processes.run import LocustRun, UserTargets, free_path, prepare
 from loadtest.users.processes.worker_watch import GONE_NS, WorkerWatch
 from loadtest.users.results import export
@@ -145,9 +145,7 @@ class Coordinator:
                 users=self._announced,
                 source="driver",
                 current_level=self._current_level,
-                on_broken=lambda why: self._end_early(why, failed=True),
-                on_hopeless=lambda why: self._end_early(why, failed=False),
-                on_misuse=None if runner is None else self._misused,
+                on_trouble=None if runner is None else self._end_early,
             )
             atexit.register(self._end_at_exit)
         if runner is None:
@@ -171,40 +169,36 @@ class Coordinator:
             web_ui._run_time_greenlet = gevent.spawn_later(seconds, web_ui._stop_runners)  # noqa: SLF001
         return user_targets
 
-    def _end_early(self, why: str, *, failed: bool) -> None:
-        """End the test because records can no longer be kept (`failed`), or because a level is hopeless."""
+    def _end_early(self, kind: Trouble, why: str) -> None:
+        """End the test; for a mistake of its own code once, because all users make it."""
         run, runner = self._run, self._runner
         if run is None or runner is None:
             return
-        logger.error("%s; the test ends here", why)
-        if failed:
-            run.failure = run.failure or f"{why}."
-        else:
-            run.levels.give_up(runner.target_user_count, why)
-        gevent.spawn(runner.quit if self._environment.web_ui is None else runner.stop)
-
-    def _misused(self, why: str) -> None:
-        """End the test for a mistake of its own code, once: all users make it."""
-        if self._run is not None and self._run.failure is None:
+        if kind == Trouble.MISUSE:
+            if run.failure is not None:
+                return
             recording.current_test.refusal = f"{why}."
             if self._at_once:
                 recording.current_test.code = MISTAKE
-            self._end_early(why, failed=True)
+        logger.error("%s; the test ends here", why)
+        if kind == Trouble.HOPELESS:
+            run.levels.give_up(why)
+        else:
+            run.failure = run.failure or f"{why}."
+        gevent.spawn(runner.quit if self._environment.web_ui is None else runner.stop)
 
     def _take_trouble(self, msg: Message, **_: Any) -> None:
-        why, watch = msg.data["why"], self._watch
-        if watch is None:
+        kind, why, watch = msg.data["kind"], msg.data["why"], self._watch
+        if watch is None or self._run is None:
             return
         worker = f"worker {watch.index(msg.node_id)}"
-        if msg.data.get("misuse"):
-            self._misused(why)
-        elif not msg.data["refused"]:
-            self._end_early(f"{worker}: {why}", failed=msg.data["failed"])
-        elif self._run is not None and watch.others_record(msg.node_id):
+        if kind != Trouble.REFUSED:
+            self._end_early(kind, why if kind == Trouble.MISUSE else f"{worker}: {why}")
+        elif watch.others_record(msg.node_id):
             watch.lose(msg.node_id, f"it cannot record: {why.rstrip('.')}")
-        elif self._run is not None:
+        else:
             recording.current_test.code = msg.data["code"]
-            self._end_early(f"{worker} cannot record: {why.rstrip('.')}", failed=True)
+            self._end_early(Trouble.BROKEN, f"{worker} cannot record: {why.rstrip('.')}")
 
     def _look_after_users(self, runner: Runner, run: LocustRun) -> None:
         """Notice that fewer users are running than were asked for."""
@@ -215,7 +209,7 @@ class Coordinator:
             return
         self._short = self._short or now()
         if now() - self._short > (REPORTED_NS if isinstance(runner, MasterRunner) else GONE_NS):
-            run.levels.miss(self._announced, gone)
+            run.levels.miss(gone)
 
     def _refuse(self, error: Exception) -> None:
         """Say why the test cannot begin, and end it; end the process too, unless there is a web UI to try again."""
@@ -236,13 +230,13 @@ class Coordinator:
         runner, run = self._runner, self._run
         if run is None or runner is None:
             return CurrentLevel(0, steady=runner is None)
-        return CurrentLevel(run.levels.index(runner.target_user_count), steady=runner.state == STATE_RUNNING)
+        users = runner.target_user_count
+        return CurrentLevel(run.levels.index(users), steady=users > 0 and runner.state == STATE_RUNNING)
 
     def _follow(self, runner: Runner, run: LocustRun) -> None:
         """Notice when another number of users is asked for."""
         while self._run is run:  # a killed greenlet may run once more
             if runner.target_user_count != self._announced:
-                run.levels.ramp()
                 self._announce(runner, run, steady=False)
             elif self._steady and self._at_work() != self._shares:  # a worker reported its users late
                 self._announce(runner, run, steady=True)
@@ -256,7 +250,7 @@ class Coordinator:
             running: dict[str, int] = self._runner.target_user_classes_count
             ours = sum(running.get(name, 0) for name in self._run.user_targets)
             self._run.levels.reached(self._runner.target_user_count, ours)
-            self._announce(self._runner, self._run, steady=True)
+            self._announce(self._runner, self._run, steady=self._runner.target_user_count > 0)
 
     def _announce(self, runner: Runner, run: LocustRun, *, steady: bool) -> None:
         """Tell every process with users the current level and its own share of an open loop's schedule."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ from loadtest.wire.poller import Poller
 from loadtest.wire.sync_wire import Deadline
 
 READ, WRITE = 1, 2  # libev's event masks
-OVERDUE_S = 0.25  # between two looks for requests past their deadline; a nearer deadline gets a timer of its own
+OVERDUE_NS = 250_000_000  # between two looks for requests past their deadline where none is nearer: it may come nearer
 PORTION_NS = 8_000_000  # longest sending between two reads of the sockets: less than a token gap of fast streams
 EARLY_NS = 1_500_000  # a sleep may end 1 ms late: it is made so much shorter, and other greenlets run for the rest
 
@@ -60,8 +61,8 @@ class GeventWaiter(Waiter):
         epoll = get_original("select", "epoll") if sys.platform == "linux" else None  # gevent's patches hide epoll
         self._poller = Poller(HubReaders(), ticks=stamps_wanted(), epoll=epoll)
         self._waiting: dict[int, tuple[Deadline, Switch[bool]]] = {}
-        self._overdue: Any = self._loop.timer(OVERDUE_S, OVERDUE_S)
-        self._soon: Any = None
+        self._look: Any = None  # the timer of the next look for deadlines that have passed
+        self._look_due = math.inf  # monotonic ns
         self._burst: list[Switch[None]] = []
 
     def interrupt(self, thrown: type[GreenletExit]) -> None:
@@ -72,9 +73,8 @@ class GeventWaiter(Waiter):
 
     def close(self) -> None:
         """Let go of the hub; greenlets that still wait are not woken."""
-        self._overdue.close()
-        if self._soon is not None:
-            self._soon.close()
+        if self._look is not None:
+            self._look.close()
         self._poller.close()
 
     def pump(self, fd: int, step: Callable[[], bool], deadline: Deadline) -> bool:
@@ -141,35 +141,34 @@ class GeventWaiter(Waiter):
         self._poller.remove(fd)
 
     def _sleep(self, fd: int, switch: Switch[bool], deadline: Deadline) -> bool:
-        if not self._waiting:
-            self._overdue.start(self._wake_overdue, update=True)
         self._waiting[fd] = deadline, switch
-        timer: Any = None
-        if (left := deadline() - now()) < OVERDUE_S * 1e9:  # e.g. the wait for an answer's end, some ms
-            timer = self._loop.timer(max(left, 0) / 1e9)
-            timer.start(switch.switch, False, update=True)
+        self._look_at(deadline())
         try:
             return bool(_answer(switch))
         finally:
-            if timer is not None:
-                timer.close()
             del self._waiting[fd]
-            if not self._waiting:
-                self._overdue.stop()
+
+    def _look_at(self, due: float) -> None:
+        """Have deadlines looked at by `due`, and often enough to see one that has come nearer meanwhile."""
+        t = now()
+        due = min(due, t + OVERDUE_NS)
+        if due < self._look_due:
+            if self._look is not None:
+                self._look.close()
+            self._look_due = due
+            self._look = self._loop.timer(max(due - t, 0) * S_PER_NS)
+            self._look.start(self._wake_overdue, update=True)
 
     def _wake_overdue(self) -> None:
-        t, nearest = now(), OVERDUE_S * 1e9
+        self._look_due, nearest = math.inf, math.inf
+        t = now()
         for deadline, switch in list(self._waiting.values()):
-            if (left := deadline() - t) <= 0:
+            if (due := deadline()) <= t:
                 switch.switch(False)
             else:
-                nearest = min(nearest, left)
-        if self._soon is not None:
-            self._soon.close()
-            self._soon = None
-        if self._waiting and nearest < OVERDUE_S * 1e9:  # a user's patience ends before the next look
-            self._soon = self._loop.timer(nearest / 1e9)
-            self._soon.start(self._wake_overdue, update=True)
+                nearest = min(nearest, due)
+        if self._waiting:
+            self._look_at(nearest)
 
 
 def _answer(switch: Switch[Any]) -> Any:

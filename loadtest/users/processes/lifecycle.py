@@ -30,6 +30,7 @@ from loadtest.users.options import add_options
 from loadtest.users.processes import recording
 from loadtest.users.processes.coordinator import Coordinator
 from loadtest.users.processes.gevent_hub import kill_put_off
+from loadtest.users.processes.messages import Trouble
 from loadtest.users.processes.run import withhold_passwords
 from loadtest.users.processes.worker import LocustWorker
 
@@ -62,10 +63,10 @@ def _settle(**_: Any) -> None:
 def _end_at_misuse(user_instance: Any, exception: Exception, tb: TracebackType | None, **_: Any) -> None:
     """End the test where a task uses its client wrongly, and the user before Locust logs the traceback."""
     recorder, why = recording.current_test.recorder, misuse(exception)
-    if recorder is None or recorder.on_misuse is None or why is None:
+    if recorder is None or recorder.on_trouble is None or why is None:
         return
     user = getattr(user_instance, "user", user_instance)  # of a task set
-    recorder.on_misuse(f"user class {type(user).__name__} ({place_in_test(tb)}): {why}")
+    recorder.on_trouble(Trouble.MISUSE, f"user class {type(user).__name__} ({place_in_test(tb)}): {why}")
     raise StopUser
 
 

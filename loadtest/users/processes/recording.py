@@ -29,6 +29,7 @@ from loadtest.run_folder import RecordWriter, RunFolder, SampleWriter
 from loadtest.users.channel import Channel
 from loadtest.users.processes.gevent_hub import GeventBacklog, GeventHeartbeat, GeventWaiter
 from loadtest.users.processes.levels import CurrentLevel, Seen
+from loadtest.users.processes.messages import Trouble
 from loadtest.users.processes.user_target import UserTarget
 from loadtest.wire import kernel_stamping, now
 from loadtest.workloads.data_source import WORKER_STRIDE
@@ -153,17 +154,14 @@ class Recorder:
         users: int,
         source: str,
         current_level: Callable[[], CurrentLevel],
-        on_broken: Callable[[str], object] = lambda _: None,
-        on_hopeless: Callable[[str], object] = lambda _: None,
-        on_misuse: Callable[[str], object] | None = None,
+        on_trouble: Callable[[Trouble, str], object] | None = None,
     ) -> None:
         """Prepare everything for about `users` users of this process.
 
         `folder` None: nothing is written; `worker` keeps prompts of several processes apart; `source` names samples;
-        `on_broken` is told why, where the files cannot be written any more; `on_hopeless`, where too many requests in a row
-        have failed; `on_misuse`, where a task uses its client wrongly (None: Locust shows the traceback).
+        `on_trouble` is told what keeps the test from going on, and why (None: nobody is, and Locust shows a misuse's traceback).
         """
-        self.on_misuse = on_misuse
+        self.on_trouble = on_trouble
         room_for(None if any(one.open_loop for one in user_targets.values()) else users)
         self.current_level = current_level
         self.seen: Seen = set()
@@ -176,10 +174,9 @@ class Recorder:
         self._waiter = GeventWaiter()
         self._stack.callback(self._waiter.close)
         self.backlog = GeventBacklog()
-        self._on_hopeless = on_hopeless
         self._failed = FailedInARow(_failures_allowed(user_targets.values()))
         self._simulated = next(filter(None, (one.target.server.simulated for one in user_targets.values())), None)
-        self.ledger = self._open_ledger(folder, str(worker), source, on_broken)
+        self.ledger = self._open_ledger(folder, str(worker), source)
         numbers = itertools.count(worker * WORKER_STRIDE)
         self.user_numbers = itertools.count(worker * WORKER_STRIDE)
         different = {id(one): one for one in user_targets.values()}  # several classes may share a target
@@ -196,9 +193,7 @@ class Recorder:
         gc.freeze()  # a full collection over everything imported is a pause of 10 to 30 ms
         self.heartbeat.start()
 
-    def _open_ledger(
-        self, folder: RunFolder | None, worker: str, source: str, on_broken: Callable[[str], object]
-    ) -> Ledger:
+    def _open_ledger(self, folder: RunFolder | None, worker: str, source: str) -> Ledger:
         records: RecordWriter | None = None
         samples: SampleWriter | None = None
         if folder is not None:
@@ -212,15 +207,19 @@ class Recorder:
             samples=samples,
             stops=(GreenletExit, KeyboardInterrupt, SystemExit),
             on_record=[self._recorded],
-            on_broken=on_broken,
+            on_broken=lambda why: self._tell(Trouble.BROKEN, why),
         )
 
     def _recorded(self, name: str, record: Record) -> None:
         """Say where too many requests in a row were failures, and tell the listeners of a record."""
         if (why := self._failed.hopeless(record)) is not None:
-            self._on_hopeless(why)
+            self._tell(Trouble.HOPELESS, why)
         for listener in record_listeners:
             listener(name, record)
+
+    def _tell(self, kind: Trouble, why: str) -> None:
+        if self.on_trouble is not None:
+            self.on_trouble(kind, why)
 
     def channel(self, class_name: str) -> Channel:
         if (channel := self._by_class.get(class_name)) is None:

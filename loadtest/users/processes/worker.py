@@ -20,7 +20,7 @@ from loadtest.errors import NOT_TO_BE_BELIEVED, RunFolderError, ScenarioError, T
 from loadtest.run_folder import RunFolder
 from loadtest.users.processes import recording
 from loadtest.users.processes.levels import CurrentLevel
-from loadtest.users.processes.messages import ENDED, FINISH, LEVEL, RUN, TROUBLE
+from loadtest.users.processes.messages import ENDED, FINISH, LEVEL, RUN, TROUBLE, Trouble
 from loadtest.users.processes.user_target import UserTarget
 from loadtest.users.results.live_figures import board
 from loadtest.wire import now
@@ -77,7 +77,7 @@ class LocustWorker:
         except Exception as error:  # noqa: BLE001 - Locust would go on without us
             why, code = recording.why_not(error), exit_code_of(error)
             logger.error("this worker cannot record: %s", why)  # noqa: TRY400 - the traceback of ours is logged
-            self._runner.send_message(TROUBLE, {"why": why, "refused": True, "code": code})
+            self._runner.send_message(TROUBLE, {"kind": Trouble.REFUSED, "why": why, "code": code})
             recording.current_test.code = code
             gevent.spawn(self._runner.quit)
             raise GreenletExit from None
@@ -137,9 +137,7 @@ class LocustWorker:
             users=self._told["users"],
             source=f"driver-{index}",
             current_level=self._current_level,
-            on_broken=lambda why: self._runner.send_message(TROUBLE, {"why": why, "refused": False, "failed": True}),
-            on_hopeless=lambda why: self._runner.send_message(TROUBLE, {"why": why, "refused": False, "failed": False}),
-            on_misuse=lambda why: self._runner.send_message(TROUBLE, {"why": why, "misuse": True}),
+            on_trouble=lambda kind, why: self._runner.send_message(TROUBLE, {"kind": kind, "why": why}),
         )
 
     def _finish(self, msg: Message, **_: Any) -> None:

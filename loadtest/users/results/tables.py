@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from loadtest.analyse.figures.cost import Prices, by_hour
+from loadtest.analyse.findings.measured_on import simulated_mark
 from loadtest.doubts import VOID
 from loadtest.grid import Grid
 from loadtest.run_folder import RunFolder
-from loadtest.text import UNKNOWN, counted, number, profile_at_speed
+from loadtest.text import UNKNOWN, counted, number
 
 Groups = tuple[tuple[str, tuple[tuple[str, str, int], ...]], ...]
 # The columns: a heading, then (part, key of Figures.row, factor) for each column; factor 1000 shows seconds as ms.
@@ -38,15 +39,11 @@ BoardRows = list[dict[str, Any]]
 def simulated_profile(facts: dict[str, Any]) -> str | None:
     """Return profile and speed of the simulated server of a run (its run.json), None for a real or unknown one.
 
-    Beside real servers those that are simulated are named.
+    Of several servers that are not all simulated alike each simulated one is named.
     """
-    simulated = (facts.get("server") or {}).get("simulated")
-    servers = {one["url"]: (one.get("server") or {}).get("simulated") for one in facts.get("targets") or ()}
-    profiles = {url: profile for url, profile in servers.items() if profile}
-    if len(profiles) < len(servers):
-        return "; ".join(f"{url} alone, {profile_at_speed(profile)}" for url, profile in profiles.items()) or None
-    first = simulated or next(iter(profiles.values()), None)
-    return profile_at_speed(first) if first else None
+    servers = [{"name": one["url"], "server": one.get("server")} for one in facts.get("targets") or ()]
+    mark = simulated_mark({"groups": servers, "simulated": (facts.get("server") or {}).get("simulated")})
+    return mark and mark.removeprefix("simulated: ")
 
 
 def board_cell(value: float | None, factor: int) -> str:

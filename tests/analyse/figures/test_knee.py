@@ -148,9 +148,9 @@ def test_output_is_said_to_grow_only_where_intervals_part(last: float, grows: bo
         )
 
 
-def test_two_levels_or_open_loops_have_no_knee() -> None:
+def test_two_loads_or_open_loops_have_no_knee() -> None:
     open_loop = but(level(8, 62, 1), rate=2.0)
-    found, reason = knee.knee([level(1, 25, 1), level(4, 62, 1), open_loop])
+    found, reason = knee.knee([level(1, 25, 1), level(4, 62, 1), level(1, 26, 1), open_loop])  # was "here are 3"
     assert found is None
     assert reason is not None
     assert "here are 2" in reason

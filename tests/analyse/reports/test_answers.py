@@ -316,10 +316,10 @@ def test_the_command_runs_the_same_again(tmp_path: Path) -> None:
     make(tmp_path / "chosen", users=(1,), scenario=SCENARIO, target={"url": "http://gpu:11434", "model": "a:1b"})
     assert "--model a:1b" in str(command(analyse(tmp_path / "chosen").run))
     options = {"save_text": True, "header": ["X-A: ${A}"]}
-    locust = {"files": ["tests/a b.py"], "user_classes": ["Chat"], "spawn_rate": 2.0, "options": options}
+    locust = {"files": ["tests/a b.py"], "user_classes": ["Chat"], "spawn_rate": 2.0, "options": options, "workers": 2}
     make(tmp_path / "locust", users=(1,), locust=locust)
     assert command(analyse(tmp_path / "locust").run) == (
-        "locust -f 'tests/a b.py' Chat --headless --host http://127.0.0.1:11434 -u 1 -r 2 --save-text true --header 'X-A: ${A}'"
+        "locust -f 'tests/a b.py' Chat --headless --host http://127.0.0.1:11434 -u 1 -r 2 --processes 2 --save-text true --header 'X-A: ${A}'"
     )
     make(tmp_path / "by-hand", users=(1, 2), locust={"locustfile": "a.py", "user_classes": ["Chat"]})
     assert command(analyse(tmp_path / "by-hand").run) is None  # users were added in mid-test
