@@ -41,6 +41,8 @@ _MISSING: dict[str, tuple[Any, ...]] = {
     key.name: (None, [], key.default) for key in keys_of(Scenario) if key.name in ASKED
 }
 REQUESTS_A_USER = "requests_a_user"  # of a closed loop's level: how much of it is ramp and drain follows from it
+OTHER_COUNTS = "the runs differ in requests a user"
+ALL_THE_SAME = f"--across {REQUESTS_A_USER} compares all the same"
 
 Levels = tuple[LevelData, ...]  # of summary.json, one a run
 ModelAndUrl = tuple[str, str]  # a model and its URL
@@ -224,10 +226,7 @@ def requests_a_user(
     said = f"requests a user ({counts[0]:g} → {counts[-1]:g}) at {level[0]['label']}"
     if REQUESTS_A_USER in across:
         return "", f"Differs: {said}."
-    return (
-        "the runs differ in requests a user",
-        f"Differs: {said}; no verdict (--across {REQUESTS_A_USER} compares all the same).",
-    )
+    return OTHER_COUNTS, f"Differs: {said}; no verdict ({ALL_THE_SAME})."
 
 
 def _planned_each(run: RunData, level: LevelData) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from loadtest.analyse.comparison.comparable import ALL_THE_SAME, OTHER_COUNTS
 from loadtest.analyse.comparison.compare import BETTER, FAMILY_ERROR, NOT_COMPARABLE, SAME, TOO_FEW, WORSE, Change
 from loadtest.analyse.comparison.compare_report import change_text
 from loadtest.analyse.comparison.differences import NOISE_FROM
@@ -190,7 +191,9 @@ def unjudged(many: Many) -> list[str]:
         for (letter, why), levels in void.items()
     ]
     reasons = grouped(dict.fromkeys((why, pair.name) for pair in many.pairs for why in _why_unjudged(pair, own)))
-    said += [f"No verdict on {', '.join(pairs)}{at}: {reason}." for (reason, at), pairs in reasons.items()]
+    for (reason, at), pairs in reasons.items():
+        hint = f" ({ALL_THE_SAME})" * (reason == OTHER_COUNTS)
+        said.append(f"No verdict on {', '.join(pairs)}{at}: {reason}{hint}.")
     for entry in many.entries:
         said += [f"{entry.letter}: {trouble}" for trouble in entry.analysis.run.trouble]
     return said

@@ -47,6 +47,7 @@ def folder(tmp_path: Path) -> Folder:
         slower: float = 0.0,
         seed: int = 0,
         users: tuple[int, ...] = (2, 8),
+        each: int = 8,
         slots: int = 4,
         model: str = "llama3.1:8b",
         quantization: str = "Q4_0",
@@ -55,7 +56,7 @@ def folder(tmp_path: Path) -> Folder:
         asked: dict[str, Any] | None = None,
         **facts: Any,
     ) -> Path:
-        loads = [Load(users=count, requests=8 * count, prompt=(128, 128), output=(64, 64)) for count in users]
+        loads = [Load(users=count, requests=each * count, prompt=(128, 128), output=(64, 64)) for count in users]
         played = play(TIMING.scaled(1 + slower), loads, slots=slots, seed=seed)
         here = {"model": model, "quantization": quantization, "server": f"ollama {version}", "warm_cache": False}
         said = {
@@ -136,6 +137,14 @@ def test_settings_name_runs_and_other_work_gets_no_verdict(folder: Folder) -> No
     )
     assert any("the runs differ in prompt (made up → data)" in said for said in many_report.unjudged(other))
     assert verdict(many(*runs, across=frozenset(["prompt"])), "A → B", "output_tokens_per_s") == WORSE
+
+
+def test_runs_of_other_numbers_of_requests_are_told_how_to_compare_them(folder: Folder) -> None:
+    """One measured with --slo, which says how many requests a level has, and one without."""
+    said = many_report.unjudged(many(folder("few"), folder("many", each=12, seed=1)))
+    assert said == [
+        "No verdict on A → B: the runs differ in requests a user (--across requests_a_user compares all the same)."
+    ]
 
 
 def test_a_name_says_what_a_run_lacks_only_where_nothing_else_tells_it_apart(folder: Folder) -> None:
