@@ -31,7 +31,7 @@ _SAME = {
     ),
     "tool_calls": ("tool tools function", "call calls use"),
     "content_filter": (
-        "filter filtered safety sensitive recitation prohibited blocklist blocked spii refusal refused guardrail guardrails policy armor",
+        "filter filtered safety sensitive recitation prohibited blocklist blacklist blocked spii refusal refused guardrail guardrails policy armor",
         "content image output text model intervened violation moderation",
     ),
 }
