@@ -77,7 +77,7 @@ def _draw_figure(
     style.plain(axes.yaxis)
     style.load_axis(axes, users, axis_of(levels))
     slots = analysis.believed_slots.number
-    if slots is not None and min(users) <= slots < max(users) and not any(level.is_open for level in levels):
+    if slots is not None and min(users) <= slots < max(users) and all(level.fills_slots for level in levels):
         style.slots_line(axes, slots, slots)
 
 
