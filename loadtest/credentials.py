@@ -16,7 +16,8 @@ from urllib.parse import quote, unquote
 
 from loadtest.errors import ScenarioError, TargetError
 from loadtest.text import encodable
-from loadtest.urls import BLANKS_AND_QUOTES, KEPT_APART, Address, deployment_of, loopback, origin, parse_url
+from loadtest.url_keys import KEPT_APART, has_secrets
+from loadtest.urls import BLANKS_AND_QUOTES, Address, deployment_of, loopback, origin, parse_url
 
 KEY_VARIABLES = {  # by API: the variables that a key is read from, the first one that is set
     "ollama": ("OLLAMA_API_KEY", "OPENAI_API_KEY"),
@@ -160,11 +161,11 @@ def read_key(name: str, env: Mapping[str, str] = os.environ, *, blanks: bool = F
 
 
 def withhold(text: str, env: MutableMapping[str, str] = os.environ) -> str:
-    """Return a URL without its user:pass and its query's keys, which the environment keeps for this process and its children.
+    """Return a URL without its user:pass and its keys, which the environment keeps for this process and its children.
 
-    A text without @ and ? is returned unchanged. Raises TargetError for another text that is not a server's URL.
+    A text without any is returned unchanged. Raises TargetError for another text that is not a server's URL.
     """
-    if "@" not in text and "?" not in text:
+    if not has_secrets(text):
         return text
     address = parse_url(text)
     keep_apart(address, env)
@@ -172,7 +173,7 @@ def withhold(text: str, env: MutableMapping[str, str] = os.environ) -> str:
 
 
 def keep_apart(address: Address, env: MutableMapping[str, str] = os.environ) -> None:
-    """Remember a URL's user:pass and its query's keys in the environment."""
+    """Remember a URL's user:pass and its keys in the environment."""
     env.update(address.keys)
     if address.userinfo:
         keep_userinfo(address.base, address.userinfo, env)

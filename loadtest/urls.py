@@ -6,7 +6,6 @@ import ipaddress
 import os
 import re
 import unicodedata
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
 from loadtest.errors import TargetError
 from loadtest.text import shown
+from loadtest.url_keys import PLACEHOLDER, keys_in_path_apart, keys_in_query_apart, without_secrets
 
 OLLAMA_PORT = 11434
 # blanks and quotes around a value, as Ollama drops them; a BOM from an .env file too
@@ -55,25 +55,17 @@ _SLASHES = re.compile(r"(?<!:)/{2,}")  # which no server means; behind a colon a
 _PORT = "its port is not a number between 1 and 65535"
 _UNIX = re.compile(r"(?:http\+)?unix:(?=/)", re.IGNORECASE)
 _UNIX_GIVEN = re.compile(r"(?:http\+)?unix:(?!\d+(?:/|$))", re.IGNORECASE)  # a port behind it would make it a host
-# Names of a query's values that are keys; with borders between words, for api-version, max_tokens and monkey are none.
-_KEY_NAME = re.compile(
-    r"(?:^|[-_.]|(?-i:(?<=[a-z0-9])(?=[A-Z])))(?:(?:api|app|access|user|subscription|secret)?-?key|code|(?:access|auth)?token|jwt"
-    r"|bearer|(?:client)?secret|sig|signature|hmac|pass|passw(?:or)?d|pwd|auth|authorization|credentials?|session(?:id)?|ticket)$",
-    re.IGNORECASE,
-)
-KEPT_APART = "LOADTEST_URL_KEY_"  # begins the name of a variable that holds a value taken out of a URL's query
-_PLACEHOLDER = re.compile(rf"\$({KEPT_APART}[0-9a-f]{{8}})")
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
     """A server's URL in parts."""
 
-    # scheme://host:port/prefix?query, where the query's keys are replaced by names; unix:/socket:/prefix for a unix socket.
+    # scheme://host:port/prefix?query, where keys are replaced by names; unix:/socket:/prefix for a unix socket.
     base: str
     endpoint: str  # the path of ENDPOINT_PATHS or of OTHER_ENDINGS that the URL ended in, else ""
     userinfo: str  # user:pass before the host, percent-encoded as given, else ""
-    keys: tuple[tuple[str, str], ...] = ()  # names and values of the query's keys, percent-encoded as given
+    keys: tuple[tuple[str, str], ...] = ()  # names and values of its keys, percent-encoded as given
 
     @property
     def asks(self) -> tuple[str | None, str | None]:
@@ -126,7 +118,7 @@ def deployment_of(base: str) -> str | None:
 
 
 def with_keys(url: str, env: Mapping[str, str] = os.environ) -> HttpUrl:
-    """Return a URL as it is requested: with the keys of its query, which the environment holds; not to be shown.
+    """Return a URL as it is requested: with its keys, which the environment holds; not to be shown.
 
     Raises TargetError where the environment lacks one.
     """
@@ -136,7 +128,7 @@ def with_keys(url: str, env: Mapping[str, str] = os.environ) -> HttpUrl:
             raise TargetError(f"{shown(url)} needs a key that this process does not have; set {found[1]} to it.")
         return env[found[1]]
 
-    filled = _PLACEHOLDER.sub(value, url)
+    filled = PLACEHOLDER.sub(value, url)
     if not _UNIX.match(filled):
         return HttpUrl(filled, None)
     socket, _, prefix = filled.partition(":")[2].partition(":")
@@ -179,11 +171,12 @@ def parse_url(text: str) -> Address:
     if "@" in parts.query:
         raise TargetError(f"{quoted} has an @ in its query; write %40 for it, and %3F for a ? in a password.")
     prefix, endpoint = _path(parts.path, quoted)
+    prefix, hidden = keys_in_path_apart(prefix, place)
     if prefix and _UNIX.match(place):
         prefix = f":{prefix}"
-    query, keys = _keys_apart(parts.query, place + prefix)
+    query, keys = keys_in_query_apart(parts.query, place + prefix)
     base = f"{place}{prefix}{f'?{query}' if query else ''}"
-    return Address(base, endpoint, parts.netloc.rpartition("@")[0], keys)
+    return Address(base, endpoint, parts.netloc.rpartition("@")[0], hidden + keys)
 
 
 def _no_url_at_all(given: str) -> str | None:
@@ -221,42 +214,6 @@ def _unix_socket(given: str, quoted: str) -> tuple[str, SplitResult]:
     if not socket.startswith("/") or socket.endswith("/") or "\0" in socket:
         raise TargetError(f"{quoted} names no socket: write its whole path, like unix:/run/server.sock.")
     return f"unix:{quote(socket)}", urlsplit(behind)
-
-
-def _keys_apart(query: str, place: str) -> tuple[str, tuple[tuple[str, str], ...]]:
-    """Return a query with names in place of its keys, and names and keys."""
-    parts, keys = [], []
-    for part in query.split("&"):
-        name, equals, value = part.partition("=")
-        if value and _KEY_NAME.search(unquote(name)) and not _PLACEHOLDER.fullmatch(value):
-            variable = f"{KEPT_APART}{zlib.crc32(f'{place}?{name}'.encode()):08x}"
-            keys.append((variable, value))
-            value = f"${variable}"
-        parts.append(f"{name}{equals}{value}")
-    return "&".join(parts), tuple(keys)
-
-
-def without_secrets(text: str) -> str:
-    """Return a text, which may be a URL, without its userinfo and without a query's values; never raises."""
-    scheme, found, rest = text.partition("://")
-    if not found:
-        scheme, rest = "", text
-    if "@" in rest:  # up to the last @: a password may hold any character
-        rest = rest.rpartition("@")[2]
-    path = re.split(r"[?#]", rest, maxsplit=1)[0]
-    return f"{scheme}{found}{path}{f'{rest[len(path)]}…' if len(rest) > len(path) else ''}"
-
-
-def without_passwords(text: str) -> str:
-    """Return a sentence without the user:pass of any URL in it, be it one that was taken for a path and lost a slash."""
-    return re.sub(r"(://|\w\w:/)[^/\s]*@", r"\1", text)
-
-
-def userinfo_apart(url: str) -> tuple[str, str]:
-    """Return a URL without its user:pass, and the user:pass, percent-encoded, or ""."""
-    parts = urlsplit(url)
-    userinfo, _, place = parts.netloc.rpartition("@")
-    return parts._replace(netloc=place).geturl() if userinfo else url, userinfo
 
 
 def is_socket(text: str) -> bool:

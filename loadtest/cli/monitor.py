@@ -20,7 +20,8 @@ from loadtest.credentials import withhold
 from loadtest.errors import ScenarioError
 from loadtest.monitor import process
 from loadtest.scenario import MOST_S, ConnectionKeys
-from loadtest.urls import base_url, without_secrets
+from loadtest.url_keys import without_secrets
+from loadtest.urls import base_url
 
 SHORTEST_EVERY_S = 0.05  # between samples
 MOST_IDLE_S = 3600

@@ -126,6 +126,7 @@ class End(StrEnum):
 
     MARK = "mark"  # nothing of the answer follows: done:true, [DONE]
     FINISH = "finish"  # the text is over: a finish_reason; counts and a mark may follow
+    FAILED = "failed"  # something went wrong; words on it may follow, and no text
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +146,11 @@ class Decoder(Protocol):
     @property
     def events(self) -> ContentEvents:
         """What came so far; whole once the decoder is closed."""
+        ...
+
+    @property
+    def failed(self) -> bool:
+        """Whether what came so far has said that something went wrong."""
         ...
 
     def feed(self, data: bytes) -> None:

@@ -20,6 +20,7 @@ from loadtest.credentials import VARIABLE
 from loadtest.errors import ScenarioError
 from loadtest.scenario.files import is_file, read_text
 from loadtest.scenario.values import short_repr
+from loadtest.url_keys import has_key
 
 MOST_BODY = 16 << 20  # bytes
 MOST_LINE = 16_384  # characters of a header or of a query
@@ -169,6 +170,10 @@ def check_path(path: str) -> None:
         raise ScenarioError(
             "path must begin with / and hold no blank, # or character beyond ASCII, like /v1/chat/completions, not "
             f"{short_repr(path)}."
+        )
+    if has_key(path):
+        raise ScenarioError(
+            "path holds what looks like a key; put it into the URL, which keeps its keys out of all files."
         )
 
 

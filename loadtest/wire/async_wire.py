@@ -160,9 +160,15 @@ class AsyncWire(Shell):
             return ConnectFailure.of(error)
         return self._addresses.put(place, [(family, address) for family, _, _, _, address in found])
 
-    async def _join(self, sock: socket.socket, address: SocketAddress, until: float) -> None:
-        async with _timeout(until):
-            await asyncio.get_running_loop().sock_connect(sock, address[1])
+    async def _writable(self, fd: int, until: float) -> None:
+        loop = asyncio.get_running_loop()
+        writable: asyncio.Future[None] = loop.create_future()
+        loop.add_writer(fd, _set_done, writable)
+        try:
+            async with _timeout(until):
+                await writable
+        finally:
+            loop.remove_writer(fd)
 
     async def _pump(self, fd: int, step: Callable[[], bool], until: float) -> None:
         loop = asyncio.get_running_loop()

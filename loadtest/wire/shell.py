@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import ssl
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from socket import socket
+from socket import SO_ERROR, SOL_SOCKET, socket
 from typing import Any, Self
 
 import httpx
@@ -27,6 +30,9 @@ from loadtest.wire.connecting.address import (
 from loadtest.wire.connecting.hops import MOST_REFUSAL, Hop, hop_to
 from loadtest.wire.connection import Connection, Pool
 from loadtest.wire.order import HungUpError, Order, Timeouts
+
+ALONE_NS, TURN_NS = 250_000_000, 20_000_000  # how long the first of several addresses is tried alone; each in its turn
+_CONNECTING = (errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EALREADY)
 
 
 class Call:
@@ -181,39 +187,66 @@ class Shell:
         return connection
 
     async def _reach(self, origin: Origin, until: float, limit: float | None) -> Connection:
-        """Return a connection to the first address of `origin` that takes one."""
+        """Return a connection to the first address of `origin` that takes one.
+
+        While the first does not answer, the others are tried as well, in turns (RFC 8305): a name may have an address that
+        leads nowhere, such as ::1 for localhost.
+        """
         failures: list[ConnectFailure] = []
         proxy = self.proxy_to(origin)
         place = origin if proxy is None else Origin(*proxy.place)
         found = self._addresses.get(place) or await self._look_up(place, until)
         if isinstance(found, ConnectFailure):
             raise connect_error(origin, [found], limit, proxy)
-        for i, address in enumerate(found):
-            # An address that does not answer must leave time for those behind it.
-            share = now() + (until - now()) / (len(found) - i)
-            try:
-                connection = await self._open(origin, address, share)
-            except OSError as error:  # TimeoutError is one
-                failures.append(ConnectFailure.of(error))
-            else:
-                self._addresses.worked(place, address)
-                return connection
+        turns, turn, sockets = deque(found), ALONE_NS, dict[SocketAddress, socket]()
+        try:
+            while turns:
+                address = turns.popleft()
+                # An address that does not answer, or a proxy there, must leave time for the others.
+                share = now() + (until - now()) / (len(turns) + 1)
+                turn_ends, turn = min(share, now() + turn) if turns else share, TURN_NS
+                try:
+                    if address not in sockets:
+                        sockets[address] = open_socket(address[0])
+                    connection = await self._open(origin, sockets[address], address, turn_ends, share)
+                except OSError as error:  # TimeoutError is one
+                    failures.append(ConnectFailure.of(error))
+                    continue
+                if connection is not None:
+                    self._addresses.worked(place, address)
+                    del sockets[address]
+                    return connection
+                turns.append(address)
+        finally:
+            for sock in sockets.values():
+                sock.close()
         raise connect_error(origin, failures, limit, proxy)
 
-    async def _open(self, origin: Origin, address: SocketAddress, until: float) -> Connection:
-        """Return a connection for `origin` to `address`, the only place that opens one; raises OSError."""
-        sock = open_socket(address[0])
+    async def _open(
+        self, origin: Origin, sock: socket, address: SocketAddress, turn_ends: float, until: float
+    ) -> Connection | None:
+        """Return a connection for `origin` to `address`; None where that has not answered when its turn ends; raises OSError."""
         if origin.scheme == UNIX:
             self._expect_no_stamps()
         try:
-            await self._join(sock, address, until)
-            hop = hop_to(self.proxy_to(origin), origin)
-            if hop is not None:
-                await self._go_through(sock, hop, until)
-        except BaseException:
-            sock.close()
+            await self._join(sock, address, turn_ends)
+        except OSError as error:
+            if turn_ends < until and ConnectFailure.of(error).slow:
+                return None
             raise
+        hop = hop_to(self.proxy_to(origin), origin)
+        if hop is not None:
+            await self._go_through(sock, hop, until)
         return Connection(sock, origin, None if hop is None else hop.tls)
+
+    async def _join(self, sock: socket, address: SocketAddress, until: float) -> None:
+        """Connect a socket, be it once more; raises OSError."""
+        code = sock.connect_ex(address[1])
+        if code in _CONNECTING:
+            await self._writable(sock.fileno(), until)
+            code = sock.getsockopt(SOL_SOCKET, SO_ERROR)
+        if code not in (0, errno.EISCONN):
+            raise OSError(code, os.strerror(code))
 
     async def _go_through(self, sock: socket, hop: Hop, until: float) -> None:
         """Do with the proxy what comes before the first request; raises OSError, in the proxy's words where it refuses."""
@@ -270,8 +303,8 @@ class Shell:
         """Find the addresses of a name that is not resolved yet; return them, or why there are none."""
         raise NotImplementedError
 
-    async def _join(self, sock: socket, address: SocketAddress, until: float) -> None:
-        """Connect a socket; raises OSError."""
+    async def _writable(self, fd: int, until: float) -> None:
+        """Wait until `fd` takes bytes; raises TimeoutError."""
         raise NotImplementedError
 
     async def _pump(self, fd: int, step: Callable[[], bool], until: float) -> None:

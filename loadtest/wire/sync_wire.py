@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import select
 import socket
 import ssl
@@ -120,14 +118,9 @@ class SyncWire(Shell):
             return ConnectFailure.of(error)
         return self._addresses.put(place, [(family, address) for family, _, _, _, address in found])
 
-    async def _join(self, sock: socket.socket, address: SocketAddress, until: float) -> None:
-        code = sock.connect_ex(address[1])
-        if code in (errno.EINPROGRESS, errno.EWOULDBLOCK):
-            if not self.waiter.writable(sock.fileno(), lambda: until):
-                raise TimeoutError
-            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if code:
-            raise OSError(code, os.strerror(code))
+    async def _writable(self, fd: int, until: float) -> None:
+        if not self.waiter.writable(fd, lambda: until):
+            raise TimeoutError
 
     async def _pump(self, fd: int, step: Callable[[], bool], until: float) -> None:
         if not self.waiter.pump(fd, step, lambda: until):

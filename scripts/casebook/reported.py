@@ -102,6 +102,23 @@ for label, error in (
             error=SAID,
             text=TEXT,
         )
+    row(
+        f"{label} with an error before any text, then silence",
+        lambda w, n, error=error: streamed(w.raw(error), Then.HOLD, last=False),
+        dialects=OPENAI,
+        outcome="stream_error",
+        error=SAID,
+        within=1.8,
+    )
+for data in (b"data: %b", b'data: {"message":"%b"}'):
+    row(
+        f"an event named error before any text, {data.decode()!r}, then silence",
+        lambda w, n, data=data: streamed(b"event: error\n" + data % SAID.encode() + b"\n\n", Then.HOLD, last=False),
+        dialects=("openai-chat", "openai-responses"),
+        outcome="stream_error",
+        error=SAID,
+        within=1.8,
+    )
 row(
     "an error in comments, then silence",
     lambda w: streamed(*w.tokens(), b"event: error\n: %b\n\n" % SAID.encode(), Then.HOLD, last=False),

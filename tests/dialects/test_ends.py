@@ -36,9 +36,9 @@ LINES: list[tuple[Dialect, str, End | None]] = [
     (V1, "[DONE]", End.MARK),
     (V1, "\ufeffdata: [DONE]", End.MARK),
     (V1, "event: done", End.MARK),
-    (V1, "event: error", End.FINISH),
-    (MESSAGES, "event: error", End.FINISH),
-    (RESPONSES, "event: stream_error", End.FINISH),
+    (V1, "event: error", End.FAILED),
+    (MESSAGES, "event: error", End.FAILED),
+    (RESPONSES, "event: stream_error", End.FAILED),
     (V1, 'error: {"message":"m"}', End.MARK),
     (V1, 'data: {"error":{"message":"m"}}', End.MARK),
     (V1, 'data: {"choices":[{"delta":{"content":"[DONE]"},"finish_reason":null}]}', None),
@@ -111,6 +111,36 @@ def test_what_an_event_named_an_error_says_is_waited_for(dialect: Dialect) -> No
     decoder = dialect.decoder()
     decoder.feed(received.reads().body)
     assert "too many" in (decoder.close().error or "")
+
+
+@pytest.mark.parametrize("dialect", [V1, RESPONSES, MESSAGES, CHAT], ids=lambda one: one.name)
+@pytest.mark.parametrize(
+    "body",
+    [
+        'event: error\ndata: {"message":"busy"}\n\n',
+        "event: error\ndata: busy\n\n",
+        'data: {"code":503,"message":"busy"}\n\n',
+        '{"code":503,"message":"busy"}\n',
+    ],
+)
+def test_behind_an_error_no_text_is_waited_for(dialect: Dialect, body: str) -> None:
+    """Servers leave open what they have failed; behind a finish_reason before any text, text is waited for for 10 s."""
+    received = recorded.request(dialect).received
+    received.add(HEAD + b"%x\r\n%b\r\n" % (len(body), body.encode()), [], 0)
+    received.look()
+    assert received.until == 1000 * MS
+    decoder = dialect.decoder()
+    decoder.feed(received.reads().body)
+    assert decoder.close().error == "busy"
+
+
+@pytest.mark.parametrize("dialect", [V1, CHAT], ids=lambda one: one.name)
+@pytest.mark.parametrize("body", ['data: {"message":"number 3 in the queue"}\n\n', '{"status":"queued","code":102}\n'])
+def test_words_that_are_no_error_end_no_silence(dialect: Dialect, body: str) -> None:
+    received = recorded.request(dialect).received
+    received.add(HEAD + b"%x\r\n%b\r\n" % (len(body), body.encode()), [], 0)
+    assert not received.look()
+    assert received.until is None
 
 
 @pytest.mark.parametrize("size", [1, 5000])

@@ -48,6 +48,27 @@ def test_an_error_is_read_in_the_charset_that_its_content_type_names(charset: st
     assert http_sentence(500, frame.format(words).encode(), said) == expected  # some servers name one and send UTF-8
 
 
+@pytest.mark.parametrize("charset", ["gbk", "shift_jis"])
+@pytest.mark.parametrize("frame", ['{{"error":{{"message":"{}"}}}}', '{{"detail": "{}"}}'])
+def test_words_in_a_charset_that_nobody_names_are_not_guessed(charset: str, frame: str) -> None:
+    body = frame.format(
+        "\u6a21\u578b\u4e0d\u5b58\u5728"
+        if charset == "gbk"
+        else "\u30e2\u30c7\u30eb\u304c\u3042\u308a\u307e\u305b\u3093"
+    )
+    assert http_sentence(400, body.encode(charset)) == (
+        "HTTP 400 with words in a charset that the server does not name"
+    )
+
+
+def test_the_words_of_a_long_error_in_xml_are_found() -> None:
+    head = "<soap:Header>" + "<h>x</h>" * 400 + "</soap:Header>"
+    fault = "<soap:Body><soap:Fault><faultstring>engine died</faultstring></soap:Fault></soap:Body>"
+    body = f"<?xml version='1.0'?><soap:Envelope>{head}{fault}</soap:Envelope>".encode()
+    assert http_sentence(500, body) == "HTTP 500: 'engine died'"
+    assert not_a_stream(body) == "the answer is an error in XML: 'engine died'"
+
+
 @pytest.mark.parametrize(
     ("page", "charset", "title"),
     [

@@ -43,6 +43,10 @@ class ToyDecoder:
         self._rest = b""
         self._end = 0
 
+    @property
+    def failed(self) -> bool:
+        return self._ending.error is not None
+
     def feed(self, data: bytes) -> None:
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:

@@ -31,8 +31,8 @@ class Reader(AnswerReader):
     def is_empty(self, line: bytes) -> bool:
         return self._is_empty(line)
 
-    def is_whole(self, tail: bytes) -> bool:
-        return False
+    def end_in(self, tail: bytes) -> None:
+        return None
 
 
 def feed(received: Received, reads: Sequence[tuple[int, bytes]], t_eof: int | None = None) -> list[tuple[int, bytes]]:

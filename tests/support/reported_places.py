@@ -44,6 +44,8 @@ from support.reported_kinds import ANOTHER, VOICE
 from support.reported_shapes import CALLED, of_sglang
 
 AGAIN = ("repeats the whole answer",)
+WARNED = [{"type": "UNSUITABLE_INPUT", "message": SAID}]
+GUARDED = {"id": "x", "object": "", "model": "m", "choices": [], "detections": {"input": []}, "warnings": WARNED}
 TALK = ("The", " cat", " sat", " on", " the", " mat", ".")
 WHOLE_CHOICE = {"index": 0, "delta": {}, "message": {"role": "assistant", "content": "abc"}, "finish_reason": "stop"}
 
@@ -308,6 +310,9 @@ COUNTED = {
         sse(A, B, C, finish(cost={"input": 1, "output": 2}, speed={"output_tokens_per_second": 9})) + DONE,
         **UNCOUNTED,
     ),
+    "a guardrail's warnings beside and behind the text (fms-guardrails)": Stream(
+        V1, sse(GUARDED, A, B, {**C, "warnings": ["old"]}) + sse(finish(), COUNTS, {**COUNTS, **GUARDED}) + DONE
+    ),
     "the last token behind the text": Stream(V1, sse(A, B, C | {"usage": usage(2)}, finish(usage=usage())) + DONE),
 }
 
@@ -333,6 +338,14 @@ ERRORS = {
         for name in ("failed", "timeout", "run.aborted")
     },
     "named errorText (AI SDK)": Stream(V1, sse(A, {"type": "error", "errorText": SAID}), "a", **UNENDED),
+    **{
+        f"a guardrail's warning, {word} (fms-guardrails)": Stream(V1, body, "", **{**UNENDED, **counts})
+        for word, body, counts in (
+            ("no choices", sse(GUARDED) + DONE, {}),
+            ("not streamed", json.dumps({**GUARDED, "usage": usage(0)}), {"output": 0, "prompt": 20}),
+            ("none of OpenAI's names", json.dumps({"input_token_count": 20, "warnings": WARNED}), {}),
+        )
+    },
     "SGLang's own, aborted": Stream(
         V1,
         sse(of_sglang("a", ABORTED)) + DONE,

@@ -64,6 +64,7 @@ GOOD = {
         "content_filter: RECITATION",
         "PROHIBITED_CONTENT",
         "BLOCKLIST",
+        "blacklist",
         "SPII",
         "refusal",
         "IMAGE_SAFETY",

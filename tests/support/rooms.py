@@ -8,6 +8,7 @@ ORDER = [
     "text",
     "grid",
     "templates",
+    "url_keys",
     "urls",
     "credentials",
     "scenario",

@@ -14,7 +14,7 @@ from support.made_servers import Answer, made, refuse
 
 from loadtest.errors import TargetError
 from loadtest.targets.server.model_list import listed_models
-from loadtest.targets.server.probe import Server, choose_model, probe
+from loadtest.targets.server.probe import Server, choose_model, probe, with_details
 
 ROW = {"id": "m", "object": "model", "owned_by": "x"}
 LISTED = {"object": "list", "data": [ROW]}
@@ -288,3 +288,21 @@ def test_an_answer_that_is_no_utf8_is_read_as_far_as_it_can_be() -> None:
     assert [model.name for model in look({"/v1/models": (200, {"Content-Type": "application/json"}, body)}).models] == [
         "m"
     ]
+
+
+def test_what_reads_images_for_a_model_is_not_the_model() -> None:
+    """The first context and the last number of layers counted, whosever they were."""
+    info = {
+        "clip.text.context_length": 77,
+        "general.architecture": "llama",
+        "general.parameter_count": 8_000_000_000,
+        "llama.block_count": 32,
+        "llama.context_length": 8192,
+        "vision.block_count": 24,
+    }
+    routes = {"/api/version": {"version": "0.24.0"}, "/api/tags": TAGS, "/api/show": {"model_info": info}}
+    with made(routes) as server, httpx.Client(trust_env=False) as client:
+        found = probe(client, server.url)
+        model = with_details(client, found, found.models[0])
+    assert model.trained_context == 8192
+    assert model.details["architecture"] == {"block_count": 32, "parameter_count": 8_000_000_000}

@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from loadtest.cli.options.scenario_options import file_and_url
-from loadtest.errors import TargetError
-from loadtest.urls import base_url, default_url, endpoint_url, loopback, parse_url, with_keys, without_secrets
+from loadtest.credentials import redacted
+from loadtest.errors import ScenarioError, TargetError
+from loadtest.scenario.request_additions import check_path
+from loadtest.url_keys import without_secrets
+from loadtest.urls import base_url, default_url, endpoint_url, loopback, parse_url, with_keys
 from loadtest.wire import Posts, Received
 
 
@@ -234,6 +237,50 @@ def test_keys_in_a_query_are_kept_apart() -> None:
     )
     with pytest.raises(TargetError, match="LOADTEST_URL_KEY_"):
         with_keys(url, {})
+
+
+KEYS_IN_PATHS = [
+    "/sk-abcdef0123456789abcdef/v1",
+    "/k/sk-or-v1-0a1b2c3d4e5f6a7b/v1",
+    "/token/s3cr3t-42/v1",
+    "/api-key/12345678/v1",
+    "/v2/aB3dE5gH7jK9mN1pQ3sT5vW7/v1",
+    "/openai/AIzaSyA0123456789abcdefghijklmnopqrst/v1",
+    "/keys/hf_a1b2c3d4e5f6g7h8i9",
+]
+OPEN_PATHS = [
+    "/openai/deployments/gpt-4o",
+    "/v1/0123456789abcdef0123456789abcdef/gateway/compat",
+    "/serving-endpoints/Llama-3.1-8B-Instruct",
+    "/v1/projects/my-project-12345/locations/us-central1/endpoints/openapi",
+    "/sk-learn/v1",
+    "/api/token/usage",
+    "/task-management-2024-01",
+    "/deployments/MetaLlama31InstructTurbo",
+    "/v2/vllm-abc123def456/openai",
+    "/Meta-Llama-3.1-405B-Instruct-Turbo",
+    "/keys/list",
+]
+
+
+@pytest.mark.parametrize("path", KEYS_IN_PATHS)
+def test_a_key_in_a_path_is_kept_apart(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = f"https://h{path}"
+    address = parse_url(given)
+    ((name, key),) = address.keys
+    assert key not in address.whole + without_secrets(given)
+    assert (parse_url(address.whole).base, parse_url(address.whole).keys) == (address.base, ())
+    assert with_keys(address.base, dict(address.keys)).url == given.removesuffix("/v1")
+    monkeypatch.setenv(name, key)
+    assert key not in redacted(f"no such key {key}")
+    with pytest.raises(ScenarioError, match="looks like a key"):
+        check_path(f"{path}/chat")
+
+
+@pytest.mark.parametrize("path", OPEN_PATHS)
+def test_ordinary_paths_are_shown(path: str) -> None:
+    assert parse_url(f"https://h{path}").keys == ()
+    assert without_secrets(f"https://h{path}") == f"https://h{path}"
 
 
 SECRETS = (

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import httpx
 import pytest
 from support.received import Reader
-from support.wire_client import KINDS, ask
+from support.wire_client import KINDS, WAITERS, ask
 from support.wire_server import CHUNKED, LAST, STREAM, Peer, answer, chunk, say, serving
 
 from loadtest import __version__
-from loadtest.wire import Order, Posts, Received, SyncWire, WallClock
-from loadtest.wire.connecting.address import Addresses, Origin
+from loadtest.wire import Order, Posts, Received, SyncWire, Timeouts, WallClock, shell
+from loadtest.wire.connecting.address import Addresses, Origin, SocketAddress
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -173,6 +176,34 @@ def test_all_addresses_of_a_name_are_tried_and_the_one_that_worked_first_from_th
         got = ask(kind, httpx.Request("GET", url), httpx.Request("GET", url), addresses=addresses)
     assert [one.error for one in got] == [None, None]
     assert addresses.get(origin) == [open_, refused]
+
+
+@contextmanager
+def hanging() -> Iterator[SocketAddress]:
+    """Listen where no further connection is taken: the accept queue is full."""
+    with socket.create_server(("127.0.0.3", 0), backlog=0) as full, socket.create_connection(full.getsockname()):
+        yield socket.AF_INET, full.getsockname()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others refuse what their queue has no place for")
+@pytest.mark.parametrize("turn", [None, 0], ids=["first", "in its second turn"])
+@pytest.mark.parametrize("kind", WAITERS)
+def test_an_address_that_hangs_keeps_no_other_waiting(
+    kind: str, turn: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ::1 of localhost may, where packets are dropped; without a limit none of the addresses is given up."""
+    if turn is not None:
+        monkeypatch.setattr(shell, "ALONE_NS", turn)
+        monkeypatch.setattr(shell, "TURN_NS", turn)
+    with serving(say(answer(b"a"))) as server, hanging() as one, hanging() as other:
+        origin, addresses = Origin("http", "three-addresses", server.port), Addresses()
+        open_ = (socket.AF_INET, ("127.0.0.1", server.port))
+        addresses.put(origin, [one, other, open_])
+        request = httpx.Request("GET", f"http://three-addresses:{server.port}")
+        (got,) = ask(kind, request, addresses=addresses, timeouts=Timeouts(connect=None))
+    assert (got.error, got.received.body()) == (None, b"a")
+    assert addresses.get(origin) == [open_, one, other]
+    assert server.connections == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from loadtest.dialects.answers.ends import row_of_line
-from loadtest.dialects.base import Dialect
+from loadtest.dialects.base import Dialect, End
 
 
 class AnswerReader:
@@ -48,11 +48,14 @@ class AnswerReader:
         decoder.feed(line + b"\n")
         return row_of_line(line) is not None and not decoder.events
 
-    def is_whole(self, tail: bytes) -> bool:
-        """Whether the last lines of an answer say that it is over; a reason with text behind it does not say so."""
+    def end_in(self, tail: bytes) -> End | None:
+        """Return what the last lines of an answer say of its end; a reason with text behind it says nothing of it."""
         if not self.ends.needles:
-            return False
+            return None
         decoder = self._dialect.decoder()
         decoder.feed(tail)
+        if decoder.failed:
+            return End.FAILED
         ending = decoder.close()
-        return ending.done and not ending.went_on and not (ending.whole and ending.finish_reason is None)
+        is_over = ending.done and not ending.went_on and not (ending.whole and ending.finish_reason is None)
+        return End.FINISH if is_over else None

@@ -59,6 +59,11 @@ class StreamDecoder:
         self._comment = b""  # comments in an event that is an error
         self._odd_line: bytes | None = None  # lines of an event stream that are no event's, at least one
 
+    @property
+    def failed(self) -> bool:
+        error = self._answer.ending.error
+        return error is not None and not server_errors.is_ours(error)
+
     def feed(self, data: bytes) -> None:
         lines, answer, at = self._lines.feed(data), self._answer, 0
         while at < len(lines) and not answer.over:

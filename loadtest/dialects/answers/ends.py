@@ -31,7 +31,7 @@ _SAME = {
     ),
     "tool_calls": ("tool tools function", "call calls use"),
     "content_filter": (
-        "filter filtered safety sensitive recitation prohibited blocklist blocked spii refusal refused guardrail guardrails policy armor",
+        "filter filtered safety sensitive recitation prohibited blocklist blacklist blocked spii refusal refused guardrail guardrails policy armor",
         "content image output text model intervened violation moderation",
     ),
 }
@@ -137,7 +137,9 @@ def end_said_by(line: bytes) -> End | None:
     """
     name, data = _field(line)
     if name == b"event":
-        return End.MARK if data == b"done" else End.FINISH if data in _LAST_NAMES or names_an_error(data) else None
+        if names_an_error(data):
+            return End.FAILED
+        return End.MARK if data == b"done" else End.FINISH if data in _LAST_NAMES else None
     if name == b"error" or (name == b"data" and is_done(data)):
         return End.MARK
     row = _row_of_field(name, data)

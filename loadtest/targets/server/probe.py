@@ -328,6 +328,11 @@ def with_details(client: httpx.Client, server: Server, model: ServedModel) -> Se
     if not facts:
         return model
     info = {as_text(key) or "": value for key, value in as_mapping(facts.get("model_info")).items()}
+    if (
+        family := as_text(info.get("general.architecture"))
+    ) is not None:  # beside it may stand what reads images for it
+        own = {key: value for key, value in info.items() if key.startswith((f"{family}.", "general."))}
+        info = own if any(key.startswith(f"{family}.") for key in own) else info
     trained = next((as_positive(value) for key, value in info.items() if key.endswith(".context_length")), None)
     details = {**model.details, **_model_details(facts.get("details")), "architecture": _architecture(info)}
     return replace(model, trained_context=trained, details=details)

@@ -22,7 +22,7 @@ from loadtest.scenario.request_additions import body_text, templates_of
 from loadtest.targets.run_facts import at_end, initial_facts, target_entry
 from loadtest.targets.server.control import control_client
 from loadtest.targets.target import loaded_facts
-from loadtest.urls import without_secrets
+from loadtest.url_keys import has_secrets, without_secrets
 from loadtest.users.open_loop import OpenLoopUser
 from loadtest.users.options import Settings
 from loadtest.users.processes.levels import ReachedLevels, Seen
@@ -80,7 +80,7 @@ def withhold_passwords(environment: Environment) -> None:
     holders: list[Any] = [environment, environment.parsed_options, *environment.user_classes]
     for holder in holders:
         for name, withheld in (("host", withhold), ("proxy", reach.without_login)):
-            if isinstance(url := getattr(holder, name, None), str) and ("@" in url or "?" in url):
+            if isinstance(url := getattr(holder, name, None), str) and has_secrets(url):
                 try:
                     setattr(holder, name, withheld(url))
                 except LoadTestError:

@@ -283,9 +283,9 @@ class Received:
         self._unframe()
         self._asked = len(self._handled)
         reader = self._reader
-        if self.success and self.marked is None and reader is not None and reader.is_whole(self._search.tail()):
+        if self.success and self.marked is None and reader is not None and (end := reader.end_in(self._search.tail())):
             last = self._latest(text=False)
-            self._mark(End.FINISH, self._ends[-1 if last is None else last])
+            self._mark(end, self._ends[-1 if last is None else last])
         return (self.marked, self.ended) != was
 
     def catch_up(self) -> None:
@@ -396,8 +396,8 @@ class Received:
         if self.marked is End.MARK:
             return
         i = bisect_left(self._ends, end)
-        self.marked, self._end_at, self._content_at = said, i, i
-        more = FINISH_NS if self.began else MOST_BEHIND_NS
+        self.marked, self._end_at, self._content_at = End.FINISH if said is End.FAILED else said, i, i
+        more = FINISH_NS if self.began or said is End.FAILED else MOST_BEHIND_NS
         self._quiet_ns = MARK_NS if said is End.MARK else min(self._quiet_ns + more, MOST_BEHIND_NS)
         self.until = self._handled[i] + self._quiet_ns
 

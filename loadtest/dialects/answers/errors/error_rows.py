@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from loadtest.dialects.answers.errors.error_words import WORDS, one_spelling
+from loadtest.dialects.answers.errors.error_words import WORDS, one_spelling, words_in
 from loadtest.dialects.answers.errors.server_errors import error_sentence
 
 _STATES = ("queued", "pending", "processing", "inprogress", "running")  # of a request that has no answer yet
@@ -98,7 +98,7 @@ def _is_state(key: str, value: int | str) -> bool:
 def message_alone(row: dict[str, Any]) -> str | None:
     """Return what a row says under a name of messages; for rows that have no error under any other name."""
     said = any(value and isinstance(value, str) and key in WORDS for key, value in one_spelling(row).items())
-    return error_sentence(row) if said else None
+    return error_sentence(row) if said or words_in(row.get("warnings")) else None
 
 
 def error_beside_choices(row: dict[str, Any]) -> str | None:

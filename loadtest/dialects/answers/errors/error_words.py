@@ -113,7 +113,6 @@ def _with_more(said: str, error: dict[str, Any], name: str, depth: int) -> str:
 
 
 LONGEST_PAGE = 65536  # bytes that are looked at
-LONGEST_XML = 2400
 
 _MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _CHARSET = re.compile(r"\b(?:charset|encoding)\s*=\s*[\"']?([\w.:-]+)", re.IGNORECASE)
@@ -177,7 +176,7 @@ def _bare(markup: str) -> str:
 
 def words_of_xml(body: bytes) -> str | None:
     """Return the message in an error as XML, as object stores and API gateways send it; None where the body is none."""
-    text = in_utf8(body[:LONGEST_XML]).decode(errors="replace")
+    text = in_utf8(body[:LONGEST_PAGE]).decode(errors="replace")
     if not text.lstrip().startswith("<") or (found := _XML_WORDS.search(text)) is None:
         return None
     return html.unescape(found[1]).strip()

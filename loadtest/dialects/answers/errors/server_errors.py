@@ -177,6 +177,8 @@ def http_sentence(status: int, body: bytes, headers: Mapping[str, str] | None = 
             text = f"{begin}: the server redirects to {where}; redirects are not followed, so give {url_to_give(where)}"
     else:
         text = _body_sentence(body) or _status_sentence(begin, body, said)
+        if 8 * text.count("\ufffd") > len(text):
+            text = f"{begin} with words in a charset that the server does not name"
     return text + when_to_retry(said)
 
 

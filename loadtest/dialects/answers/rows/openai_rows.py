@@ -6,7 +6,7 @@ from typing import Any
 
 from loadtest.dialects.answers import ends
 from loadtest.dialects.answers.decoded import OTHERS, Decoded, Rows, as_name
-from loadtest.dialects.answers.errors import error_rows
+from loadtest.dialects.answers.errors import error_rows, server_errors
 from loadtest.dialects.answers.rows.counts import (
     BEDROCK,
     MOST_TOKENS,
@@ -114,6 +114,8 @@ class OpenAIRows(Rows):
             holder = {name: row[name] for name in _BESIDE if name in row} if choices else row
             if any(texts := self._beside(holder, ("delta", "text", "result"), bool)):
                 self._add(texts, again=True)
+            elif not choices and (warnings := row.get("warnings")):  # of a guardrail that may let nothing through
+                self._answer.say_last(server_errors.as_json({"warnings": warnings}))
         self._numbers(row)
         ending = self._answer.ending
         if not ending.done and (
