@@ -201,5 +201,6 @@ def _print_advice(written: list[Path], analysis: Analysis, found: Advice) -> Non
     print_written(console, written)
     if promised := [path for path in written if path.name.endswith(PROMISE)]:
         of_locust = analysis.run.facts.get("driver") == "locust"
-        how = words.promise_sentence(found, str(promised[0]), command(analysis.run), of_locust=of_locust)
+        path = str(promised[0])
+        how = words.promise_sentence(found, path, command(analysis.run, path), of_locust=of_locust)
         console.print(Text(how), soft_wrap=True)
