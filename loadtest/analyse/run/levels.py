@@ -136,10 +136,15 @@ class LevelData(dict[str, Any]):
             return f"{low} to {high}"
         return f"{low} or more" if low == high else f"{low} to over {high}"
 
+    def is_bound(self, name: str, part: str) -> bool:
+        """Whether the figure is only what it is at least, as users left before the end of that wait."""
+        described = self.get(name)
+        return isinstance(described, Mapping) and part in described.get("at_least", ())
+
     def wait_in_words(self, name: str, part: str) -> str:
         """Return a wait for people: "> 10 s" where users left before its end."""
         value = self.figure(name, part)
-        return UNKNOWN if value is None else ("> " if part in self[name].get("at_least", ()) else "") + seconds(value)
+        return UNKNOWN if value is None else ("> " if self.is_bound(name, part) else "") + seconds(value)
 
 
 @dataclass(frozen=True, slots=True)
