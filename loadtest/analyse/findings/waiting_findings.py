@@ -147,7 +147,7 @@ def cut_off(run: RunData, levels: Sequence[LevelData]) -> str | None:
         rows = run.of_level(level["index"])
         count, whole = int(cut[rows].sum()), int(rows.sum())
         if count > MANY_CUT_OFF * whole:
-            which = some_of(count, whole, "request")
+            which = capitalised(some_of(count, whole, "request"))
             return (
                 f"{which} at {level.load} had no token yet when the run ended: its figures leave out what these waited."
             )

@@ -88,7 +88,7 @@ def measured(analysis: Analysis) -> str:
     if not levels:
         return ""
     shared, own = shared_parts([level["label"] for level in levels])
-    names = [own[level["label"]] for level in sorted(levels, key=lambda level: level.amount or 0.0)]
+    names = list(dict.fromkeys(own[level["label"]] for level in sorted(levels, key=lambda level: level.amount or 0.0)))
     loads = listed(names) if len(names) <= MOST_LOADS else f"{len(names)} loads, {names[0]} to {names[-1]}"
     sent = f"{counted(sum(level['requests'] for level in levels), 'request')} at {joined(' · ', loads, shared)}"
     lost = f"{sum(level.failed for level in levels) or 'none'} failed"

@@ -214,10 +214,10 @@ def users_axis(*, people: bool) -> str:
 
 
 def shared_parts(labels: Sequence[str]) -> tuple[str, dict[str, str]]:
-    """Return the parts that all labels share, such as lengths, and each label without them; of one label all but the load."""
+    """Return the parts that all labels share, such as lengths, and each label without them; of one label, however often, all but the load."""
     parts = {label: label.split(" · ") for label in labels}
     first = next(iter(parts.values()), [])
-    common = [part for part in first[len(labels) == 1 :] if all(part in other for other in parts.values())]
+    common = [part for part in first[len(parts) == 1 :] if all(part in other for other in parts.values())]
     own = {label: " · ".join(part for part in mine if part not in common) or label for label, mine in parts.items()}
     return " · ".join(common), own
 

@@ -288,7 +288,9 @@ def test_what_is_predicted_is_in_a_table_where_it_gives_back_what_was_measured(t
     assert prediction_report.curve_table(found, dataclasses.replace(curve, predictions=(), missed="it misses")) is None
 
 
-@pytest.mark.parametrize(("kept", "said"), [(6, "14 of 20 requests at 4 streams"), (19, None)])
+@pytest.mark.parametrize(
+    ("kept", "said"), [(6, "14 of 20 requests at 4 streams"), (19, None), (0, "All 20 requests at 4 streams")]
+)
 def test_who_still_waited_when_the_run_ended_is_counted(kept: int, said: str | None, tmp_path: Path) -> None:
     """Was "the median TTFT is 33.7 s" of 53 requests, where 73 that were cut off had waited longer."""
     levels, truth = grid(Made(), (4,), each=4)
