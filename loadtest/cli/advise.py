@@ -186,12 +186,14 @@ def _write_advice(folder: Path, analysis: Analysis, found: Advice) -> list[Path]
 
 
 def _print_advice(written: list[Path], analysis: Analysis, found: Advice) -> None:
+    from loadtest.analyse.findings.machine_findings import others_finding
     from loadtest.analyse.reports import advice_report as words
     from loadtest.analyse.reports.run_table import command
 
     console = Console()
     print_trouble(console, analysis.run.trouble)
-    print_lines(console, filter(None, [words.void_sentence(found)]), before="! ", style="bold yellow")
+    doubts = filter(None, [others_finding(analysis.run), words.void_sentence(found)])
+    print_lines(console, doubts, before="! ", style="bold yellow")
     console.print(
         words.console_table(found).console_within(console.width, words.EXPENDABLE, words.heading(found, analysis))
     )
@@ -200,5 +202,6 @@ def _print_advice(written: list[Path], analysis: Analysis, found: Advice) -> Non
     print_written(console, written)
     if promised := [path for path in written if path.name.endswith(PROMISE)]:
         of_locust = analysis.run.facts.get("driver") == "locust"
-        how = words.promise_sentence(found, str(promised[0]), command(analysis.run), of_locust=of_locust)
+        path = str(promised[0])
+        how = words.promise_sentence(found, path, command(analysis.run, path), of_locust=of_locust)
         console.print(Text(how), soft_wrap=True)

@@ -127,6 +127,7 @@ def _free(out: Path | None) -> Path:
 
 
 def _show(document: Document, analysis: Analysis, written: list[Path], *, as_json: bool) -> None:
+    from loadtest.analyse.findings.machine_findings import others_finding
     from loadtest.analyse.reports import prediction_report as words
 
     if as_json:
@@ -134,7 +135,8 @@ def _show(document: Document, analysis: Analysis, written: list[Path], *, as_jso
         return
     console = Console()
     print_trouble(console, analysis.run.trouble)
-    print_lines(console, document.said, before="! ", style="bold yellow")
+    others = filter(None, [others_finding(analysis.run)])
+    print_lines(console, (*others, *document.said), before="! ", style="bold yellow")
     console.print(
         words.table(document).console_within(console.width, words.EXPENDABLE, words.heading(document, analysis))
     )

@@ -77,6 +77,17 @@ def test_a_void_level_and_a_run_cut_short_are_errors(loadtest: Call, tmp_path: P
     assert cases_in(gate)[0] == ("run", "the run ended by itself", "error")
 
 
+@pytest.mark.parametrize(
+    ("state", "said"), [("running", "has not ended, or was killed"), ("interrupted", "was interrupted")]
+)
+def test_a_gate_says_of_a_run_that_has_not_ended_what_its_report_says(state: str, said: str, tmp_path: Path) -> None:
+    """Of a run in progress it said "did not end by itself", which is what an interrupted one did."""
+    make(tmp_path / "run", Made(), users=(1,), state=state)
+    summary = analyse(tmp_path / "run").summary
+    assert f"**The run {said}" in gate_report.step_summary(summary, ())
+    assert said in next(gate_report.cases(summary, ())).said
+
+
 def test_the_step_summary_is_appended_where_it_is_asked_for(
     loadtest: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,10 +7,17 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import orjson
 import pytest
 from support.a100 import Machine
 from support.made_runs import Made, make, write
+
+from loadtest.analyse.reports.run_table import command
+from loadtest.analyse.summary import analyse
+from loadtest.cli import cli
+from loadtest.cli.options.environment import SHOWING, flag_of, words_given
+from loadtest.cli.run import IN_OTHER_FACTS
 
 pytestmark = pytest.mark.usefixtures("short_reports")
 
@@ -101,3 +108,47 @@ def test_another_run_has_nothing_to_set_beside_it(tmp_path: Path, loadtest: Call
     assert code == 2
     assert err.count("\n") == 1
     assert not (tmp_path / "run" / "published.md").exists()
+
+
+def test_the_command_of_a_run_has_every_option_that_it_was_given() -> None:
+    """It left out --probe-slots, --monitor and whatever else no key of the scenario holds."""
+    given = {  # by option: what is typed, what the report's command has
+        "--probe-slots": ((), ()),
+        "--monitor": (("host,dcgm=http://u:p@box/m?key=s", "rapl"), ("host,dcgm=http://box/m?…", "rapl")),
+        "--monitor-every": (("0.5",), ("0.5",)),
+        "--monitor-idle": (("3",), ("3.0",)),
+        "--metrics-port": (("1",), ("1",)),
+        "--metrics-address": (("0.0.0.0",), ("0.0.0.0",)),
+    }
+    with click.Context(cli, **cli.context_settings) as parent:
+        run = cli.get_command(parent, "run")
+        assert run is not None
+        typed = [
+            word for flag, (values, _) in given.items() for value in values or [None] for word in (flag, value) if word
+        ]
+        with run.make_context("run", [*typed, "--seed", "7"], parent=parent):
+            said = words_given(IN_OTHER_FACTS)
+        with run.make_context("run", ["--quiet", "--slo", "errors=0.1"], parent=parent):
+            assert words_given(IN_OTHER_FACTS) == []
+        named = {flag_of(one) for one in run.params if isinstance(one, click.Option) and one.name not in IN_OTHER_FACTS}
+        shown = {flag_of(one) for one in run.params if one.name in SHOWING and isinstance(one, click.Option)}
+    assert named - shown - {"--help", "--first-byte-timeout"} == given.keys(), "does a report name what is new?"
+    words = [[flag, *([value] if value else [])] for flag, (_, kept) in given.items() for value in kept or [None]]
+    assert sorted(said) == sorted(word for pair in words for word in pair)
+
+
+def test_a_report_names_the_whole_command(run: Callable[..., Path], loadtest: Call) -> None:
+    folder = run("--probe-slots", "--monitor", "host", "--monitor-every", "0.05")
+    loadtest("report", folder)
+    page = (folder / "report.md").read_text(encoding="utf-8")
+    assert {"--probe-slots", "--monitor host", "--monitor-every 0.05"} <= {
+        *re.findall(r"--probe-slots|--monitor\S* \S+", next(row for row in page.splitlines() if "run it again" in row))
+    }
+
+
+def test_a_command_keeps_the_prediction_that_the_run_kept_or_the_one_to_be_scored(tmp_path: Path) -> None:
+    kept = {"sha256": "0", "made": "2026-11-28", "kept": "2026-11-28"}
+    make(tmp_path / "run", users=(1,), scenario={"concurrency": [1]}, prediction=kept)
+    run = analyse(tmp_path / "run").run
+    assert str(command(run)).endswith(f"--concurrency 1 --prediction {tmp_path}/run/prediction.json")
+    assert str(command(run, "promise.json")).endswith("--concurrency 1 --prediction promise.json")

@@ -19,6 +19,7 @@ class Run(SimpleNamespace):
     """Stands in for a run of which little is known."""
 
     fact = RunData.fact
+    machine = SimpleNamespace(server=None)
 
     def column(self, name: str) -> Any:
         return np.asarray(self.requests[name], dtype=np.float64)

@@ -154,6 +154,7 @@ def _draw_percentiles(axes: Axes, analysis: Analysis, series: Series, *, name: s
         for part, *_ in DRAWN_PERCENTILES
         for point in style.points((level for level in levels if level.is_void), name, part)
     ]
+    style.bounds_by_load(axes, believed(levels), name, *(part for part, *_ in DRAWN_PERCENTILES))
     crosses(axes, void)  # at last, as its name is the legend's last
     # Panels of one page share their axis: it holds the levels of all.
     every = [level.figure(name, part) for level in analysis.levels for part, *_ in DRAWN_PERCENTILES]
@@ -222,6 +223,7 @@ def _draw_by_output(
         if good := style.broken_between(series.gaps, [(at.amount, point) for at, point in known if not at.is_void]):
             axes.plot(*zip(*good, strict=True), label=_label(series, all_series), **line)
         crosses(axes, [point for level, point in known if level.is_void], edge)
+        style.bounds(axes, [point for level, point in known if level.is_bound(name, part) and not level.is_void])
         loads = [f"{level.amount:.4g}" for level, _ in known]
         names.add([(x, min(y, edge)) for _, (x, y) in known], loads, line["color"])
     if not names.points:

@@ -238,6 +238,7 @@ def _durations(axes: Axes, every: Sequence[StyledSeries], *, key: str, high: str
         if highs := style.broken_at(one.gaps, style.points(one.believed, key, high)):
             look = {**one.look, "linestyle": ":", "markersize": 3.5, "linewidth": 1.3}
             axes.plot(*zip(*highs, strict=True), alpha=0.75, **look)
+        style.bounds_by_load(axes, one.believed, key, "p50", high)
         _void(axes, one, list(style.points(one.void, key, "p50")))
     if any(line.get_linestyle() == ":" for line in axes.lines):
         label = f"dotted: {name} {high}; else p50"
@@ -255,6 +256,7 @@ def _tradeoff(axes: Axes, every: Sequence[StyledSeries], *, key: str, name: str,
         found = [(level, level.figure(rate[0]), level.figure(key, part)) for level in one.believed]
         known = [(level, (x, y)) for level, x, y in found if x is not None and y is not None]
         _plot(axes, one, style.broken_between(one.gaps, [(level.amount, point) for level, point in known]))
+        style.bounds(axes, [point for level, point in known if level.is_bound(key, part)])
         for level, point in {id(known[end][0]): known[end] for end in (0, -1) if known}.values():
             told = {"xytext": (-7, 4), "textcoords": "offset points", "ha": "right", "color": one.look["color"]}
             axes.annotate(f"{level.amount:g}", point, **told)

@@ -71,7 +71,8 @@ def _four_panels(
 def _loads_panel(
     axes: Axes, key: str, part: str, *, levels: Sequence[LevelData], document: Document, rates: bool
 ) -> None:
-    points = [(level["rate"] if rates else level["concurrency"], level.figure(key, part)) for level in levels]
+    whole = [level for level in levels if not level.is_bound(key, part)]
+    points = [(level["rate"] if rates else level["concurrency"], level.figure(key, part)) for level in whole]
     known = sorted((at, value) for at, value in points if value is not None)
     said = _said_by_case(document, f"{key}.{part}", rates=rates)
     predicted = [(at, value) for each in said.values() for at, value, _ in each]
@@ -84,6 +85,7 @@ def _loads_panel(
         values = [value * factor for _, value, _ in each]
         axes.plot([at for at, _, _ in each], values, marker, color=colour, label=f"predicted, {label}", zorder=3)
     _dots(axes, known, factor, style.INK)
+    style.bounds_by_load(axes, levels, key, part, factor=factor)
     style.from_zero(axes, tallest * factor, 1.12)
     name = "requests/s" if rates else users_axis(people=any(load.people for load in document.loads))
     style.load_axis(axes, {at for at, _ in [*known, *predicted]}, name)
@@ -138,6 +140,8 @@ def _curve_panel(axes: Axes, key: str, part: str, *, analysis: Analysis, found: 
             low, high = bounds
             axes.vlines(load, low * factor, high * factor, color=style.VERMILLION, linewidth=1.6, zorder=3)
     _dots(axes, [(load, value) for load, value, _ in points], factor, style.VERMILLION)
+    of_series = [level for level in analysis.levels if level["index"] in found.series.levels]
+    style.bounds_by_load(axes, of_series, key, part, factor=factor)
     style.from_zero(axes, tallest * factor, 1.12)  # room for the slots' label
     loads = {*users, *(each.concurrency or 1 for each in curve[-1:])}
     style.load_axis(axes, loads, users_axis(people=any(level.as_asked.of_people for level in analysis.levels)))
@@ -163,11 +167,14 @@ def _dots(axes: Axes, points: Sequence[tuple[float, float]], factor: float, colo
 def measured(
     analysis: Analysis, series: ClosedLoopSeries, key: str, part: str
 ) -> list[tuple[int, float, Interval | None]]:
-    """Return (concurrency, figure, its 95 % interval) of the series' levels, in order of concurrency."""
+    """Return (concurrency, figure, its 95 % interval) of the series' levels, in order of concurrency; no figure that is a bound."""
     found = [
         (level["concurrency"], value, level.interval(key, part))
         for level in analysis.levels
-        if level["index"] in series.levels and level["concurrency"] and (value := level.figure(key, part)) is not None
+        if level["index"] in series.levels
+        and level["concurrency"]
+        and (value := level.figure(key, part)) is not None
+        and not level.is_bound(key, part)
     ]
     return sorted(found, key=lambda point: point[0])
 

@@ -11,6 +11,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.path import Path
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
@@ -54,6 +55,8 @@ HALO = (withStroke(linewidth=2.5, foreground="white"),)  # around figures that s
 MOST_LINES = 9  # levels that a chart of one line a level draws
 VOID_LABEL = "void: do not quote"
 BEYOND = "void, and above the axis"
+BOUND = "at least so much: users hung up"
+ARROW_UP = Path([(0, 0), (0, 2), (-0.5, 1.3), (0, 2), (0.5, 1.3)], [Path.MOVETO, Path.LINETO] * 2 + [Path.LINETO])
 MOST_TIMES = 5.0  # the highest point that may be quoted: so high are points of void levels drawn
 RC: dict[Any, Any] = {
     # A matplotlibrc of the user's may ask for TeX, or lettering that does not fit.
@@ -229,6 +232,19 @@ def points(levels: Iterable[LevelData], name: str, part: str) -> Iterator[tuple[
     for level in levels:
         if (value := level.figure(name, part)) is not None and value > 0:
             yield level.amount, value
+
+
+def bounds(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
+    """Draw arrows up from points of which the true figure is so much or more."""
+    if points:
+        look: dict[str, Any] = {"color": INK, "markersize": 26, "fillstyle": "none", "linestyle": "", "zorder": 4}
+        axes.plot(*zip(*points, strict=True), marker=ARROW_UP, label=BOUND, **look)
+
+
+def bounds_by_load(axes: Axes, levels: Iterable[LevelData], name: str, *parts: str, factor: float = 1.0) -> None:
+    """Draw such arrows over the load of levels."""
+    known = [(level, level.figure(name, part)) for level in levels for part in parts if level.is_bound(name, part)]
+    bounds(axes, [(level.amount, value * factor) for level, value in known if level.amount and value])
 
 
 def broken_at(gaps: Iterable[float], points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:

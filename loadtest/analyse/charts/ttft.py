@@ -51,6 +51,13 @@ def ttft_parts(axes: Axes, analysis: Analysis, series: Series) -> None:
                 markersize=size,
                 label=f"{name} (from 20 requests on)" if name == "p95" else name,
             )
+    parts = [
+        (i, level.figure("ttft_s", name))
+        for i, level in enumerate(levels)
+        for name in ("p50", "p95")
+        if level.is_bound("ttft_s", name)
+    ]
+    style.bounds(axes, [(i, value * factor) for i, value in parts if value])
     if apart >= WIDTH_OF_MEAN:
         _name_means(axes, levels, factor, crowded=crowded)
     shown = evenly(len(levels), FEW_TICKS if crowded else TICKS)

@@ -13,15 +13,19 @@ import pandas as pd
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import FloatArray, RunData, finite, grouped
 from loadtest.analyse.run.files.samples import SERVERS, Machine, Models, SamplingGap, grown
+from loadtest.analyse.run.overlaps import peaks_within
 from loadtest.analyse.server.model_memory import cold_load
 from loadtest.analyse.verdict.verdict import reloaded
 from loadtest.metrics import S_PER_NS
+from loadtest.records import Outcome
 from loadtest.text import counted, number, percent, seconds, size
 
 LATE_S = 2.0  # a gap that begins sooner was there from the start
 RELOAD_SLACK_S = 2.0  # between a load as sampled and as a request waited for it
 FEWEST_SAMPLES = 3  # samples of a level that a figure of it needs
 LEAST_CACHED = 0.1  # of the prompt tokens, from which on a share is worth a sentence
+AROUND_SAMPLE_S = 1.0  # before and after a sample: what the run had in flight then may have been counted
+LEAST_BESIDE = 0.1  # of the samples, in which a server counts more requests than this run's: fewer are of other moments
 OTHERS_SHARE = 0.2  # of the machine's cores, from which on what other programs use is told
 
 
@@ -195,6 +199,30 @@ def _queue(machine: Machine, frame: pd.DataFrame, found: list[LoadPeriod]) -> st
     mark = machine.mark(*SERVERS)
     waited = "none waiting" if most < 1 else f"up to {most:.0f} waiting at {period.name}"
     return f"When it was sampled, the server itself{mark} counted up to {busiest:.0f} requests running, and {waited}."
+
+
+def others_finding(run: RunData) -> Finding | None:
+    """Say that the server itself counted more requests than this run had there, again and again."""
+    frame = run.machine.server
+    if frame is None or not {"running", "waiting"} <= {*frame}:
+        return None
+    if not run.one_of("outcome", Outcome.OK, Outcome.CANCELLED).all():
+        return None  # a server may work on for those who left, or whose requests failed
+    at = frame["t"].to_numpy(dtype=np.float64)
+    counted_there = frame["running"].to_numpy(dtype=np.float64) + frame["waiting"].to_numpy(dtype=np.float64)
+    ours = peaks_within(run.column("send"), run.column("end"), at - AROUND_SAMPLE_S, at + AROUND_SAMPLE_S)
+    sampled = np.isfinite(counted_there) & (ours > 0)
+    more = np.where(sampled, counted_there - ours, 0.0)
+    seen = int((more >= 1).sum())
+    if seen < max(FEWEST_SAMPLES, LEAST_BESIDE * sampled.sum()):
+        return None
+    most = int(np.argmax(more))
+    return Finding(
+        f"Others used the server{run.machine.mark(*SERVERS)} during the run: it counted up to "
+        f"{counted(int(counted_there[most]), 'request')} at once where this run had no more than {ours[most]:.0f}.",
+        f"In {seen} of {counted(int(sampled.sum()), 'sample')} it counted more than this run had sent. Waits and speeds hold what "
+        "those cost, so step times and the speed of prefill are not said.",
+    )
 
 
 def _split_sentence(machine: Machine) -> str | None:

@@ -37,6 +37,7 @@ def all_findings(analysis: Analysis) -> list[Finding]:
     found = [
         cut_off(run, levels),
         _found_max(run.facts.get("find_max") or {}),
+        machine_findings.others_finding(run),
         by_slots.context_sentence(run),
         *data_findings.batch_findings(run, levels),
         *_shared_servers(analysis),

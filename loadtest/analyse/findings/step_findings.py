@@ -9,6 +9,7 @@ import numpy as np
 
 from loadtest.analyse.findings.cache_findings import may_be_warm
 from loadtest.analyse.findings.finding import Finding
+from loadtest.analyse.findings.machine_findings import others_finding
 from loadtest.analyse.run import SERIES_KEYS, FloatArray, LevelData, RunData, Series, believed, finite
 from loadtest.analyse.run.overlaps import peak_at_once
 from loadtest.analyse.server.timing.pace import LEAST_CHANGE
@@ -44,13 +45,16 @@ def steps_findings(analysis: Analysis) -> list[Finding]:
     )
     if changed := pace_finding(steps, good):
         return [changed]
+    if others_finding(analysis.run) and not any("beside" in level for level in levels):
+        return []  # a step of this many streams of ours held others' streams as well
     said: list[Finding] = []
     law = steps.law
     if law is not None and law.fits:
         more = f", and {seconds(law.per_stream_s)} more for each stream that decodes"
         more = more if law.per_stream_s > NOTHING * law.base_s else ", however many streams decode"
         what, why = ("Each token of a stream", GATHERED) if steps.gathered else ("A step of the server", "")
-        said.append(Finding(f"{what} takes {seconds(law.base_s)}{more}.", f"{why}{_seen_at(steps)}.{doubt}"))
+        streams = "Streams are this run's: a step holds what others have at the server besides."
+        said.append(Finding(f"{what} takes {seconds(law.base_s)}{more}.", f"{why}{_seen_at(steps)}. {streams}{doubt}"))
     elif law is not None and steps.law_reason and not steps.gathered:
         said.append(Finding(f"{capitalised(steps.law_reason)}."))
     for entry in steps.times if (law is None or law.fits) and not (steps.apart or steps.gathered) else ():

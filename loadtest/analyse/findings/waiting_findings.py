@@ -23,7 +23,10 @@ SHORT_S = 0.005  # nobody calls that queueing
 def queueing(analysis: Analysis, series: Series) -> Finding | None:
     """Say what share of TTFT waiting is at the highest concurrency; None where waits are unknown."""
     told = [
-        level for level in series.believed if level.figure("queue_wait_s") is not None or level.figure("slot_wait_s")
+        level
+        for level in series.believed
+        if (level.figure("queue_wait_s") is not None or level.figure("slot_wait_s"))
+        and 2 * _left_waiting(level) <= level.get("requests", 0)
     ]
     if not told:
         return None
@@ -58,6 +61,8 @@ def queueing(analysis: Analysis, series: Series) -> Finding | None:
             return Finding(f"{capitalised(at)}, {loading}.", "The server's own figures of how long each load took.")
         if wait - slot - batch > LEAST_BATCH_WAIT * ttft:
             return None  # before_work says it
+        if _left_waiting(level):
+            return None  # "at most" would be of those who stayed
         longest = [level.figure(name, "max") or 0.0 for name in ("slot_wait_s", "batch_wait_s", "queue_wait_s")]
         most = seconds(min(sum(longest[:2]), longest[2]))  # a request may wait for both, but not longer than in all
         return Finding(f"{capitalised(at)}, waiting is {share} {of}, and at most {most} for one request{above}.")
@@ -69,6 +74,11 @@ def queueing(analysis: Analysis, series: Series) -> Finding | None:
         else f"{percent(batch / (slot + batch))} of that batch wait"
     )
     return Finding(f"{capitalised(at)}, {share} {of} is waiting, {mostly}{above}.")
+
+
+def _left_waiting(level: LevelData) -> int:
+    """Return how many users hung up before their first token: what they waited for is in no mean."""
+    return int((level.get("left") or {}).get("waiting", 0))
 
 
 def void_above(series: Series, level: LevelData) -> str:
@@ -137,7 +147,7 @@ def cut_off(run: RunData, levels: Sequence[LevelData]) -> str | None:
         rows = run.of_level(level["index"])
         count, whole = int(cut[rows].sum()), int(rows.sum())
         if count > MANY_CUT_OFF * whole:
-            which = some_of(count, whole, "request")
+            which = capitalised(some_of(count, whole, "request"))
             return (
                 f"{which} at {level.load} had no token yet when the run ended: its figures leave out what these waited."
             )

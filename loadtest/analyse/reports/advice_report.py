@@ -66,13 +66,12 @@ def title(advice: Advice) -> str:
 
 
 def promise_sentence(advice: Advice, path: str, command: str | None, *, of_locust: bool) -> str:
-    """Say how the promise is scored; `command` is that of the run, and one of Locust keeps no prediction."""
+    """Say how the promise is scored; `command` is that of the run with the promise, and one of Locust keeps no prediction."""
     setting = f"With {advice.knob} {advice.trial}" if advice.trial != advice.now else "With the slots as they are"
     file = shlex.quote(path)
+    again = command or f"the same test, and `loadtest score {file} RUN`"
     if command and of_locust:
-        again = f"{command}\n  loadtest score {file} RUN"
-    else:
-        again = f"{command} --prediction {file}" if command else f"the same test, and `loadtest score {file} RUN`"
+        again += f"\n  loadtest score {file} RUN"
     return f"What this promises is in {path}. {setting}, score it by:\n  {again}"
 
 

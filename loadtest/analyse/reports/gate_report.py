@@ -40,9 +40,8 @@ def cases(
 
     Of a search it is one for what was found: levels beyond the answer have to miss the objectives.
     """
-    state = summary["state"]
-    if state != "done":
-        yield GateCase("run", "the run ended by itself", f"the run's state is {state or 'unknown'}", ERROR)
+    if summary["state"] != "done":
+        yield GateCase("run", "the run ended by itself", " ".join(summary["trouble"]), ERROR)
     if not summary["levels"]:
         yield GateCase("run", "something was measured", "no level was measured", ERROR)
     if search is not None:
@@ -96,8 +95,8 @@ def step_summary(summary: dict[str, Any], objectives: Sequence[Objective], searc
     """Return the Markdown that a CI job shows for a run: its levels, what each objective came to, and reasons for doubt."""
     title = marked(f"loadtest: {summary['name']}, {measured_on(summary)}", summary)
     lines = [f"### {escaped(shown(title))}", ""]
-    if summary["state"] != "done":
-        lines += [f"**The run did not end by itself: its state is {summary['state'] or 'unknown'}.**", ""]
+    for sentence in summary["trouble"]:
+        lines += [f"**{escaped(shown(sentence))}**", ""]
     if search is not None:
         lines += [f"**{escaped(shown(search.said))}**", ""]
     lines += [*_levels(summary["levels"]).markdown(), ""]

@@ -15,6 +15,7 @@ from loadtest.analyse.run import LevelData, RunData, shared_parts
 from loadtest.analyse.server.energy import NOT_SAMPLED
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.summary import Analysis
+from loadtest.analyse.whatif.predictions.prediction_file import FILE_NAME
 from loadtest.grid import Grid
 from loadtest.metrics import S_PER_NS
 from loadtest.scenario import Key, Scenario, keys_of
@@ -88,7 +89,7 @@ def measured(analysis: Analysis) -> str:
     if not levels:
         return ""
     shared, own = shared_parts([level["label"] for level in levels])
-    names = [own[level["label"]] for level in sorted(levels, key=lambda level: level.amount or 0.0)]
+    names = list(dict.fromkeys(own[level["label"]] for level in sorted(levels, key=lambda level: level.amount or 0.0)))
     loads = listed(names) if len(names) <= MOST_LOADS else f"{len(names)} loads, {names[0]} to {names[-1]}"
     sent = f"{counted(sum(level['requests'] for level in levels), 'request')} at {joined(' · ', loads, shared)}"
     lost = f"{sum(level.failed for level in levels) or 'none'} failed"
@@ -253,10 +254,10 @@ def energy_fact(summary: dict[str, Any]) -> str:
     return f"not measured: {'; '.join(reasons) or NOT_SAMPLED}"
 
 
-def command(run: RunData) -> str | None:
+def command(run: RunData, prediction: str | None = None) -> str | None:
     """Return `loadtest run` with every key that is not at its default, and how many streams; of Locust its own command.
 
-    None where it is unknown.
+    A prediction is the one named, else the one that the run kept. None where the command is unknown.
     """
     facts, scenario = run.facts, run.scenario
     if isinstance(locust := facts.get("locust"), dict):
@@ -281,9 +282,11 @@ def command(run: RunData) -> str | None:
         for key in keys_of(Scenario)
         for word in _words(key, said.get(key.name), always=streams and key.name == "concurrency")
     ]
-    for flag, value in (("--slo", asked.get("slo")), ("--find-max", asked.get("find_max"))):
+    kept = run.path / FILE_NAME if facts.get("prediction") else None
+    also = {"--slo": asked.get("slo"), "--find-max": asked.get("find_max"), "--prediction": prediction or kept}
+    for flag, value in also.items():
         words += [flag, str(value)] if value else []
-    return shlex.join(["loadtest", "run", *words])
+    return shlex.join(["loadtest", "run", *words, *(asked.get("options") or ())])
 
 
 def _locust_command(run: RunData, locust: dict[str, Any]) -> str | None:

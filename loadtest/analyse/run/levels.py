@@ -140,10 +140,15 @@ class LevelData(dict[str, Any]):
             return f"{low} to {high}"
         return f"{low} or more" if low == high else f"{low} to over {high}"
 
+    def is_bound(self, name: str, part: str) -> bool:
+        """Whether the figure is only what it is at least, as users left before the end of that wait."""
+        described = self.get(name)
+        return isinstance(described, Mapping) and part in described.get("at_least", ())
+
     def wait_in_words(self, name: str, part: str) -> str:
         """Return a wait for people: "> 10 s" where users left before its end."""
         value = self.figure(name, part)
-        return UNKNOWN if value is None else ("> " if part in self[name].get("at_least", ()) else "") + seconds(value)
+        return UNKNOWN if value is None else ("> " if self.is_bound(name, part) else "") + seconds(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,10 +223,10 @@ def users_axis(*, people: bool) -> str:
 
 
 def shared_parts(labels: Sequence[str]) -> tuple[str, dict[str, str]]:
-    """Return the parts that all labels share, such as lengths, and each label without them; of one label all but the load."""
+    """Return the parts that all labels share, such as lengths, and each label without them; of one label, however often, all but the load."""
     parts = {label: label.split(" · ") for label in labels}
     first = next(iter(parts.values()), [])
-    common = [part for part in first[len(labels) == 1 :] if all(part in other for other in parts.values())]
+    common = [part for part in first[len(parts) == 1 :] if all(part in other for other in parts.values())]
     own = {label: " · ".join(part for part in mine if part not in common) or label for label, mine in parts.items()}
     return " · ".join(common), own
 

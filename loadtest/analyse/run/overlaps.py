@@ -57,6 +57,15 @@ def open_within(starts: FloatArray, ends: FloatArray, since: FloatArray, until: 
     return begun - np.searchsorted(np.sort(ends[known]), since, side="right")
 
 
+def peaks_within(starts: FloatArray, ends: FloatArray, since: FloatArray, until: FloatArray) -> FloatArray:
+    """Return the most intervals that are open at once in each time; unknown ones do not count."""
+    known = np.isfinite(starts) & np.isfinite(ends)
+    open_from = Depth.of(starts[known], ends[known])
+    first, last = (np.searchsorted(open_from.times, at, side="right") for at in (since, until))
+    depth = np.append(0.0, open_from.depth)  # before each of `times`, and from the last on
+    return np.array([depth[low : high + 1].max() for low, high in zip(first, last, strict=True)], dtype=np.float64)
+
+
 def peak_at_once(starts: FloatArray, ends: FloatArray) -> int:
     return int(Depth.of(starts, ends).depth.max(initial=0))
 

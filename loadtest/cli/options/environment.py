@@ -9,13 +9,14 @@ from __future__ import annotations
 import difflib
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 import click
 from click.core import ParameterSource
 
 from loadtest.scenario.keys import KEY_OF
 from loadtest.scenario.toml_tables import INSTEAD_OF
+from loadtest.urls import without_passwords, without_secrets
 
 PREFIX = "LOADTEST_"
 # Names in use for other things: those that end in _ begin the names of variables that hold what was written out.
@@ -56,6 +57,25 @@ def named_in_environment(command: click.Command, only: Iterable[str] | None = No
             option.envvar = variable_of(option)
             if option.multiple:
                 option.type = _TextPerLine()
+
+
+def words_given(but: Collection[str]) -> list[str]:
+    """Return the running command's options that are not at their default, as words, but for those named and for SHOWING.
+
+    Addresses in them are without passwords and queries.
+    """
+    context = click.get_current_context()
+    words: list[str] = []
+    for option in context.command.params:
+        value = context.params.get(option.name or "")
+        if not isinstance(option, click.Option) or option.hidden or option.name in {*but, *SHOWING}:
+            continue
+        if value in (None, (), option.get_default(context)):
+            continue
+        for one in value if isinstance(value, tuple) else (value,):
+            word = without_secrets(without_passwords(one)) if isinstance(one, str) else str(one)
+            words += [flag_of(option)] if option.is_flag else [flag_of(option), word]
+    return words
 
 
 class _TextPerLine(click.types.StringParamType):

@@ -13,8 +13,8 @@ import click
 from loadtest.asyncio_driver.run import Beforehand, Beside, Choose, Finished, measure
 from loadtest.cli.monitor import beside_run, monitor_options
 from loadtest.cli.options.arguments import refuse_idle
-from loadtest.cli.options.environment import named_in_environment, url_taken
-from loadtest.cli.options.scenario_options import file_and_url, make_scenario, scenario_options
+from loadtest.cli.options.environment import named_in_environment, url_taken, words_given
+from loadtest.cli.options.scenario_options import SCENARIO_KEYS, file_and_url, make_scenario, scenario_options
 from loadtest.cli.output.printing import LiveLine, NoLine
 from loadtest.cli.report import slo_option
 from loadtest.cli.run.beforehand import as_predicted, beforehand_of, held_against
@@ -56,6 +56,7 @@ RESULTS = (
     "github_summary",
 )
 MONITORING = ("monitor_every", "monitor_idle", "metrics_port", "metrics_address")
+IN_OTHER_FACTS = (*SCENARIO_KEYS, "slo", "find_max", "prediction")  # options that run.json holds elsewhere
 # Headings of the parts of the scenario: these first, any other part after them, under its own name.
 HEADINGS = {
     "LoadKeys": "Load",
@@ -192,7 +193,7 @@ def run(
     scenario = as_predicted(make_scenario(scenario_file, values), prediction)
     if find_max is None and (scenario.requests or scenario.duration or scenario.trace):
         refuse_idle(("requests_per_stream",), "where requests, duration, rate or trace say when a level ends")
-    asked = held_against(slo, objectives, find_max, scenario)
+    asked = held_against(slo, objectives, find_max, scenario) | {"options": words_given(IN_OTHER_FACTS)}
     beforehand = beforehand_of(scenario, prediction, asked, probe_slots=probe_slots)
     line = NoLine() if showing.quiet else LiveLine()
     measured = functools.partial(

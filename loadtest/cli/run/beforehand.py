@@ -22,7 +22,7 @@ def beforehand_of(
 ) -> Beforehand:
     """Return what a run keeps before its first request: the prediction, which is read and checked now, and a slot probe.
 
-    `asked` goes into run.json beside them.
+    `asked`, from which a report names the whole command, goes into run.json beside them.
     """
     what = "unload" if scenario.unload else "embeddings"
     if probe_slots and (scenario.unload or scenario.endpoint == EMBEDDINGS):
@@ -33,7 +33,7 @@ def beforehand_of(
 
     def find_out(target: Target, workload: Workload) -> KeepIn:
         mine = [*keeps, *([probed(target, workload)] if probe_slots else [])]
-        return lambda folder: {key: value for each in mine for key, value in each(folder).items()} | asked
+        return lambda folder: {key: value for each in mine for key, value in each(folder).items()} | {"asked": asked}
 
     return find_out
 
@@ -91,7 +91,7 @@ def probed(target: Target, workload: Workload) -> KeepIn:
 def held_against(
     slo: str | None, objectives: Sequence[Objective], find_max: int | None, scenario: Scenario
 ) -> dict[str, Any]:
-    """Return what run.json notes of what the run is held against, so that a report can name the whole command."""
+    """Return what run.json notes of what the run is held against."""
     if slo is None:
         return {}
     if scenario.endpoint == EMBEDDINGS and (named := [each.name for each in objectives if each.of_tokens]):
@@ -99,4 +99,4 @@ def held_against(
             f"--slo {', '.join(named)}: answers of embeddings have no tokens; name e2e_p95, requests_per_s or errors."
         )
     searched = {} if find_max is None else {"find_max": find_max, "requests": scenario.requests}
-    return {"asked": {"slo": slo, **searched}}
+    return {"slo": slo, **searched}

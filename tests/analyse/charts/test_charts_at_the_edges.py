@@ -279,6 +279,25 @@ def test_charts_of_users_who_left_say_what_they_draw(tmp_path: Path) -> None:
     assert f"mean {seconds(analysis.levels[0].mean_ttft)}" in [text.get_text() for text in axes.texts]
 
 
+def test_what_users_who_hung_up_would_have_waited_is_drawn_as_a_bound(tmp_path: Path) -> None:
+    """A median of "> 400 ms" was a point like others, on a line with them."""
+    levels, truth = grid(Made(), (4, 8), each=8)
+    records = [unanswered(each, Outcome.LEFT) if each.level and each.id % 4 else each for each in truth.records]
+    analysis = analyse(write(tmp_path / "run", records, levels))
+    assert [level.is_bound("ttft_s", "p50") for level in analysis.levels] == [False, True]
+    [series] = analysis.series
+    for chart, given, at in (
+        (ttft.ttft_parts, (series,), 1),
+        (against_load.ttft_percentiles, (series,), 8),
+        (against_load.wait_by_output, ([series],), analysis.levels[1]["output_tokens_per_s"]),
+    ):
+        _, (axes,) = sheet.new(1)
+        chart(axes, analysis, *given)
+        found = next(line for line in axes.lines if line.get_label() == style.BOUND)
+        x: Any = found.get_xdata()
+        assert set(x) == {at}, chart
+
+
 def test_where_the_server_says_its_slots_none_but_these_were_to_be_seen(tmp_path: Path) -> None:
     """Was "no limit was seen" over a queue of twelve, and "≥ 2 (the server says 2: measure longer, or with more load)"."""
     levels, truth = grid(Made(slots=16), (4,))

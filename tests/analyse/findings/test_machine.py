@@ -15,6 +15,7 @@ from support.made_samples import MONOTONIC, S, add, beats
 
 from loadtest.analyse.charts import machine as chart
 from loadtest.analyse.findings import machine_findings
+from loadtest.analyse.findings.step_findings import steps_findings
 from loadtest.analyse.run import frames
 from loadtest.analyse.run.files import samples
 from loadtest.analyse.summary import analyse
@@ -157,6 +158,17 @@ def test_the_servers_own_count_and_a_full_kv_cache(run: Path, prefix: str) -> No
     assert "the server itself counted up to 4 requests running, and up to 4 waiting at 8 streams." in said(run)
     add(run, prefix, beats(run, values=values(0.5)))
     assert "The KV cache was at most 50 % full when it was sampled, at 8 streams." in said(run)
+    assert machine_findings.others_finding(frames.load(run)) is None
+
+
+def test_where_a_server_counts_more_requests_than_the_run_sent_no_step_time_is_said(run: Path) -> None:
+    """With a stranger's two streams beside it the law was 54.6 ms a step where 32 + 8n were true."""
+    assert steps_findings(analyse(run))
+    counts = ("llamacpp:requests_processing", "llamacpp:requests_deferred")
+    add(run, "llamacpp", beats(run, values=lambda n: dict(zip(counts, (n, 2), strict=True))))
+    found = str(machine_findings.others_finding(frames.load(run)))
+    assert "it counted up to 3 requests at once where this run had no more than 1." in found
+    assert steps_findings(analyse(run)) == []
 
 
 def test_the_servers_own_counters_are_said(run: Path) -> None:

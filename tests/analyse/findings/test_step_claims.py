@@ -35,7 +35,8 @@ def test_a_law_is_said_where_it_fits() -> None:
     # was "at 1-4 streams; the line is off by at most 1 %" beside a table with three streams 9 % off
     assert (
         flat.evidence
-        == "Steps were seen at 1-2 and 4 streams (too few to count at 3 streams); the line is off by at most 1 %."
+        == "Steps were seen at 1-2 and 4 streams (too few to count at 3 streams); the line is off by at most 1 %. Streams are this "
+        "run's: a step holds what others have at the server besides."
     )
     said = step_findings.steps_findings(of(LIMIT, steps=steps_of(fits=False, reason="the step time is no line")))
     assert said == ["The step time is no line."]

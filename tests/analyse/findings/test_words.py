@@ -288,7 +288,9 @@ def test_what_is_predicted_is_in_a_table_where_it_gives_back_what_was_measured(t
     assert prediction_report.curve_table(found, dataclasses.replace(curve, predictions=(), missed="it misses")) is None
 
 
-@pytest.mark.parametrize(("kept", "said"), [(6, "14 of 20 requests at 4 streams"), (19, None)])
+@pytest.mark.parametrize(
+    ("kept", "said"), [(6, "14 of 20 requests at 4 streams"), (19, None), (0, "All 20 requests at 4 streams")]
+)
 def test_who_still_waited_when_the_run_ended_is_counted(kept: int, said: str | None, tmp_path: Path) -> None:
     """Was "the median TTFT is 33.7 s" of 53 requests, where 73 that were cut off had waited longer."""
     levels, truth = grid(Made(), (4,), each=4)
@@ -297,3 +299,12 @@ def test_who_still_waited_when_the_run_ended_is_counted(kept: int, said: str | N
     found = waiting_findings.cut_off(one.run, one.levels)
     assert (found or "").startswith(said or "")
     assert (found is None) == (said is None)
+
+
+def test_of_a_level_whose_users_mostly_hung_up_before_a_token_no_share_of_waiting_is_said(tmp_path: Path) -> None:
+    """29 of 30 had left after 2.5 s: "waiting is 0 % of the mean TTFT of users who stayed, and at most 0 ms for one request"."""
+    levels, truth = grid(Made(slots=8), (2, 8))
+    records = [unanswered(one, Outcome.LEFT) if one.level and one.id % 4 else one for one in truth.records]
+    analysis = analyse(write(tmp_path / "run", records, levels))
+    finding = waiting_findings.queueing(analysis, analysis.series[0])
+    assert finding is None or "8 streams" not in finding, finding

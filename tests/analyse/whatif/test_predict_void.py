@@ -89,6 +89,9 @@ def test_what_many_levels_share_is_said_once() -> None:
     assert levels_in_words(labels) == "7 levels from 2 streams to 128 streams (100 in · 20 out)"
     assert levels_in_words(labels[:1]) == "2 streams (100 in · 20 out)"
     assert levels_in_words([]) == ""
+    # was "2 streams · 100 in · 20 out and 2 streams · 100 in · 20 out (2 streams · 100 in · 20 out)"
+    assert levels_in_words([labels[0]] * 2) == "2 levels at 2 streams (100 in · 20 out)"
+    assert levels_in_words([labels[0], *labels[:2]]) == "2 levels at 2 streams and 4 streams (100 in · 20 out)"
 
 
 @pytest.mark.parametrize("asked", [("predict", "--concurrency", 3), ("advise",)])

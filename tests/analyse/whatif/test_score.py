@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 import pytest
 from support import made_runs
+from support.made_samples import add, beats
 from support.scored import TRUTH, command, measured, predicted
 from support.virtual_runs import Load, play
 
@@ -304,6 +305,10 @@ def test_the_commands_from_a_run_to_a_score(tmp_path: Path, monkeypatch: pytest.
     assert "scored (the run did not keep it)" in said
     assert command("score", "prediction.json", fit)[1].endswith("score it on a run that was measured afterwards.")
     assert "is not written over" in command("predict", fit, "--concurrency", "6")[1]
+    counts = ("llamacpp:requests_processing", "llamacpp:requests_deferred")
+    add(fit, "llamacpp", beats(fit, values=lambda n: dict(zip(counts, (n, 2), strict=True))))
+    for said in (command("predict", fit, "--concurrency", "6", "--out", "other.json")[1], command("advise", fit)[1]):
+        assert "! Others used the server during the run" in said
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,7 @@ RUN: dict[str, Any] = {
     "versions": ObjectOf(TEXT),
     "comparability": dict,
     "slot_probe": {"limit": SMALL, "seen": COUNT, "how": TEXT},
-    "asked": {"slo": TEXT, "find_max": COUNT, "requests": COUNT},
+    "asked": {"slo": TEXT, "find_max": COUNT, "requests": COUNT, "options": ListOf(TEXT)},
     "find_max": {
         "sentence": TEXT,
         "slo": ObjectOf(AMOUNT),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -300,7 +301,8 @@ def levels_in_words(labels: Sequence[str]) -> str:
     """Name levels, what all of them share once, and of many the first and the last."""
     shared, names = shared_parts(labels)
     own = [names[label] for label in labels]
-    said = listed(own) if len(own) <= MOST_NAMED else f"{len(own)} levels from {own[0]} to {own[-1]}"
+    again = [name if times == 1 else f"{times} levels at {name}" for name, times in Counter(own).items()]
+    said = listed(again) if len(again) <= MOST_NAMED else f"{len(own)} levels from {own[0]} to {own[-1]}"
     return said + (f" ({shared})" if shared else "")
 
 
