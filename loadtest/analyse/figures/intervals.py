@@ -175,12 +175,11 @@ class Sample:
     def above(self, limit: float, share: float) -> Spread:
         """Return the error of the share of values above `limit`, where `limit` is the percentile `share`."""
         found = self._spread(_residuals(self.values, self.starts, above=limit), self.batches)
-        if share == 0.5:
-            return replace(found, lean=0.0)
-        # In the tail the indicator is too rare to show its correlation: take at least that of the values themselves.
+        # The indicator may be too rare in a tail to show its correlation, and may agree in all rounds where one user waits and
+        # another does not: take at least that of the values themselves.
         floor = math.sqrt(share * (1 - share) / len(self.values) * self.time)
         # A few requests of many values may hold most of those above, and a calm run met none of them.
-        lean = max(found.lean, 0.0) if self.starts is not None else 0.0
+        lean = max(found.lean, 0.0) if share > 0.5 and self.starts is not None else 0.0
         return Spread(max(found.error, floor), found.freedom, lean)
 
 

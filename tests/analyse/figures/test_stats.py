@@ -194,6 +194,13 @@ def test_an_interval_is_not_given_because_it_happens_to_be_narrow() -> None:
     assert covers.share > 0.88, covers
 
 
+def test_a_median_between_those_who_wait_and_those_who_do_not_is_no_point() -> None:
+    """One of two users waits in every round: the rounds agree, and the interval was the middle of both."""
+    described = stats.describe_values(np.tile([1.0, 3.0], 20), block=2)
+    assert described["p50"] == 2.0
+    assert described["ci95_p50"] == [1.0, 3.0]
+
+
 def test_a_level_at_a_rate_says_how_many_requests_an_interval_takes() -> None:
     level = LevelData({"queue_memory": 33.3, "ttft_s": {"n": 100, "p95": 1.0, "ci95_p95": None}})
     assert too_few_for_queue(level, "ttft_s", "p95") == " below about 330 requests"
