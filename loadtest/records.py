@@ -177,6 +177,7 @@ class FileHeader:
     driver: str  # "asyncio" or "locust"
     monotonic_ns: int
     wall_ns: int
+    simulated: dict[str, Any] | None = None  # profile and speed of a simulated server, for where run.json is lost
 
     @classmethod
     def of(cls, row: dict[str, Any]) -> Self | None:
@@ -186,7 +187,13 @@ class FileHeader:
             return None
         if not all(type(row.get(name)) is int and abs(row[name]) < MOST_ANCHOR_NS for name in instants):
             return None
-        return cls(SCHEMA, *(row[name] for name in (*texts, *instants)))
+        simulated = row.get("simulated")
+        values = [
+            SCHEMA,
+            *(row[name] for name in (*texts, *instants)),
+            simulated if isinstance(simulated, dict) else None,
+        ]
+        return cls(*values)
 
     @property
     def clock(self) -> Clock:

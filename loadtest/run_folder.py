@@ -102,10 +102,12 @@ def _storage_error(path: Path, error: OSError) -> StorageError:
 class RecordWriter(LineFile):
     """Appends Records to a requests file with one write each, so that a crash loses at most one line."""
 
-    def __init__(self, path: Path, *, worker: str, driver: str, clock: Clock) -> None:
+    def __init__(
+        self, path: Path, *, worker: str, driver: str, clock: Clock, simulated: dict[str, Any] | None = None
+    ) -> None:
         self.clock = clock
-        header = FileHeader(SCHEMA, worker, platform.node(), driver, clock.monotonic_ns, clock.wall_ns)
-        super().__init__(path, dataclasses.asdict(header))
+        header = FileHeader(SCHEMA, worker, platform.node(), driver, clock.monotonic_ns, clock.wall_ns, simulated)
+        super().__init__(path, {key: value for key, value in dataclasses.asdict(header).items() if value is not None})
 
     def write(self, record: Record) -> None:
         """Append a record; raise StorageError where it cannot be written."""
@@ -221,8 +223,11 @@ class RunFolder:
                 found.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
         return found.hexdigest()
 
-    def record_writer(self, clock: Clock, *, worker: str = "0", driver: str = "asyncio") -> RecordWriter:
-        return RecordWriter(self.path / f"requests-{worker}.jsonl", worker=worker, driver=driver, clock=clock)
+    def record_writer(
+        self, clock: Clock, *, worker: str = "0", driver: str = "asyncio", simulated: dict[str, Any] | None = None
+    ) -> RecordWriter:
+        path = self.path / f"requests-{worker}.jsonl"
+        return RecordWriter(path, worker=worker, driver=driver, clock=clock, simulated=simulated)
 
     def write_probe(self, records: Iterable[Record], clock: Clock) -> None:
         """Write the records of the slot probe, which are of level -1 and no part of the run, into probe-slots.jsonl."""

@@ -53,7 +53,14 @@ WHY_UNKNOWN = {
     "server_itl_s": "this server does not stamp its chunks",
     "stall_s": "too few gaps between tokens were seen to tell a stall from a step",
 }
-LENGTHS_IF_SET = ("input_lengths", "output_lengths", "system_tokens", "turns", "sessions")  # of a level that has them
+LENGTHS_IF_SET = (
+    "input_lengths",
+    "output_lengths",
+    "system_tokens",
+    "turns",
+    "sessions",
+    "thinks",
+)  # of a level that has them
 
 
 def level_summary(

@@ -88,7 +88,7 @@ class Analysis:
         loaded = any(level.is_open or level["concurrency"] > found.estimate for level in good)
         if found.limit and loaded and seen >= found.estimate:
             return found
-        return Slots(min(seen, found.estimate), limit=False, method=found.method)
+        return Slots(min(seen, found.estimate), limit=False, method=found.method, unknown=found.unknown)
 
     @property
     def series(self) -> list[Series]:
@@ -255,6 +255,8 @@ def summarise(
     for level in levels:
         level["pace"] = None if measured.apart else measured.paces.get(level["index"])
     facts = run.facts
+    if facts.get("find_max"):  # a search goes up and down
+        levels.sort(key=lambda level: level.amount)
     return {
         **_about(run),
         "simulated": run.simulated,

@@ -125,7 +125,9 @@ async def driver_of(
     async with AsyncExitStack() as stack:
         wire = await stack.enter_async_context(AsyncWire.of(scenario))
         stack.enter_context(kernel_stamping())
-        records = stack.enter_context(closing(folder.record_writer(part.clock, worker=str(share.worker))))
+        simulated = next(filter(None, (one.target.server.simulated for one in part.targets)), None)
+        writer = folder.record_writer(part.clock, worker=str(share.worker), simulated=simulated)
+        records = stack.enter_context(closing(writer))
         source = "driver" if share.of == 1 else f"driver-{share.worker}"
         samples = stack.enter_context(closing(folder.sample_writer(part.clock, source=source)))
         yield Driver(

@@ -51,10 +51,9 @@ OTHER_NAME = f"advice-{PROMISE}"
 def advise(run: Path, slo: str | None, gpu_memory: str | None, out: Path | None, *, as_json: bool) -> None:
     """Say what OLLAMA_NUM_PARALLEL should be, and what it would change.
 
-    From one run it predicts TTFT, queue wait and tokens/s for 1 to 16 slots at the measured concurrencies and some others,
-    and says where --slo is met and which other setting matters more. Writes advice.md, advice.json and advice.png into the
-    run folder, and prediction.json, which says what the advised slots should give; a run with them and
-    --prediction scores that. For a run of several models or servers it writes into a folder for each.
+    From one run it predicts TTFT, queue wait and tokens/s for 1 to 16 slots, and says where --slo is met and which
+    other setting matters more. Writes advice.md, advice.json and advice.png into the run folder, and prediction.json,
+    which says what the advised slots should give; a run with them and --prediction scores that.
 
     \b
     Examples:

@@ -152,10 +152,9 @@ def compare(
 ) -> int:
     """Say what changed between run folders, with intervals; write compare.md, compare.json and compare.png.
 
-    Every level that all runs have gets a verdict (better, worse, no difference seen, not comparable) on TTFT mean and p95,
-    mean tokens/s a stream, output tokens/s and failures. All verdicts together hold with 99 % confidence. Two runs of the same
-    server always differ a little. Several runs a side (BASE1 BASE2 … --against NEW1 NEW2 …) show how much, and so reveal
-    smaller changes.
+    Every level that all runs have gets a verdict (better, worse, no difference seen, not comparable) on TTFT mean and
+    p95, mean tokens/s a stream, output tokens/s and failures. All verdicts together hold with 99 % confidence. Several
+    runs a side (BASE1 BASE2 … --against NEW1 NEW2 …) reveal smaller changes.
 
     Three runs and more stand side by side, named by what differs (model, quantization, server, GPU, slots, settings): a
     table of every level, a verdict on every pair, and one chart of all. So does one run of several models or servers.

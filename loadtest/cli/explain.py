@@ -69,10 +69,9 @@ def explain(
     """Say why one request took as long as it did.
 
     Its time to the first token is split into parts, each with the requests that caused it: waiting for a slot, others'
-    prompts, what the cache had lost, the client's lag, a model that was loaded, its own prompt. The rest of its answer
-    follows. What no part accounts for is printed as unexplained. A simulation then plays the run again without the cause
-    and says how long the request would have taken, but only where it reproduces the run as it was. One request is drawn
-    into explain.png in the run folder.
+    prompts, what the cache had lost, the client's lag, a model that was loaded, its own prompt. What no part accounts
+    for is printed as unexplained. A simulation then plays the run again without the cause and says how long the request
+    would have taken. One request is drawn into explain.png in the run folder.
 
     \b
     Examples:

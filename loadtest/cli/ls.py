@@ -66,8 +66,8 @@ UNREAD: Headline = {  # figures and verdict are None where there is no summary.j
 def ls(folder: Path | None, *, as_json: bool) -> None:
     """List the run folders in DIR (default: runs) with their headline, the newest first.
 
-    Tokens/s are the most output tokens/s of a level that is not void. Verdict and figures come from summary.json; a run
-    that has none, or went on after it was made, is listed with "no report", and `loadtest report` makes it.
+    Tokens/s are the most output tokens/s of a level that is not void. A run whose summary.json is missing or older than
+    its records is listed with "no report"; `loadtest report` makes it.
     """
     place = RUNS if folder is None else folder
     if folder is not None and not folder.is_dir():

@@ -118,10 +118,9 @@ def monitor(
 ) -> None:
     """Sample host, GPU and servers into a run folder, until Ctrl-C, --for or the run's end.
 
-    `loadtest run --monitor` starts this beside a run. Started by hand it samples for a Locust run, or on the server's own
-    machine: copy its samples-*.jsonl into the run folder, and the report aligns them by the wall clock. Each source
-    writes a file, samples-<source>.jsonl. A source that fails is reported once and tried again; it leaves a gap, never a
-    zero.
+    `loadtest run --monitor` starts this beside a run. Started by hand it samples for a Locust run, or on the server's
+    own machine: copy its samples-*.jsonl into the run folder, and the report aligns them by the wall clock. A source
+    that fails leaves a gap, never a zero.
 
     With --metrics-port it also serves the figures of the run in that folder, from whichever driver; without --source it
     does that alone.

@@ -53,8 +53,7 @@ def predict(
 
     From one run, which holds several concurrencies, it predicts TTFT, tokens/s and E2E at loads that were not measured,
     and writes prediction.json and prediction.png. `loadtest run --prediction prediction.json` keeps it before the first
-    request, and its report scores it; `loadtest score` does so for any run. Where the run does not show how many requests
-    the server handles in parallel, each load has two cases. A model that does not reproduce its own run predicts nothing.
+    request, and its report scores it; `loadtest score` does so for any run.
 
     \b
     Examples:

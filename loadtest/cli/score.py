@@ -20,11 +20,9 @@ from loadtest.run_folder import RunFolder
 def score(prediction: Path, run: Path, *, as_json: bool) -> int:
     """Hold a prediction against a run that was measured: errors and bands, beside those of textbook models.
 
-    For every level that was predicted: each figure's error in percent of what was measured (+ is too much), whether it was
-    measured inside the 95 % band, and the Winkler score (the band's width, and 40 times what lies outside of it) as a share
-    of the measured value; then the errors of four textbook models fitted to the same levels. A level that was not predicted, is
-    void, or ran with another model, length or kind of server is named and not scored. Another driver, place, version, warm-up or
-    number of requests is named beside the score.
+    For every level that was predicted: each figure's error in percent of what was measured (+ is too much), whether the
+    95 % band held it, and the Winkler score; then the errors of four textbook models fitted to the same levels. What is
+    not scored is named, with the reason.
 
     \b
     Exit codes: 0 scored · 2 nothing could be scored

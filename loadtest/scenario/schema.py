@@ -61,6 +61,7 @@ class Level:
     system_tokens: int | None = None  # of the made-up system prompt in front of each prompt
     turns: str | None = None  # of made-up conversations: how many, a number or a distribution
     sessions: bool = False  # whether requests are turns of conversations
+    thinks: bool = False  # whether users pause between requests
     inputs: int = 1  # texts in each request, input_tokens long each; more than one for embeddings alone
 
     @property
@@ -72,9 +73,14 @@ class Level:
             what = "session" if self.sessions else "request"
             ramp = self.rate_to is not None
             return f"{self.rate:g} to {self.rate_to:g} {what}s/s" if ramp else rated(self.rate, what)
-        if self.sessions:
+        if self.of_people:
             return "1 person" if self.concurrency == 1 else f"{self.concurrency or 0} people"
         return counted(self.concurrency or 0, "stream")
+
+    @property
+    def of_people(self) -> bool:
+        """Whether its users are not all at the server at once, so that they are no streams."""
+        return self.sessions or self.thinks
 
     @property
     def label(self) -> str:
@@ -229,6 +235,7 @@ class Scenario(LimitKeys, SessionKeys, DataKeys, PromptKeys, LoadKeys, Connectio
                 inputs=self.inputs_per_request,
                 turns=None if self.turns is None else str(self.turns),
                 sessions=self.has_sessions,
+                thinks=bool(self.think_time),
             )
             for index, (words, input_tokens, output_tokens, load) in enumerate(itertools.product(*self.axes()))
         ]

@@ -153,4 +153,5 @@ def level_facts(level: Level) -> dict[str, Any]:
         "requests": level.requests or None,
         **({"inputs": level.inputs} if level.inputs > 1 else {}),
         **({"turns": level.turns, "sessions": True} if level.sessions else {}),
+        **({"thinks": True} if level.thinks else {}),
     }

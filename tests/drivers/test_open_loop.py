@@ -190,6 +190,7 @@ def test_the_live_line_says_what_is_due_and_what_is_late() -> None:
         (("--rate", "4", "--concurrency", "2"), "both concurrency (closed loop) and rate or trace (open loop)"),
         (("--rate", "0"), "rate must be above 0, not 0."),
         (("--rate", "fast"), "is not a list of numbers"),
+        (("--rate", "5/s"), "'5/s' is not a list of numbers like 0.5,1,2 (a second, without the unit)"),
         (
             ("--rate", "4,8", "--find-max", "--slo", "ttft_p95=2"),
             "--find-max searches over concurrency, or over one rate",

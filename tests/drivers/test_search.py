@@ -241,10 +241,12 @@ def test_the_most_that_an_engine_carries_is_found(seed: int, at_a_rate: bool) ->
     assert row.seconds < 2.5 * row.needed_s, row
 
 
-def test_people_who_think_are_searched_for_from_four_on_and_rates_in_sixteenths() -> None:
-    people = Scenario.from_dict({"turns": 4, "think_time": 20})
+@pytest.mark.parametrize("turns", [{"turns": 4}, {}])
+def test_people_who_think_are_searched_for_from_four_on_and_rates_in_sixteenths(turns: dict[str, int]) -> None:
+    """Without conversations they were "streams", and a search for 20 s of thought began with one: 20 minutes for 60 requests."""
+    people = Scenario.from_dict({**turns, "think_time": 20})
     finder = Finder(people, parse_objectives("ttft_p95=3"), 64, print)
-    assert finder.first().concurrency == (4,)
+    assert finder.first().levels()[0].load == "4 people"
     rate = Scenario.from_dict({"rate": 2.0})
     at_rates = Finder(rate, parse_objectives("ttft_p95=3"), 8, print)
     first = at_rates.first()

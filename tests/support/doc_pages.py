@@ -75,10 +75,10 @@ temperature = 0.0
 ignore_eos = true
 ```
 
-Every key is also an option of `loadtest run` (with `-` for `_`), a variable of the environment (`LOADTEST_` and the name in
-capitals), and a keyword of `Scenario` in Python. An option wins over the environment, and the environment over the file,
-each also over a key there that excludes it: `--requests` takes the place of a file's `duration`. *Locust* says where Locust's users take
-the key: as an attribute of the user class, as an option of the command line, or both.
+Every key is also an option of [`loadtest run`](cli.md#loadtest-run) (with `-` for `_`), where its whole text is. It is a variable of
+the environment (`LOADTEST_` and the name in capitals), and a keyword of `Scenario` in Python. An option wins over the environment, and
+the environment over the file, each also over a key there that excludes it: `--requests` takes the place of a file's `duration`. *Locust*
+says where Locust's users take the key: as an attribute of the user class, as an option of the command line, or both.
 """
 
 
@@ -148,7 +148,8 @@ def _locust(key: Key) -> str:
 
 def _what(key: Key) -> str:
     unit = f" [{key.unit}]" if key.unit else ""
-    text = re.sub(r"--[a-z-]+", lambda flag: KEYS.get(flag[0], flag[0]), key.help + unit)
+    first = re.split(r"(?<!e\.g)[.;] ", key.help.rstrip("."))[0]  # docs/cli.md has the rest
+    text = re.sub(r"--[a-z-]+", lambda flag: KEYS.get(flag[0], flag[0]), f"{first}.{unit}")
     return text.replace("|", "\\|").replace("*", "\\*").replace("<", "&lt;")
 
 

@@ -317,6 +317,9 @@ TEXTS = {
         "The cat satThe cat sat",
         doubts=("repeats all of it",),
     ),
+    "blanks, then a word": Stream(
+        V1, sse(*map(delta, ("  ",) * 4 + ("cat",)), finish(usage=usage(output=5))) + DONE, 8 * " " + "cat", output=5
+    ),
     "parts of a content object": Stream(V1, sse(delta({"parts": [{"text": "a"}, {"text": "b"}]}), C) + END),
     "messages: pieces without a type": Stream(
         MESSAGES,

@@ -121,6 +121,11 @@ def test_each_good_file_is_read_rightly(tmp_path: Path, name: str, content: str 
             '{"prompt": "one"}\n\n{"prompt": "  "}\n',
             "line 3, has an empty prompt (column prompt); take out the rows that have none.",
         ),
+        (
+            "blanks.csv",
+            'prompt,max_tokens\none,1\n,2\nthree,3\n,4\n"",5\n',
+            "line 3, has an empty prompt (column prompt); take out the rows that have none (3 in all).",
+        ),
         ("number.jsonl", '{"prompt": 5}\n', "line 1, has a number for a prompt (column prompt), not a text."),
         ("length.jsonl", '{"prompt": "one", "max_tokens": -1}', "has -1 for a length (column max_tokens)"),
         ("half.jsonl", '{"prompt": "one\\ud83d"}\n', "line 1, column 16, is not JSON: no low surrogate"),

@@ -65,7 +65,7 @@ def _draw_figure(
         if not line:
             continue
         look = style.line_look(i)
-        axes.plot(*zip(*line, strict=True), **look, label=_label(series, all_series))
+        axes.plot(*zip(*style.broken_at(series.gaps, line), strict=True), **look, label=_label(series, all_series))
         for level in series.believed:
             if level.amount and (bounds := level.interval(name, part)):
                 low, high = (end * factor for end in bounds)
@@ -77,7 +77,7 @@ def _draw_figure(
     style.plain(axes.yaxis)
     style.load_axis(axes, users, axis_of(levels))
     slots = analysis.believed_slots.number
-    if slots is not None and min(users) <= slots < max(users) and not any(level.is_open for level in levels):
+    if slots is not None and min(users) <= slots < max(users) and all(level.fills_slots for level in levels):
         style.slots_line(axes, slots, slots)
 
 
@@ -145,8 +145,9 @@ def _draw_percentiles(axes: Axes, analysis: Analysis, series: Series, *, name: s
         return
     for part, colour, marker, size, width in DRAWN_PERCENTILES:
         if good := list(style.points(believed(levels), name, part)):
+            line = style.broken_at(series.gaps, good)
             axes.plot(
-                *zip(*good, strict=True), color=colour, marker=marker, markersize=size, linewidth=width, label=part
+                *zip(*line, strict=True), color=colour, marker=marker, markersize=size, linewidth=width, label=part
             )
     void = [
         point
@@ -218,7 +219,7 @@ def _draw_by_output(
         if not known:
             continue
         line = style.line_look(i)
-        if good := [point for level, point in known if not level.is_void]:
+        if good := style.broken_between(series.gaps, [(at.amount, point) for at, point in known if not at.is_void]):
             axes.plot(*zip(*good, strict=True), label=_label(series, all_series), **line)
         crosses(axes, [point for level, point in known if level.is_void], edge)
         loads = [f"{level.amount:.4g}" for level, _ in known]

@@ -221,7 +221,7 @@ def _rates(axes: Axes, every: Sequence[StyledSeries], *, rate: tuple[str, str]) 
     key, name = rate
     for one in every:
         known = [level for level in one.believed if level[key] is not None]
-        _plot(axes, one, [(level.amount, level[key]) for level in known])
+        _plot(axes, one, style.broken_at(one.gaps, [(level.amount, level[key]) for level in known]))
         for level in known:
             if bounds := level.interval(key):
                 axes.vlines(level.amount, *bounds, color=one.look["color"], linewidth=1.4, alpha=0.6)
@@ -234,8 +234,8 @@ def _rates(axes: Axes, every: Sequence[StyledSeries], *, rate: tuple[str, str]) 
 def _durations(axes: Axes, every: Sequence[StyledSeries], *, key: str, high: str, name: str) -> None:
     """Draw a duration's median, and dotted its high percentile, on a logarithmic axis."""
     for one in every:
-        _plot(axes, one, list(style.points(one.believed, key, "p50")))
-        if highs := list(style.points(one.believed, key, high)):
+        _plot(axes, one, style.broken_at(one.gaps, style.points(one.believed, key, "p50")))
+        if highs := style.broken_at(one.gaps, style.points(one.believed, key, high)):
             look = {**one.look, "linestyle": ":", "markersize": 3.5, "linewidth": 1.3}
             axes.plot(*zip(*highs, strict=True), alpha=0.75, **look)
         _void(axes, one, list(style.points(one.void, key, "p50")))
@@ -254,7 +254,7 @@ def _tradeoff(axes: Axes, every: Sequence[StyledSeries], *, key: str, name: str,
     for one in every:
         found = [(level, level.figure(rate[0]), level.figure(key, part)) for level in one.believed]
         known = [(level, (x, y)) for level, x, y in found if x is not None and y is not None]
-        _plot(axes, one, [point for _, point in known])
+        _plot(axes, one, style.broken_between(one.gaps, [(level.amount, point) for level, point in known]))
         for level, point in {id(known[end][0]): known[end] for end in (0, -1) if known}.values():
             told = {"xytext": (-7, 4), "textcoords": "offset points", "ha": "right", "color": one.look["color"]}
             axes.annotate(f"{level.amount:g}", point, **told)

@@ -140,8 +140,9 @@ def _curve_panel(axes: Axes, key: str, part: str, *, analysis: Analysis, found: 
     _dots(axes, [(load, value) for load, value, _ in points], factor, style.VERMILLION)
     style.from_zero(axes, tallest * factor, 1.12)  # room for the slots' label
     loads = {*users, *(each.concurrency or 1 for each in curve[-1:])}
-    style.load_axis(axes, loads, users_axis(people=analysis.run.has_turns))
-    if (slots := analysis.believed_slots.number) is not None:
+    style.load_axis(axes, loads, users_axis(people=any(level.as_asked.of_people for level in analysis.levels)))
+    slots = analysis.believed_slots.number
+    if slots is not None and all(level.fills_slots for level in analysis.levels):
         style.slots_line(axes, slots, slots)
 
 
@@ -183,7 +184,7 @@ def title(analysis: Analysis, found: PredictedCurve) -> str:
         for users, value, _ in measured(analysis, found.series, key, part)
         if users in by_load and value > 0
     ]
-    noun = ("person", "people") if analysis.run.has_turns else ("stream",)
+    noun = ("person", "people") if any(level.as_asked.of_people for level in analysis.levels) else ("stream",)
     text = (
         f"Predicted for {counted(last.concurrency or 0, *noun)}: TTFT p95 {seconds(last.figure('ttft_s', 'p95'))}, "
         f"{number(last.figure('stream_tokens_per_s', 'p50'))} tokens/s a stream"

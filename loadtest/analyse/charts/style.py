@@ -231,6 +231,21 @@ def points(levels: Iterable[LevelData], name: str, part: str) -> Iterator[tuple[
             yield level.amount, value
 
 
+def broken_at(gaps: Iterable[float], points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return a line over loads that breaks at each gap."""
+    known = list(points)
+    return sorted([*known, *((load, math.nan) for load in gaps)]) if known else []
+
+
+def broken_between(
+    gaps: Iterable[float], points: Iterable[tuple[float, tuple[float, float]]]
+) -> list[tuple[float, float]]:
+    """Return a line of points by load, over anything else than load, that breaks at each gap."""
+    known = list(points)
+    by_load = sorted([*known, *((load, (math.nan, math.nan)) for load in gaps)], key=lambda one: one[0])
+    return [point for _, point in by_load] if known else []
+
+
 def slots_line(axes: Axes, x: float, slots: int) -> None:
     """Draw where the server's slots are all taken, below the interval of a level that has as many streams."""
     axes.axvline(x, color=GREY, linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)

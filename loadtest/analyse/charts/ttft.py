@@ -64,7 +64,7 @@ def ttft_parts(axes: Axes, analysis: Analysis, series: Series) -> None:
     )
     style.plain(axes.yaxis)
     slots = analysis.believed_slots.number
-    if slots is not None and not any(level.is_open for level in levels):
+    if slots is not None and all(level.fills_slots for level in levels):
         within = sum((level["concurrency"] or 0) <= slots for level in levels)
         if within < len(levels):
             style.slots_line(axes, within - 0.5, slots)

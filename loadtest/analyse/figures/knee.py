@@ -33,7 +33,7 @@ class Knee:
     # three levels, the second of which gave surely less than the others: (users, rate)
     dip: tuple[tuple[int, float], ...] = ()
     falls: float | None = None  # tokens/s of the last level, where that is surely less than DIP_SHARE of `tokens_per_s`
-    people: bool = False  # whether users hold conversations
+    people: bool = False  # whether users hold conversations or think
 
     @property
     def in_between(self) -> bool:
@@ -184,7 +184,7 @@ def knee(levels: Sequence[dict[str, Any]], void: Sequence[dict[str, Any]] = ()) 
         void=_unknown({int(level["concurrency"]) for level in void if level.get("concurrency")}, points, found.users),
         dip=_dip(points),
         falls=last.rate if found.surely_above(last, 1 / DIP_SHARE) else None,
-        people=any(level.get("sessions") for level in levels),
+        people=any(level.get("sessions") or level.get("thinks") for level in levels),
     ), None
 
 

@@ -55,7 +55,7 @@ def slots_finding(analysis: Analysis) -> Finding:
         what = "one request at a time" if slots.estimate == 1 else f"{slots.estimate} requests in parallel"
         return Finding(f"The server handles {what}; further requests {what_happens(analysis)}.", evidence)
     least = counted(slots.estimate, "request")
-    unseen = slots_told(analysis) or "its limit was not seen"
+    unseen = slots_told(analysis) or slots.unknown
     unseen = f"{only_void(levels)} its limit" if analysis.slots.limit else unseen
     if analysis.slots.limit or slots.estimate != analysis.slots.estimate:
         evidence += " Void levels are part of that: measure them again before you rely on it."

@@ -26,6 +26,7 @@ from loadtest.analyse.run import (
     shared_parts,
     with_most,
 )
+from loadtest.analyse.server.queue.slots import NOT_SEEN
 from loadtest.analyse.summary import Analysis, believed_knee
 from loadtest.analyse.verdict.remedies import REMEDIES
 from loadtest.doubts import SUSPECT, VALID, VOID
@@ -285,7 +286,10 @@ def _slots(analysis: Analysis) -> Tile:
         return Tile(name, str(slots.estimate), f"requests in parallel; further ones {what_happens(analysis)}")
     if analysis.run.fact("server", "slots_said") == slots.estimate:
         return Tile(name, str(slots.estimate), "as the server says; the run saw no limit")
-    unseen = f"{slots_told(analysis) or 'its limit was not seen'}: measure longer, or with more load"
+    told = slots_told(analysis)
+    unseen = slots.unknown if told is None else told
+    if told is not None or slots.unknown == NOT_SEEN:
+        unseen += ": measure longer, or with more load"
     return Tile(name, f"≥ {slots.estimate}", f"{only_void(levels)} the limit" if analysis.slots.limit else unseen)
 
 

@@ -66,7 +66,8 @@ def curve_table(analysis: Analysis, curve: PredictedCurve) -> Grid | None:
         )
         for each, clause in zip(curve.predictions, rests, strict=True)
     )
-    heads = ["streams", "measured too", *(f"{name} (95 % band)" for name, _ in SHOWN_FIGURES[:4])]
+    users = "people" if any(level.as_asked.of_people for level in analysis.levels) else "streams"
+    heads = [users, "measured too", *(f"{name} (95 % band)" for name, _ in SHOWN_FIGURES[:4])]
     heads += ["rests on what was not measured"] if beyond else []
     return Grid(tuple(heads), rows, names=2, prose=beyond)
 

@@ -177,10 +177,10 @@ def set_beside(*analyses: Analysis) -> Published:
     """
     rows: list[MeasuredBeside] = []
     for one in [part for each in analyses for part in ([part for _, part in each.groups] or [each])]:
-        for level, summed in zip(one.run.levels, one.levels, strict=True):
+        for level in one.levels:
             cell = _published_of(one.run, level)
             if cell is not None and one.run.good(level["index"]).any():
-                rows.append(_measured_beside(one.run, level["index"], cell, summed["verdict"]))
+                rows.append(_measured_beside(one.run, level["index"], cell, level["verdict"]))
     if not rows:
         raise RunFolderError(
             f"{' and '.join(str(one.run.path) for one in analyses)} holds no answered level of the published tests; run "

@@ -18,6 +18,7 @@ from loadtest.analyse.summary import Analysis
 from loadtest.grid import Grid
 from loadtest.metrics import S_PER_NS
 from loadtest.scenario import Key, Scenario, keys_of
+from loadtest.scenario.parts.prompts import ANY
 from loadtest.scenario.price import Price
 from loadtest.simulate.profiles import PROFILES
 from loadtest.text import UNKNOWN, counted, instant, joined, listed, number, percent, seconds
@@ -121,8 +122,9 @@ def _loop(levels: list[LevelData]) -> str:
     due = [level.is_open for level in levels]
     if due and all(due):
         return "open loop: requests were due by the clock, however many were unanswered"
+    thought = " and a think time" * any(level.get("thinks") for level in levels)
     return (
-        "closed loop: each stream sent its next request after its last answer had ended" if due and not any(due) else ""
+        f"closed loop: each user sent the next request after the last answer{thought}" if due and not any(due) else ""
     )
 
 
@@ -266,6 +268,8 @@ def command(run: RunData) -> str | None:
     if len(facts.get("targets") or [target]) == 1:  # which model a server chooses by itself may be another one tomorrow
         said["model"] = scenario.get("model") or target.get("model")
     asked = facts.get("asked") or {}
+    if said.get("output_tokens") == [] and said.get("endpoint") != "embeddings":
+        said["output_tokens"] = [ANY]
     if said.get("data_once"):  # which says how many by itself
         said["requests"] = None
     if asked.get("find_max"):  # which chose both for its levels

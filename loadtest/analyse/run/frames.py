@@ -17,7 +17,7 @@ from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
 from loadtest.analyse.run.event_times import Delays, EventGaps, Ragged
 from loadtest.analyse.run.files import reading
 from loadtest.analyse.run.files.damage import DAY_NS, lines_left_out, no_header
-from loadtest.analyse.run.files.facts import read_facts
+from loadtest.analyse.run.files.facts import know_simulated, read_facts
 from loadtest.analyse.run.files.reading import INSTANT_FIELDS, Columns
 from loadtest.analyse.run.files.samples import Machine, Zero, read_machine
 from loadtest.analyse.run.levels import LevelData
@@ -203,6 +203,7 @@ def load(path: Path) -> RunData:
     facts, trouble = read_facts(folder)
     found = reading.read_requests(path, facts)
     headers, lines, sources = found.headers, found.lines, found.sources
+    know_simulated(facts, (header.simulated for header in headers))
     trouble += found.trouble
     columns = lines.columns
     anchor = Zero.of(headers or [reading.sampled_header(path)])

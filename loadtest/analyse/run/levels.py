@@ -35,10 +35,16 @@ class LevelData(dict[str, Any]):
         return self.get("concurrency") is None
 
     @property
+    def fills_slots(self) -> bool:
+        """Whether each of its users has a request at the server at all times, so that slots are a number of users."""
+        return not self.is_open and not self.get("thinks")
+
+    @property
     def as_asked(self) -> Level:
         """The scenario's level, which has the names for it."""
         given: dict[str, Any] = {key: self.get(key) for key in ASKED_KEYS}
         given |= {"inputs": self.get("inputs") or 1, "turns": self.get("turns"), "sessions": bool(self.get("sessions"))}
+        given |= {"thinks": bool(self.get("thinks"))}
         return Level(index=self["index"], requests=0, **given)
 
     @property
@@ -157,6 +163,11 @@ class Series:
     def void(self) -> list[LevelData]:
         return [level for level in self.levels if level.is_void]
 
+    @property
+    def gaps(self) -> list[float]:
+        """The loads of which nothing is believed: a line drawn past one would tell its figure."""
+        return sorted({level.amount for level in self.void} - {level.amount for level in self.believed})
+
 
 def series_of(levels: Iterable[LevelData]) -> list[Series]:
     """Group levels of summary.json by model and server, prompt length, answer length, words and kind of load."""
@@ -197,7 +208,7 @@ def axis_of(levels: Sequence[LevelData]) -> str:
     kinds = {level.is_open for level in levels}
     if kinds == {True}:
         return "offered load (requests/s)"
-    closed = [bool(level.as_asked.sessions) for level in levels if not level.is_open]
+    closed = [level.as_asked.of_people for level in levels if not level.is_open]
     if kinds <= {False}:
         return users_axis(people=any(closed))
     users = joined(" or ", "" if all(closed) else "streams at once", "people" if any(closed) else "")

@@ -86,5 +86,5 @@ SHARE = ReadParam(read_share, "share", "a share like 5% or 0.05")
 PARAM_TYPES: dict[type, click.ParamType[Any]] = {int: whole_param(), float: number_param()}
 LISTS_OF = {
     int: ReadParam(_list_of(parse_whole), "n,n,…", "a list of whole numbers like 1,2,4,8"),
-    float: ReadParam(_list_of(float), "r,r,…", "a list of numbers like 0.5,1,2"),
+    float: ReadParam(_list_of(float), "r,r,…", "a list of numbers like 0.5,1,2 (a second, without the unit)"),
 }

@@ -165,10 +165,9 @@ def run(
     made beforehand, however many are still unanswered. TTFT then counts from when a request was due as well as from when
     it was sent.
 
-    With --find-max the concurrency is searched for (or the rate, from the one given): it doubles until a level misses --slo,
-    then the gap is halved. Where the 95 % interval of a level holds the limit, and it missed or would be the answer, it is
-    measured once more with twice the requests. The answer names what binds past it: slots, prefix cache, prefill, decode,
-    memory or context. Exit code 1 when no load surely meets --slo.
+    With --find-max the concurrency is searched for (or the rate, from the one given): it doubles until a level misses
+    --slo, then the gap is halved. The answer names what binds past it: slots, prefix cache, prefill, decode, memory or
+    context. Exit code 1 when no load surely meets --slo.
 
     \b
     Examples:

@@ -55,11 +55,11 @@ class Finder:
         least = max(SEARCH_FEWEST, *needed, scenario.requests or 0)
         least *= scenario.requests_per_rarest_target
         each, start = scenario.requests_per_stream, 1
-        self._loads = Loads("people" if scenario.has_sessions else "streams")
+        self._loads = Loads("people" if scenario.has_sessions or scenario.think_time else "streams")
         if scenario.rate:
             self._loads = Loads("sessions/s" if scenario.has_sessions else "requests/s", scenario.rate[0] / RATE_STEPS)
             each, start, most = math.ceil(self._loads.unit * RATE_S), RATE_STEPS, most * RATE_STEPS
-        elif scenario.has_sessions and scenario.think_time:
+        elif scenario.think_time:
             start = FIRST_PEOPLE
         self._search = Search(least=least, a_stream=each, most=most, start=start)
         self._scenario = scenario

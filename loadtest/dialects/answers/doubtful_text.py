@@ -94,11 +94,9 @@ def _whole_again(texts: Sequence[str]) -> bool:
     for i, text in enumerate(texts):
         if before > longest + MOST_BLANKS:
             break
-        if (
-            i >= FEWEST_BEFORE
-            and FEWEST_LETTERS <= before <= len(text) + MOST_BLANKS
-            and text.strip().startswith("".join(texts[:i]).strip())
-        ):
-            return True
+        if i >= FEWEST_BEFORE and FEWEST_LETTERS <= before <= len(text) + MOST_BLANKS:
+            said = "".join(texts[:i]).strip()
+            if len(said) >= FEWEST_LETTERS and text.strip().startswith(said):
+                return True
         before += len(text)
     return False

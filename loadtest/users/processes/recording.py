@@ -178,6 +178,7 @@ class Recorder:
         self.backlog = GeventBacklog()
         self._on_hopeless = on_hopeless
         self._failed = FailedInARow(_failures_allowed(user_targets.values()))
+        self._simulated = next(filter(None, (one.target.server.simulated for one in user_targets.values())), None)
         self.ledger = self._open_ledger(folder, str(worker), source, on_broken)
         numbers = itertools.count(worker * WORKER_STRIDE)
         self.user_numbers = itertools.count(worker * WORKER_STRIDE)
@@ -202,7 +203,8 @@ class Recorder:
         samples: SampleWriter | None = None
         if folder is not None:
             opened = self._stack.enter_context
-            records = opened(closing(folder.record_writer(self.clock, worker=worker, driver="locust")))
+            writer = folder.record_writer(self.clock, worker=worker, driver="locust", simulated=self._simulated)
+            records = opened(closing(writer))
             samples = opened(closing(folder.sample_writer(self.clock, source=source)))
         return Ledger(
             self.backlog,

@@ -26,7 +26,7 @@ from loadtest.scenario.files import is_utf8, not_regular, not_rows
 from loadtest.text import counted
 from loadtest.workloads.files.columns import TURNS, NoPromptError, RowError, RowShape, is_plain, row_json
 from loadtest.workloads.files.csv_mistakes import LONE_RETURNS, MOST_ROW, wrong_cells, wrong_csv
-from loadtest.workloads.files.data_row import HOLDS_COLUMNS, Row, read_row
+from loadtest.workloads.files.data_row import HOLDS_COLUMNS, WITHOUT, Row, read_row
 from loadtest.workloads.files.json_rows import BLOCK, RowSpan, array_rows, is_spread, object_rows, remedy
 from loadtest.workloads.files.turns import SENT_ROLES
 from loadtest.workloads.files.wrong_row import holds_columns, read_head, without_prompt
@@ -114,7 +114,7 @@ class DataFile:
                 shape = RowShape.of(value, self.column)
                 self.unsent.update(dict.fromkeys(shape.unsent))
             plain = shape.text is not None and is_plain(value[shape.text])
-            row = PLAIN_ROW if plain else self._read(span, value)
+            row = PLAIN_ROW if plain else self._read(span, value, rows)
             if shape.id is not None and value[shape.id]:
                 ids.append(hash(str(value[shape.id])))
             if row is None:
@@ -148,15 +148,30 @@ class DataFile:
                     raise self._wrong(0, f"{error}{'' if suffix in CSV_SUFFIXES else LINES}") from None
                 self.lines = True
 
-    def _read(self, span: RowSpan, value: Any) -> Row | None:
+    def _read(self, span: RowSpan, value: Any, others: Iterator[tuple[RowSpan, Any]]) -> Row | None:
+        """Return what a row asks for; of a row without a prompt say how many of its kind there are, not one at each start."""
+        try:
+            return self._row(value)
+        except RowError as error:
+            what = str(error)
+        if what.endswith(WITHOUT) and (more := sum(self._has_no_prompt(other) for _, other in others)):
+            what += f" ({1 + more} in all)"
+        raise self._wrong(span.start, what)
+
+    def _row(self, value: Any) -> Row | None:
         try:
             return read_row(value, self.column)
         except NoPromptError:
-            raise self._wrong(span.start, without_prompt(value, self.column, each=".[]" * self.array)) from None
-        except RowError as error:
-            raise self._wrong(span.start, str(error)) from None
+            raise RowError(without_prompt(value, self.column, each=".[]" * self.array)) from None
         except UnicodeEncodeError:
-            raise self._wrong(span.start, "holds half a character (a lone surrogate)") from None
+            raise RowError("holds half a character (a lone surrogate)") from None
+
+    def _has_no_prompt(self, value: Any) -> bool:
+        try:
+            self._row(value)
+        except RowError as error:
+            return str(error).endswith(WITHOUT)
+        return False
 
     def _take(self, span: RowSpan, row: Row) -> None:
         self.starts.append(span.start)

@@ -58,6 +58,17 @@ def test_the_stack_adds_up_to_mean_ttft(four_slots: Analysis, axes: Axes) -> Non
     assert "4 slots" in [text.get_text() for text in axes.texts]
 
 
+def test_slots_are_no_number_of_people_who_think(tmp_path: Path, axes: Axes) -> None:
+    """At 8 people who pause there is mostly a free one of 4 slots: right of the line nobody waited."""
+    levels, truth = grid(Made(), (1, 4, 8), each=4)
+    write(tmp_path / "run", truth.records, [{**level, "thinks": True} for level in levels])
+    (series,) = series_of((analysis := analyse(tmp_path / "run")).summary["levels"])
+    ttft.ttft_parts(axes, analysis, series)
+    assert analysis.slots.number == 4
+    assert not [text for text in axes.texts if "slot" in text.get_text()]
+    assert axes.get_xlabel() == "concurrency (people)"
+
+
 def test_the_rest_holds_the_prefill_where_the_server_does_not_say_it(tmp_path: Path, axes: Axes) -> None:
     """Of vLLM the grey part, which was nearly all prefill, was "neither a wait for others, load nor prefill"."""
     levels, truth = grid(Made(), (1, 4, 8))

@@ -311,6 +311,8 @@ def test_the_command_runs_the_same_again(tmp_path: Path) -> None:
     assert "--warm-cache" in said
     assert "--header 'X-Team: ${TEAM}'" in said
     assert "think-time" not in said
+    make(tmp_path / "any", users=(1,), scenario={**SCENARIO, "output_tokens": []})
+    assert "--output-tokens any" in str(command(analyse(tmp_path / "any").run))  # else it asked for 64
     make(tmp_path / "chosen", users=(1,), scenario=SCENARIO, target={"url": "http://gpu:11434", "model": "a:1b"})
     assert "--model a:1b" in str(command(analyse(tmp_path / "chosen").run))
     options = {"save_text": True, "header": ["X-A: ${A}"]}

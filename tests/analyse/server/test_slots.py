@@ -88,6 +88,7 @@ def test_a_server_that_only_budgets_prefill_has_no_slots(tmp_path: Path) -> None
     assert not found.limit
     assert found.estimate is not None
     assert found.estimate < 16
+    assert found.unknown == "up to 16 were in flight, and what held up the others is not known"
 
 
 def test_a_queue_for_prefill_behind_few_slots_is_not_taken_for_slots(tmp_path: Path) -> None:

@@ -230,6 +230,12 @@ def test_the_answer_and_the_question_are_in_reports(tmp_path: Path) -> None:
     assert (said or "").endswith("--slo ttft_p95=3 --find-max 64")
 
 
+def test_levels_of_a_search_stand_by_load_and_not_in_the_order_of_measurement(tmp_path: Path) -> None:
+    levels, truth = grid(Made(), (4, 8, 6, 5), each=4)
+    analysis = analyse(write(tmp_path / "run", truth.records, levels, find_max={"sentence": "…", "answer": 5}))
+    assert [level["concurrency"] for level in analysis.summary["levels"]] == [4, 5, 6, 8]
+
+
 def test_a_way_to_the_server_is_no_reading_of_prompts(tmp_path: Path) -> None:
     """Behind a gateway of 400 ms: "reading prompts takes too long", of prompts that the server read in 50 ms."""
     levels, truth = grid(Made(load_ms=0), (1,), each=20)

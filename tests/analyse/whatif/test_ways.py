@@ -14,6 +14,8 @@ from support.virtual_runs import Load, play
 
 from loadtest.analyse.charts import prediction
 from loadtest.analyse.explain.explanation import Explainer, at_percentile, rows_by_length
+from loadtest.analyse.findings.slot_findings import slots_finding
+from loadtest.analyse.reports import answers
 from loadtest.analyse.run import RunData
 from loadtest.analyse.server.queue.slots import known_slots
 from loadtest.analyse.summary import Analysis, analyse
@@ -87,6 +89,11 @@ def test_a_budget_of_tokens_is_found_where_the_number_at_work_says_nothing(tmp_p
     found = fitted(analysis)
     assert "tokens of prompts and answers are held at most" in found.way
     assert found.timing.kv_tokens == pytest.approx(2500, rel=0.05)
+    room = f"others wait for room for about {found.timing.kv_tokens} tokens of prompts and answers, not for one of a number of slots"
+    assert slots_finding(analysis) == f"The server handles at least 5 requests in parallel; {room}."
+    assert (
+        answers.tiles(analysis)[3].note == room
+    )  # both were "its limit was not seen: measure longer, or with more load"
 
 
 def test_chart_and_explanation_rest_on_the_way_that_predict_does(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -226,6 +226,14 @@ def read_facts(folder: RunFolder) -> tuple[dict[str, Any], list[str]]:
         if said_simulated := (entry.get("server") or {}).get("simulated"):
             entry["server"]["simulated"] = _known_profile(said_simulated, said_simulated)
     return facts, [*_how_it_ended(facts.get("state"), facts.get("failure")), *_shortened(said)]
+
+
+def know_simulated(facts: dict[str, Any], by_header: Iterable[dict[str, Any] | None]) -> None:
+    """Let a run stay simulated whose run.json is lost or damaged: the headers of requests files say it too."""
+    said = next(filter(None, by_header), None)
+    if said and not (facts.get("server") or {}).get("simulated"):
+        known = _cleaned({"server": {"simulated": said}}, RUN, "", [])["server"].get("simulated")
+        facts["server"] = {**(facts.get("server") or {}), "simulated": _known_profile(said, known)}
 
 
 def _known_profile(said: Any, known: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -37,6 +37,7 @@ LEAST_PRESSED_SHARE = 0.03  # of the steps with more requests in flight than tha
 LEAST_AGREEMENT = 0.75  # of the readings, which must name the same number
 MOST_IDLE = 0.25  # of the time with requests waiting may pass with nobody at work, where slots keep them out
 LONGEST_PLAIN_STEP = 1.4  # times the usual step with nobody waiting: a longer one evaluates prompt tokens
+NOT_SEEN = "its limit was not seen"
 FEWEST_TOKENS = 4  # of the median answer, for the steps alone to name a limit where the server reports no durations
 SMALLEST_SLICE = 32  # prompt tokens that a step evaluates at least, where prompts are cut into slices
 
@@ -56,6 +57,7 @@ class Slots:
     limit: bool  # True: requests were kept out, so this is the server's limit; False: a lower bound
     method: str
     witnesses: tuple[Witness, ...] = field(default=())
+    unknown: str = NOT_SEEN  # why no limit is named, as the end of a sentence
 
     @property
     def number(self) -> int | None:
@@ -133,24 +135,29 @@ def estimate_slots(run: RunData) -> Slots:
         passed, full = _without_durations(run, requests, ttft, passed, peak)
     found = tuple(witness for witness in (most, passed, full) if witness is not None)
     method = "; ".join((*(witness.said for witness in found), *filter(None, [events.said])))
+    others = f"up to {asked} were in flight, and what held up the others is not known"
+    no_limit = Slots(peak, limit=False, method=method, witnesses=found, unknown=others)
     if len(found) == 1:
-        return Slots(
-            peak,
-            limit=False,
-            method=f"{method}; up to {asked} were in flight, and what the others waited for was not seen",
-            witnesses=found,
-        )
+        more = f"{method}; up to {asked} were in flight, and what the others waited for was not seen"
+        return replace(no_limit, method=more)
     named = found[1].slots
-    others = {witness.slots for witness in found[2:] if witness.slots is not None}
-    if named is None or named < peak or not others <= {named}:  # the peak is only a lower bound
+    also = {witness.slots for witness in found[2:] if witness.slots is not None}
+    if named is None or named < peak or not also <= {named}:  # the peak is only a lower bound
         least = min(witness.slots for witness in found if witness.slots is not None)
-        return Slots(least, limit=False, method=f"{method}; these disagree too much to name a limit", witnesses=found)
+        no_limit, named = replace(no_limit, estimate=least), None
+        why = "these disagree too much to name a limit"
     if instead := budget_instead_of(run, requests, ttft, named):
-        budget = f"a budget of {instead[0]} tokens of prompts and answers explains {percent(instead[1])} of the waiting"
-        return Slots(named, limit=False, method=f"{method}; but {budget}, so the number is no limit", witnesses=found)
+        tokens, explained = instead
+        why = f"but a budget of {tokens} tokens of prompts and answers explains {percent(explained)} of the waiting"
+        room = (
+            f"others wait for room for about {tokens} tokens of prompts and answers, not for one of a number of slots"
+        )
+        return replace(no_limit, method=f"{method}; {why}, so no number is the limit", unknown=room)
+    if named is None:
+        return replace(no_limit, method=f"{method}; {why}")
     if (idle := idle_while_waiting(requests, ttft, named)) > MOST_IDLE:
         nobody = f"nobody was at work in {percent(idle)} of the time in which requests waited"
-        return Slots(peak, limit=False, method=f"{method}; but {nobody}, so no slot held them back", witnesses=found)
+        return replace(no_limit, method=f"{method}; but {nobody}, so no slot held them back")
     return Slots(named, limit=True, method=method, witnesses=found)
 
 

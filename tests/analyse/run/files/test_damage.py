@@ -267,6 +267,17 @@ def test_records_without_a_run_json_are_reported(run: Path, loadtest: Call) -> N
         assert level(found)["concurrency"] == 4
 
 
+@pytest.mark.parametrize("speed", [4.0, "fast"])
+def test_a_simulated_run_stays_simulated_without_its_run_json(run: Path, speed: object) -> None:
+    head, *rest = lines(run)
+    simulated = {"profile": "quick", "speed": speed}
+    put(run, orjson.dumps({**orjson.loads(head), "simulated": simulated}) + b"\n", *rest)
+    (run / "run.json").unlink()
+    found = analyse(run)
+    assert found.summary["simulated"] == {"profile": "quick", "speed": 4.0 if speed == 4.0 else 1.0}
+    assert "SIMULATED" in pages.markdown(found, [])
+
+
 def test_a_folder_with_neither_is_refused(tmp_path: Path, loadtest: Call) -> None:
     code, _, err = loadtest("report", tmp_path)
     assert (code, err) == (
