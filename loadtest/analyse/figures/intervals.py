@@ -27,7 +27,7 @@ MOST_BATCHES, FEWEST_BATCHES = 20, 10
 FEWEST_ROUNDS = 5  # whole rounds of a closed loop that an interval needs
 BATCH_TIMES = 5  # correlation times in a batch, where that leaves at least ten batches
 # A few batches show less skewness than there is. With this factor the intervals of the mean TTFT of 200 requests at half load
-# hold in 93 of 100 runs, without it in 90.
+# held in 93 of 100 runs, and without it in 90.
 SKEWNESS_SEEN = 1.25
 # Effective number of independent samples that an interval needs; a tail needs more, since a short run has not seen it.
 FEWEST_INDEPENDENT = 10
