@@ -14,7 +14,13 @@ from typing import Self
 import numpy as np
 
 from loadtest.analyse.figures import rates, stats
-from loadtest.analyse.figures.intervals import Sample, correlation_time, percentile_interval, t_quantile
+from loadtest.analyse.figures.intervals import (
+    FEWEST_INDEPENDENT,
+    Sample,
+    correlation_time,
+    percentile_interval,
+    t_quantile,
+)
 from loadtest.analyse.run import BoolArray, FloatArray, LevelData, RunData, finite
 from loadtest.analyse.server.timing.step_law import StepTimes, well_seen
 from loadtest.analyse.server.timing.steps import BLOCKS
@@ -28,8 +34,6 @@ FEWEST_COMPARED = 8  # requests a side
 LEAST_EFFECTIVE_SHARE = 0.25
 FEWEST_FOR_TAIL = 60  # for a p95: below, fewer than three requests lie past it
 FEWEST_INDEPENDENT_COMPARED = 4.0  # independent ones a side: a queue that never settles has no mean to compare
-# independent ones a side of the TTFT of a level at a rate (with 10, false differences near saturation)
-FEWEST_INDEPENDENT_AT_A_RATE = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +168,7 @@ def note_on_rates(analyses: Iterable[Analysis]) -> str:
         return ""
     return (
         " At a rate of requests a queue multiplies differences of speed, so waits must differ by more; a level whose requests met "
-        f"fewer than {FEWEST_INDEPENDENT_AT_A_RATE} independent queues has too few samples, and needs more requests."
+        f"fewer than {FEWEST_INDEPENDENT} independent queues has too few samples, and needs more requests."
     )
 
 
@@ -174,7 +178,7 @@ def _queue_told(run: RunData, level: LevelData) -> bool:
     if level.get("rate") is None:
         return True
     memory = float(level.get("queue_memory", 1.0))
-    return len(first) >= FEWEST_INDEPENDENT_AT_A_RATE * max(correlation_time(first), memory)
+    return len(first) >= FEWEST_INDEPENDENT * max(correlation_time(first), memory)
 
 
 def _of_many(values: FloatArray) -> bool:

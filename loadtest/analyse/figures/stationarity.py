@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from loadtest.analyse.figures.intervals import FEWEST_OF_A_QUEUE
+from loadtest.analyse.figures.intervals import FEWEST_INDEPENDENT
 from loadtest.analyse.figures.rates import Flow, window_shares
 from loadtest.analyse.run import FloatArray, LevelData, RunData
 from loadtest.analyse.run.overlaps import BusiestParts, Depth
@@ -181,9 +181,10 @@ def _unhindered(send: FloatArray, begun: FloatArray) -> float:
 def queue_memory(run: RunData, level: dict[str, Any]) -> float:
     """Return how many requests in a row an open loop's queue keeps alike, at least; 1 in a closed loop.
 
-    A queue forgets its length in (ca² + cs²) · u / (1 - u)² requests: the correlation time of a reflected Brownian motion.
-    ca and cs are how arrivals and work vary. u is how much is asked of the server: tokens a second, as a share of those that
-    came a second in the busiest parts of the level. That holds whether requests wait for a slot or slow one another down.
+    The correlation time of a queue's length is 2 · u · (1 + u) / (1 - u)² requests where arrivals and work are exponential (M/M/1:
+    Whitt, Management Science 35, 1989); near saturation it goes with ca² + cs², by which arrivals and work vary, in place of 2.
+    u is how much is asked of the server: tokens a second, as a share of those that came a second in the busiest parts of the
+    level. That holds whether requests wait for a slot or slow one another down.
     Tokens count when they came, where that is known: spread evenly over their answers they seem to come faster in a crowd.
     The run's own correlation does not show it: a short run that met no long queue looks as if its requests were independent.
     """
@@ -206,7 +207,7 @@ def queue_memory(run: RunData, level: dict[str, Any]) -> float:
     done = float((shares * amounts).sum())
     used = min(offered * crowded.seconds / done, MOST_USED) if done else MOST_USED
     varying = sum(float(part.var() / part.mean() ** 2) for part in (gaps, work))
-    return max(1.0, varying * used / (1 - used) ** 2)
+    return max(1.0, varying * used * (1 + used) / (1 - used) ** 2)
 
 
 def crowd(run: RunData, index: int) -> FloatArray:
@@ -230,7 +231,7 @@ def memory_in(values: FloatArray, beside: FloatArray, memory: float) -> float:
 
 def too_few_for_queue(level: LevelData, name: str, part: str) -> str:
     """Say below how many requests an open loop's queue leaves a figure without an interval; empty where it has one, or grows."""
-    fewest, described = math.ceil(FEWEST_OF_A_QUEUE * level.get("queue_memory", 0.0)), level.get(name) or {}
+    fewest, described = math.ceil(FEWEST_INDEPENDENT * level.get("queue_memory", 0.0)), level.get(name) or {}
     missing = described.get(part) is not None and level.interval(name, part) is None
     missing = missing and not level.queue_grew  # more requests would only wait longer
     told = missing and described["n"] < fewest < MOST_TIMES_MORE * described["n"]

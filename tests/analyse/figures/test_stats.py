@@ -10,7 +10,7 @@ from support import insight_intervals
 from support.virtual_runs import Load, play
 
 from loadtest.analyse.figures import intervals, stats
-from loadtest.analyse.figures.intervals import FEWEST_OF_A_QUEUE
+from loadtest.analyse.figures.intervals import FEWEST_INDEPENDENT
 from loadtest.analyse.figures.stationarity import queue_memory, too_few_for_queue
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import load as load_run
@@ -165,7 +165,7 @@ def test_the_memory_of_a_queue_is_not_read_off_a_quiet_run(tmp_path: Path) -> No
     for seed in range(20):
         run = load_run(play(timing, [load], slots=None, seed=seed).write(tmp_path / str(seed)))
         found.append(queue_memory(run, run.levels[0]))
-    assert min(found) > 100 / FEWEST_OF_A_QUEUE
+    assert min(found) > 100 / FEWEST_INDEPENDENT
     assert 15 < np.median(found) < 50, "the means of many runs scatter as 27 to 34 requests alike make them"
 
 
@@ -185,10 +185,26 @@ def test_a_tail_that_a_few_requests_hold_may_lie_far_above_what_a_calm_run_shows
     assert covers.share > 0.9, covers
 
 
+def test_an_interval_is_not_given_because_it_happens_to_be_narrow() -> None:
+    """Eight users behind one another: of 40 waits' medians the fifth whose rounds agreed had an interval, and 80 of 100 held."""
+    draw = np.random.default_rng(2)
+    waits = (100 + np.convolve(draw.normal(size=47), np.ones(8), "valid") for _ in range(300))
+    covers = insight_intervals.cover("p50", [stats.describe_values(one, block=8)["ci95_p50"] for one in waits], 100.0)
+    assert covers.given > 200
+    assert covers.share > 0.88, covers
+
+
+def test_a_median_between_those_who_wait_and_those_who_do_not_is_no_point() -> None:
+    """One of two users waits in every round: the rounds agree, and the interval was the middle of both."""
+    described = stats.describe_values(np.tile([1.0, 3.0], 20), block=2)
+    assert described["p50"] == 2.0
+    assert described["ci95_p50"] == [1.0, 3.0]
+
+
 def test_a_level_at_a_rate_says_how_many_requests_an_interval_takes() -> None:
     level = LevelData({"queue_memory": 33.3, "ttft_s": {"n": 100, "p95": 1.0, "ci95_p95": None}})
-    assert too_few_for_queue(level, "ttft_s", "p95") == " below about 670 requests"
-    level = LevelData({"queue_memory": 3.45, "ttft_s": {"n": 25, "p95": 1.0, "ci95_p95": None}})
+    assert too_few_for_queue(level, "ttft_s", "p95") == " below about 330 requests"
+    level = LevelData({"queue_memory": 6.9, "ttft_s": {"n": 25, "p95": 1.0, "ci95_p95": None}})
     assert too_few_for_queue(level, "ttft_s", "p95") == " below about 69 requests"
     assert not too_few_for_queue(LevelData({**level, "little": {"growing": True}}), "ttft_s", "p95")
 

@@ -404,13 +404,14 @@ def test_a_stream_that_stood_still_while_the_others_went_on_was_not_held_up_by_p
     assert found.steps.stall_s[at] < 0.2
 
 
-def test_the_prefill_interval_holds_where_steps_scatter_by_a_third() -> None:
-    """It held in 87 of 100."""
+@pytest.mark.parametrize(("fixed", "jitter"), [(0.0, 0.3), (0.1, 0.03)])
+def test_the_prefill_interval_holds(fixed: float, jitter: float) -> None:
+    """Where steps scatter by a third it held in 83 of 100, and beside a fixed part, which is known as badly, in 78."""
     held = 0
     for seed in range(100):
         draw = np.random.default_rng(seed)
         tokens = draw.uniform(100, 400, 40)
-        spent = 0.0005 * tokens * np.maximum(draw.normal(1.0, 0.3, 40), 0.1)
+        spent = (0.0005 * tokens + fixed) * np.maximum(draw.normal(1.0, jitter, 40), 0.1)
         low, high = fit_prefill(tokens, spent, np.zeros(40), np.full(40, 0.02), "", None).ci95
         held += low <= 0.0005 <= high
     assert held >= 90

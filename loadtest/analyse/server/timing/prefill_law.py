@@ -33,7 +33,7 @@ OUTLYING = 4.0  # times the median deviation, to which a larger one is cut
 NARROWED = 3  # times that a further part of the law is searched for between the neighbours of the best value so far
 LEAST_GAIN = 20.0  # F of a further part of the law, which has to improve the fit by more
 FEWEST_FACTORS, MOST_FACTORS = 8, 400  # prompts that show how times scatter, and factors that are kept, evenly by rank
-FARTHEST = 1.1  # logarithm of a factor: prompts count as taking a third to three times of what the law says, at most
+FARTHEST = 1.1  # logarithm of a factor: a prompt takes a third to three times of what the law says, at most
 # by which a token may get dearer with each token before it, as shares of the first
 GROWTHS = np.geomspace(1e-4, 1e-2, 10)
 
@@ -170,6 +170,7 @@ def fit_prefill(
     fixed = prompts.best_fixed()
     slope, _ = prompts.best_slope(fixed)
     off = prompts.log_ratio(slope, fixed)
+    model = spent * np.exp(-off)
     spread = robust_deviation(off)
     visible = shared + fixed + slope * tokens > least * ABOVE_LEAST
     n = int(visible.sum())
@@ -179,11 +180,13 @@ def fit_prefill(
         return Prefill(
             bound / 2, (0.0, bound), 0.0, n, method, jitter=min(spread, MOST_JITTER), n_batch=n_batch, least=True
         )
-    low, high = _interval(slope, spread, (slope * tokens / spent)[visible], with_fixed=bool(fixed))
+    seen = tokens[visible], spent[visible], shared[visible], model[visible]
+    slope, fixed, half = _of_means(*seen, slope, fixed)
+    off = prompts.log_ratio(slope, fixed)
     usual = float(tokens.sum()) / counted  # of the cost of a token with none before it
     return Prefill(
         per_token_s=slope * usual,
-        ci95=(low * usual, high * usual),
+        ci95=(max(slope - half, 0.0) * usual, (slope + half) * usual),
         fixed_s=fixed,
         n=n,
         method=method,
@@ -197,14 +200,24 @@ def fit_prefill(
     )
 
 
-def _interval(slope: float, spread: float, shares: FloatArray, *, with_fixed: bool) -> Interval:
-    """Return the 95 % interval of the seconds per token; `shares`: of each prompt's time, what its tokens account for."""
-    # A spread that is large is itself known badly, and the fit leaves out what lies far off.
-    error = max(spread, 1e-4) * (1 + 1.5 * spread) / math.sqrt(float((shares**2).sum())) * slope
-    error = math.hypot(error * (2.0 if with_fixed else 1.0), LEAST_PREFILL_ERROR * slope)
-    # Times that scatter by a share have a mean logarithm that is too low, and the law is fitted to logarithms.
-    half = t_quantile(len(shares) - 1) * error + spread**2 / 2 / float(shares.mean()) * slope
-    return max(slope - half, 0.0), slope + half
+def _of_means(
+    tokens: FloatArray, spent: FloatArray, shared: FloatArray, model: FloatArray, slope: float, fixed: float
+) -> tuple[float, float, float]:
+    """Return the law that gives back mean times, and the half width of the 95 % interval of its seconds per token.
+
+    The fit to logarithms, which cuts what lies far off, tells which times are no prompt's. Least squares of shares of all others
+    are surer, and give back the mean: that of logarithms is too low by half the variance.
+    """
+    near = np.abs(np.log(spent / model)) <= FARTHEST
+    design = np.column_stack((tokens, np.ones(len(tokens)))[: 2 if fixed else 1])[near] / model[near, None]
+    freedom = int(near.sum()) - design.shape[1]
+    found, square, rank, _ = np.linalg.lstsq(design, ((spent - shared) / model)[near], rcond=None)
+    if freedom < 1 or rank < design.shape[1] or found.min() <= 0:
+        return slope, fixed, slope
+    error = math.sqrt(float(square[0]) / freedom * float(np.linalg.inv(design.T @ design)[0, 0]))
+    slope = float(found[0])
+    half = t_quantile(freedom) * math.hypot(error, LEAST_PREFILL_ERROR * slope)
+    return slope, float(found[1]) if fixed else 0.0, half
 
 
 def _observed_factors(off: FloatArray) -> tuple[float, ...]:
