@@ -149,15 +149,18 @@ def verdict_in_words(summary: dict[str, Any]) -> str:
     return words
 
 
-def to_do(levels: Sequence[LevelData]) -> list[ToDo]:
-    """Return what there is to do, each advice once, for void levels first."""
+def names_apart(levels: Sequence[LevelData]) -> list[str]:
+    """Return a name for each level, without what all share; of levels with one name the number tells which."""
     labels = [level["label"] for level in levels]
     _, own = shared_parts(labels)
-    # A search measures some loads again: of levels with one name the number tells which.
-    names = [own[each] + (f" (level {i})" if labels.count(each) > 1 else "") for i, each in enumerate(labels, 1)]
+    return [own[each] + (f" (level {i})" if labels.count(each) > 1 else "") for i, each in enumerate(labels, 1)]
+
+
+def to_do(levels: Sequence[LevelData]) -> list[ToDo]:
+    """Return what there is to do, each advice once, for void levels first."""
     seen = [
         (each["cause"], Seen(level, each["verdict"], reason, name))
-        for level, name in zip(levels, names, strict=True)
+        for level, name in zip(levels, names_apart(levels), strict=True)
         for each, reason in zip(level["causes"], level["reasons"], strict=True)
     ]
     seen.sort(key=lambda entry: entry[1].verdict != VOID)

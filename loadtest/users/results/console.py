@@ -106,6 +106,7 @@ def verdict_reasons_and_cost(run: RunFolder) -> tuple[str | None, list[str], lis
         return None, [], []
     from loadtest.analyse.figures.cost import NO_PRICES, Prices, add_cost
     from loadtest.analyse.findings.energy_findings import energy_findings
+    from loadtest.analyse.reports.answers import names_apart
     from loadtest.analyse.summary import analyse  # imports pandas, now that the test is over
 
     try:
@@ -115,8 +116,9 @@ def verdict_reasons_and_cost(run: RunFolder) -> tuple[str | None, list[str], lis
     summary, prices = one.summary, Prices.of_run(one.run.facts)
     add_cost(summary, prices)
     cost = [] if prices == NO_PRICES else [str(each) for each in energy_findings(summary)]
-    levels = [level for level in summary["levels"] if level["verdict"] != VALID]
-    return summary["verdict"], [f"{level['label']}: {reason}" for level in levels for reason in level["reasons"]], cost
+    named = zip(names_apart(one.levels), one.levels, strict=True)
+    reasons = [f"{name}: {why}" for name, level in named if level["verdict"] != VALID for why in level["reasons"]]
+    return summary["verdict"], reasons, cost
 
 
 @dataclass(frozen=True, slots=True)
