@@ -123,10 +123,10 @@ def _loop(levels: list[LevelData]) -> str:
     due = [level.is_open for level in levels]
     if due and all(due):
         return "open loop: requests were due by the clock, however many were unanswered"
-    thought = " and a think time" * any(level.get("thinks") for level in levels)
-    return (
-        f"closed loop: each user sent the next request after the last answer{thought}" if due and not any(due) else ""
-    )
+    if not due or any(due):
+        return ""
+    paused = "a think time " * any(level.get("thinks") for level in levels)
+    return f"closed loop: each user sent its next request {paused}after its last answer had ended"
 
 
 def _prompts(analysis: Analysis) -> str:

@@ -178,6 +178,7 @@ def test_lengths_of_void_levels_are_not_quoted(tmp_path: Path) -> None:
 def test_how_the_load_came_holds_with_pauses_and_with_requests_that_were_not_sent() -> None:
     """Was "when its last answer had ended" of users who think, and "were sent when they were due" of requests held back."""
     assert run_table._loop([LevelData(concurrency=4)]).endswith("sent its next request after its last answer had ended")
+    assert "request a think time after its last" in run_table._loop([LevelData(concurrency=4, thinks=True)])
     assert (
         run_table._loop([LevelData(rate=4)])
         == "open loop: requests were due by the clock, however many were unanswered"
