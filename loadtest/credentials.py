@@ -16,8 +16,16 @@ from urllib.parse import quote, unquote
 
 from loadtest.errors import ScenarioError, TargetError
 from loadtest.text import encodable
-from loadtest.url_keys import KEPT_APART, has_secrets
-from loadtest.urls import BLANKS_AND_QUOTES, Address, deployment_of, loopback, origin, parse_url
+from loadtest.urls import (
+    BLANKS_AND_QUOTES,
+    KEPT_APART,
+    Address,
+    deployment_of,
+    has_secrets,
+    loopback,
+    origin,
+    parse_url,
+)
 
 KEY_VARIABLES = {  # by API: the variables that a key is read from, the first one that is set
     "ollama": ("OLLAMA_API_KEY", "OPENAI_API_KEY"),

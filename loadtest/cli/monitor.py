@@ -20,8 +20,7 @@ from loadtest.credentials import withhold
 from loadtest.errors import ScenarioError
 from loadtest.monitor import process
 from loadtest.scenario import MOST_S, ConnectionKeys
-from loadtest.url_keys import without_secrets
-from loadtest.urls import base_url
+from loadtest.urls import base_url, without_secrets
 
 SHORTEST_EVERY_S = 0.05  # between samples
 MOST_IDLE_S = 3600

@@ -17,7 +17,7 @@ from loadtest.live import Figures
 from loadtest.metrics import FORMULAS
 from loadtest.records import Outcome
 from loadtest.text import profile_at_speed
-from loadtest.url_keys import userinfo_apart
+from loadtest.urls import userinfo_apart
 
 _R10 = ("1", "1.25", "1.6", "2", "2.5", "3.15", "4", "5", "6.3", "8")
 

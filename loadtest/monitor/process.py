@@ -26,8 +26,7 @@ from loadtest import credentials, reach
 from loadtest.errors import RunFolderError, ScenarioError, os_error_as
 from loadtest.monitor.sampler import PLAIN, SampledSource, watch_all
 from loadtest.scenario import ConnectionKeys, keys_of
-from loadtest.url_keys import userinfo_apart, without_secrets
-from loadtest.urls import endpoint_url, origin, parse_url
+from loadtest.urls import endpoint_url, origin, parse_url, userinfo_apart, without_secrets
 
 SOURCE_KINDS = ("host", "nvidia", "rapl", "ollama", "dcgm", "vllm", "llamacpp", "prometheus")
 WITH_URL = ("ollama", "dcgm", "vllm", "llamacpp", "prometheus")

@@ -16,8 +16,7 @@ from loadtest.monitor.sampler import PLAIN, SourceError
 from loadtest.reach import Proxy, cached_by, trust
 from loadtest.scenario import ConnectionKeys
 from loadtest.text import seconds, shown
-from loadtest.url_keys import without_secrets
-from loadtest.urls import with_keys
+from loadtest.urls import with_keys, without_secrets
 from loadtest.wire import Order, Origin, Received, SyncWire, Timeouts
 
 PAGE_LIMIT_S = 2.0  # of a whole page; a slower one would describe another moment than its stamp says

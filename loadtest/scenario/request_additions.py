@@ -20,7 +20,7 @@ from loadtest.credentials import VARIABLE
 from loadtest.errors import ScenarioError
 from loadtest.scenario.files import is_file, read_text
 from loadtest.scenario.values import short_repr
-from loadtest.url_keys import has_key
+from loadtest.urls import has_key
 
 MOST_BODY = 16 << 20  # bytes
 MOST_LINE = 16_384  # characters of a header or of a query

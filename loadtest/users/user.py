@@ -11,8 +11,7 @@ from loadtest.errors import ScenarioError
 from loadtest.reach import located
 from loadtest.scenario import ATTRIBUTE, FORMER, Scenario, check_idle, keys_of, laid_over
 from loadtest.scenario.keys import KEY_OF
-from loadtest.url_keys import without_secrets
-from loadtest.urls import default_url
+from loadtest.urls import default_url, without_secrets
 from loadtest.users.answer import say_once
 from loadtest.users.client import Client
 from loadtest.users.options import Settings

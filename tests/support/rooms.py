@@ -8,7 +8,6 @@ ORDER = [
     "text",
     "grid",
     "templates",
-    "url_keys",
     "urls",
     "credentials",
     "scenario",

@@ -10,8 +10,7 @@ from loadtest.cli.options.scenario_options import file_and_url
 from loadtest.credentials import redacted
 from loadtest.errors import ScenarioError, TargetError
 from loadtest.scenario.request_additions import check_path
-from loadtest.url_keys import without_secrets
-from loadtest.urls import base_url, default_url, endpoint_url, loopback, parse_url, with_keys
+from loadtest.urls import base_url, default_url, endpoint_url, loopback, parse_url, with_keys, without_secrets
 from loadtest.wire import Posts, Received
 
 

@@ -16,7 +16,7 @@ from click.core import ParameterSource
 
 from loadtest.scenario.keys import KEY_OF
 from loadtest.scenario.toml_tables import INSTEAD_OF
-from loadtest.url_keys import without_passwords, without_secrets
+from loadtest.urls import without_passwords, without_secrets
 
 PREFIX = "LOADTEST_"
 # Names in use for other things: those that end in _ begin the names of variables that hold what was written out.

@@ -35,8 +35,7 @@ from loadtest.scenario import (
     laid_over,
     short_repr,
 )
-from loadtest.url_keys import without_secrets
-from loadtest.urls import is_socket
+from loadtest.urls import is_socket, without_secrets
 
 SCENARIO_KEYS = {key.name: key for key in keys_of(Scenario)}
 CONNECTION = tuple(key.name for key in keys_of(ConnectionKeys))

@@ -14,7 +14,7 @@ from loadtest.cli.options.environment import flag_of
 from loadtest.credentials import redacted
 from loadtest.errors import LoadTestError
 from loadtest.scenario.keys import KEY_OF, OPTION_OF
-from loadtest.url_keys import KEY, without_passwords
+from loadtest.urls import KEY_SHAPE, without_passwords
 
 QUOTED_MOST = 300  # characters without a blank that an error sentence quotes in full
 One = TypeVar("One")
@@ -28,7 +28,7 @@ def print_mistake(sentence: str) -> None:
 
     A key that was typed in the place of something else is known by its shape alone.
     """
-    open_words = KEY.sub(r"\1\2…", without_passwords(redacted(sentence)))
+    open_words = KEY_SHAPE.sub(r"\1\2…", without_passwords(redacted(sentence)))
     short = re.sub(rf"\S{{{QUOTED_MOST},}}", lambda found: f"{found[0][:60]}… ({len(found[0])} characters)", open_words)
     print(f"loadtest: {short}", file=sys.stderr)
 

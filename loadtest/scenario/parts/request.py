@@ -18,8 +18,7 @@ from loadtest.scenario.request_additions import (
 )
 from loadtest.scenario.several_targets import MOST_TARGETS, ModelShare, models_in, urls_in
 from loadtest.scenario.values import Range, Text
-from loadtest.url_keys import without_secrets
-from loadtest.urls import parse_url
+from loadtest.urls import parse_url, without_secrets
 
 APIS = ("auto", "ollama", "openai", "anthropic")
 ENDPOINT_NAMES = ("chat", "generate", "completions", "responses", "messages", "embeddings")

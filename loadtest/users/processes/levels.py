@@ -30,7 +30,7 @@ RATE_OF = "rate of "  # and the name of a user class
 
 
 @dataclass(slots=True)
-class _Stage:
+class _UserCount:
     """A number of users from when it was asked for until another was."""
 
     users: int
@@ -53,7 +53,7 @@ class ReachedLevels:
         self._lengths = (input_lengths, output_lengths)
         self._open_loop = open_loop
         self._asked = 0  # users
-        self._stages: list[_Stage] = []
+        self._stages: list[_UserCount] = []
         self.seen: Seen = set()
 
     def index(self, users: int) -> int:
@@ -62,7 +62,7 @@ class ReachedLevels:
             self._asked = users
             self._end_last()
             if users:
-                self._stages.append(_Stage(users))
+                self._stages.append(_UserCount(users))
         return max(len(self._stages) - 1, 0)
 
     def reached(self, users: int, ours: int | None = None) -> None:
@@ -90,7 +90,7 @@ class ReachedLevels:
         for last in self._stages[-1:]:
             last.ended_ns = last.ended_ns or now()
 
-    def _facts(self, index: int, stage: _Stage, anchor_ns: int) -> dict[str, Any]:
+    def _facts(self, index: int, stage: _UserCount, anchor_ns: int) -> dict[str, Any]:
         seen = {key: {value for of, which, value in self.seen if (of, which) == (index, key)} for key in SEEN_KEYS}
         only: dict[str, Any] = {key: next(iter(values)) for key, values in seen.items() if len(values) == 1}
         rates = {(which, value) for of, which, value in self.seen if of == index and which.startswith(RATE_OF)}

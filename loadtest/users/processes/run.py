@@ -22,7 +22,7 @@ from loadtest.scenario.request_additions import body_text, templates_of
 from loadtest.targets.run_facts import at_end, initial_facts, target_entry
 from loadtest.targets.server.control import control_client
 from loadtest.targets.target import loaded_facts
-from loadtest.url_keys import has_secrets, without_secrets
+from loadtest.urls import has_secrets, without_secrets
 from loadtest.users.open_loop import OpenLoopUser
 from loadtest.users.options import Settings
 from loadtest.users.processes.levels import ReachedLevels, Seen

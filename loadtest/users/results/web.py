@@ -20,7 +20,7 @@ from locust.web import WebUI
 
 from loadtest.metrics import FORMULAS
 from loadtest.run_folder import RunFolder
-from loadtest.url_keys import without_secrets
+from loadtest.urls import without_secrets
 from loadtest.users.options import text_again
 from loadtest.users.processes import recording
 from loadtest.users.processes.recording import CurrentTest

@@ -14,9 +14,9 @@ _KEY_NAME = re.compile(
     re.IGNORECASE,
 )
 # A key as providers begin theirs; in a path also Google's, a JWT, and letters and digits in such a mixture as no name has.
-KEY = re.compile(r"\b(sk|rk|gsk|csk|xai|hf|nvapi|pplx)([-_])(?=[\w-]*\d)[\w-]{16,}")
+KEY_SHAPE = re.compile(r"\b(sk|rk|gsk|csk|xai|hf|nvapi|pplx)([-_])(?=[\w-]*\d)[\w-]{16,}")
 _KEY_IN_PATH = re.compile(
-    rf"{KEY.pattern}|AIza[\w-]{{30,}}|eyJ[\w-]{{10,}}\.[\w.-]+|(?=.*[a-z])(?=.*[A-Z])(?=(?:.*?\d[A-Za-z]){{2}})[A-Za-z0-9]{{24,}}"
+    rf"{KEY_SHAPE.pattern}|AIza[\w-]{{30,}}|eyJ[\w-]{{10,}}\.[\w.-]+|(?=.*[a-z])(?=.*[A-Z])(?=(?:.*?\d[A-Za-z]){{2}})[A-Za-z0-9]{{24,}}"
 )
 _NAMES_KEY = re.compile(r"(?:(?:api|access|auth)[-_]?)?(?:key|token)s?", re.IGNORECASE)  # in a path, of what follows
 _NAMED_KEY = re.compile(r"(?=.*\d)[\w.~%-]{8,}")

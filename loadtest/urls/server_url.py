@@ -13,7 +13,7 @@ from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
 from loadtest.errors import TargetError
 from loadtest.text import shown
-from loadtest.url_keys import PLACEHOLDER, keys_in_path_apart, keys_in_query_apart, without_secrets
+from loadtest.urls.url_keys import PLACEHOLDER, keys_in_path_apart, keys_in_query_apart, without_secrets
 
 OLLAMA_PORT = 11434
 # blanks and quotes around a value, as Ollama drops them; a BOM from an .env file too
