@@ -263,6 +263,10 @@ def har(body: Any) -> str:
         ("chart.png", b"\x89PNG\r\n\x1a\n\0\0\0", "is binary, not text; name the right file."),
         ("mac.txt", "one\rtwo", "line 1, has lone carriage returns; if they are its line ends, save the file anew"),
         ("smart.jsonl", "{\u201cprompt\u201d: 1}", 'in JSON names and texts stand in quotes like "this".'),
+        ("joined.csv", "\ufeffid,prompt\n1,one\n\ufeffid,prompt\n2,two\n", "line 3, begins with a byte order mark, as where two"),
+        ("joined.txt", "one\n\ufefftwo\n", "line 2, begins with a byte order mark, as where two files were joined"),
+        ("said.jsonl", [{"messages": [{"role": "user", "content": {"text": "one"}}]}], "an object for the content of message 1"),
+        ("true.jsonl", [{"prompt": "a", "max_tokens": True}], "line 1, has a truth value for a length (column max_tokens)"),
         ("vidur.csv", "arrived_at,num_prefill_tokens,num_decode_tokens\n0.1,9,5\n", "line 1, is a row of a trace"),
     ],
 )  # fmt: skip

@@ -290,6 +290,10 @@ class DataFile:
                 raise self._wrong(self.read_to, "is not UTF-8 text; save the file as UTF-8") from None
             if "\0" in text:
                 raise self._wrong(self.read_to, "holds a NUL byte; is it a text file?")
+            if text.startswith("\ufeff"):
+                raise self._wrong(
+                    self.read_to, "begins with a byte order mark, as where two files were joined; take it out"
+                )
             self.read_to += len(line)
             yield text
 

@@ -246,7 +246,7 @@ def _message(turn: Any, place: int, name: str) -> Mapping[str, Any]:
             f'has no "role" and "content" in message {place} of {name}; it has {names_of(turn)}: write it like '
             '{"role": "user", "content": …}'
         )
-    if not isinstance(content := message.get("content"), str | list | dict | None):
+    if not isinstance(content := message.get("content"), str | list | None):
         raise RowError(f"has {kind_of(content)} for the content of message {place} of {name}, not a text")
     parts = [*map(plain_part, content)] if isinstance(content, list) else []
     if parts and parts != content:
@@ -278,9 +278,12 @@ def _output_length(value: Mapping[str, Any]) -> int | None:
     given = value[name]
     length = read_count(given)
     if length is None or not 1 <= length <= TOKEN_COUNTS.high:
-        raise RowError(
-            f"has {short_repr(given)} for a length (column {name}); give a whole number from 1 to {TOKEN_COUNTS.high}"
+        said = (
+            short_repr(given)
+            if isinstance(given, str | int | float) and not isinstance(given, bool)
+            else kind_of(given)
         )
+        raise RowError(f"has {said} for a length (column {name}); give a whole number from 1 to {TOKEN_COUNTS.high}")
     return length
 
 
