@@ -14,6 +14,7 @@ from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif.advice.slot_advice import Advice, gain, highest_met_load
 from loadtest.analyse.whatif.advice.sustainable_load import SustainableLoad
 from loadtest.analyse.whatif.model.predict import Prediction
+from loadtest.analyse.whatif.predictions.predict_loads import levels_in_words
 from loadtest.grid import Grid
 from loadtest.templates import render
 from loadtest.text import (
@@ -78,7 +79,7 @@ def promise_sentence(advice: Advice, path: str, command: str | None, *, of_locus
 def void_sentence(advice: Advice) -> str | None:
     """Say that void levels are left out; None where there are none."""
     it = "it" if len(advice.void) == 1 else "them"
-    return f"Void, so the advice does not rest on {it}: {listed(advice.void)}." if advice.void else None
+    return f"Void, so the advice does not rest on {it}: {levels_in_words(advice.void)}." if advice.void else None
 
 
 def _set(advice: Advice, slots: int) -> str:

@@ -54,7 +54,7 @@ def test_a_prediction_rests_on_no_request_of_a_void_level_and_names_it(tmp_path:
     basis = describe_basis(document)
     assert basis.startswith("Rests on 1, 2 and 4 streams")
     assert "8 streams" not in basis
-    assert document.said[-1].startswith("Void, so the prediction does not rest on it: 8 streams · ")
+    assert document.said[-1].startswith("Void, so the prediction does not rest on it: 8 streams (")
     assert "does not rest on it: 8 streams" in " ".join(said.split())
     # Only the level of eight users shows that there are five slots, and what a step of five streams takes.
     assert document.rests_on["slots"]["limit"] is None

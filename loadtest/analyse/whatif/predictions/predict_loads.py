@@ -117,7 +117,9 @@ def predict_loads(
         both = any(len({case.slots for case in load.cases}) > 1 for load in loads)
         said.insert(0, _unknown_limit(seen, run, void, both=both))
     if void:
-        said.append(f"Void, so the prediction does not rest on {'it' if len(void) == 1 else 'them'}: {listed(void)}.")
+        said.append(
+            f"Void, so the prediction does not rest on {'it' if len(void) == 1 else 'them'}: {levels_in_words(void)}."
+        )
     first = next(iter(models.values()))
     if rates and first.sessions is not None:
         said.append(SINGLE_REQUESTS)
