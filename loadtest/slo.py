@@ -21,7 +21,7 @@ from loadtest.errors import ScenarioError
 from loadtest.metrics import PERCENTILES, Interval, needed
 from loadtest.records import Outcome
 from loadtest.scenario import TIME_UNITS, read_share
-from loadtest.text import percent, read_amount, seconds
+from loadtest.text import interval_words, percent, read_amount, seconds
 
 DURATION_FIGURES = {  # name in --slo -> (key of summary.json, in words)
     "ttft": ("ttft_s", "TTFT"),
@@ -133,6 +133,7 @@ class Judged:
     unjudged: str | None = None  # why the objective cannot be judged: what follows "TTFT p95 …"
     few: bool = False  # whether more requests would make it judged
     left: int = 0  # those of `failed` whose user hung up
+    most: float = math.inf  # the largest value seen, where requests that failed are no part of the figure
     far: bool = False  # whether so many requests are beyond the limit that even few independent ones show a miss
 
     @property
@@ -190,7 +191,7 @@ class Judged:
         missed = "without end" if objective.statistic == "mean" else f"that of {whose}"
         text = missed if math.isinf(self.value) else objective.quantity(self.value)
         if self.interval is not None and not math.isinf(self.value):
-            text += f" ({' to '.join(objective.quantity(end) for end in self.interval)})"
+            text += f" ({interval_words(*self.interval, self.most, objective.quantity)})"
         if self.failed and objective.figure == ERRORS:
             text += f", {self.failed} of {self.requests}"
         elif self.left:
@@ -218,8 +219,8 @@ class Judged:
         }
 
     @classmethod
-    def of(cls, objective: Objective, row: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` returned."""
+    def of(cls, objective: Objective, row: Mapping[str, Any], level: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` returned of a level of summary.json."""
         value, interval = row["value"], row["interval"]
         return cls(
             objective,
@@ -228,6 +229,7 @@ class Judged:
             **{key: row[key] for key in ("failed", "requests", "unjudged", "few")},
             left=int(row.get("left") or 0),
             far=bool(row.get("far")),
+            most=math.inf if row["failed"] else _largest(objective, level),
         )
 
 
@@ -253,14 +255,17 @@ def judge_objectives(objectives: Sequence[Objective], level: Mapping[str, Any]) 
     """Judge every objective by a level of summary.json, as the level's `objectives` say where it has them."""
     rows = {row["name"]: row for row in level.get("objectives") or ()}
     return tuple(
-        Judged.of(each, rows[each.name]) if each.name in rows else judge_by_figures(each, level) for each in objectives
+        Judged.of(each, rows[each.name], level) if each.name in rows else judge_by_figures(each, level)
+        for each in objectives
     )
 
 
 def judged_before(level: Mapping[str, Any]) -> tuple[Judged, ...]:
     """Return how a level of summary.json was judged when it was made, by its own `objectives`."""
     rows = level.get("objectives") or ()
-    return tuple(Judged.of(replace(parse_objectives(f"{row['name']}=1")[0], limit=row["limit"]), row) for row in rows)
+    return tuple(
+        Judged.of(replace(parse_objectives(f"{row['name']}=1")[0], limit=row["limit"]), row, level) for row in rows
+    )
 
 
 def judge_by_figures(objective: Objective, level: Mapping[str, Any]) -> Judged:
@@ -275,7 +280,13 @@ def judge_by_figures(objective: Objective, level: Mapping[str, Any]) -> Judged:
     if objective.at_most and objective.met(value) and objective.statistic in (at_least or ()):
         why = f"is at least {objective.quantity(value)}: users hung up before their first token"
         return Judged(objective, value, None, requests=sent, unjudged=why)
-    return Judged(objective, value, interval, failed if objective.figure == ERRORS else 0, sent)
+    failed = failed if objective.figure == ERRORS else 0
+    return Judged(objective, value, interval, failed, sent, most=_largest(objective, level))
+
+
+def _largest(objective: Objective, level: Mapping[str, Any]) -> float:
+    found = level.get(objective.figure)
+    return float(found.get("max") or math.inf) if isinstance(found, Mapping) else math.inf
 
 
 def _why_unknown(objective: Objective, level: Mapping[str, Any]) -> tuple[str, bool]:

@@ -49,6 +49,14 @@ def between(low: float, high: float, written: Callable[[float], str]) -> str:
     return f"{written(low)} to {written(high)}" if low > 0 else f"up to {written(high)}"
 
 
+def interval_words(low: float, high: float, most: float, write: Callable[[float], str]) -> str:
+    """Return "102 ms to 327 ms", or "102 ms to over 327 ms" ("102 ms or more") where it goes past `most`, the largest value seen."""
+    first, last = write(low), write(min(high, most))
+    if high <= most or write(high) == first:
+        return f"{first} to {last}"
+    return f"{first} or more" if first == last else f"{first} to over {last}"
+
+
 def about(value: float) -> str:
     """Return how long something will take, for people who wait: 40 s, 5 min, 2 h 10 min."""
     if value < 90:

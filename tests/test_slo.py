@@ -95,6 +95,16 @@ def test_an_objective_is_clear_where_its_interval_is(
     assert (judged.met, judged.sure, all_met(found)) == (met, sure, clear)
 
 
+def test_an_interval_past_all_that_was_seen_is_said_as_in_a_reports_tables() -> None:
+    """A search said "2.21 s (1.23 s to 5.90 s)" of 64 waits, the longest of which took 2.8 s."""
+    objectives = parse_objectives("ttft_p95=1.2")
+    level = {"ttft_s": {"p95": 2.21, "ci95_p95": [1.23, 5.9], "max": 2.8}}
+    (judged,) = judge_objectives(objectives, level)
+    assert judged.amount == "2.21 s (1.23 s to over 2.80 s)"
+    (again,) = judge_objectives(objectives, {**level, "objectives": [judged.to_dict()]})
+    assert (str(again), again.interval) == (str(judged), (1.23, 5.9))
+
+
 def test_it_says_how_many_requests_were_sent_where_none_failed() -> None:
     level = {"ttft_s": {"p95": 1.0}, "outcomes": {"ok": 20}}
     found = judge_objectives(parse_objectives("ttft_p95=2,e2e_p99=9,errors=0.5"), level)

@@ -12,7 +12,7 @@ from loadtest.doubts import MANY_FAILED_SHARE, VOID
 from loadtest.metrics import Interval
 from loadtest.records import NO_FAILURES, Outcome
 from loadtest.scenario import Level
-from loadtest.text import UNKNOWN, joined, percent, rated, seconds, some_of
+from loadtest.text import UNKNOWN, interval_words, joined, percent, rated, seconds, some_of
 
 LENGTH_KEYS = ("words", "input_tokens", "output_tokens", "input_lengths", "output_lengths", "system_tokens")
 ASKED_KEYS = ("concurrency", "rate", "rate_to", "trace", *LENGTH_KEYS)  # that a scenario's level has too
@@ -128,17 +128,14 @@ class LevelData(dict[str, Any]):
         return (bounds[0], min(bounds[1], described.get("max", math.inf))) if bounds else None
 
     def interval_in_words(self, name: str, part: str, write: Callable[[float], str] = seconds) -> str:
-        """Return "102 ms to 327 ms", or "102 ms to over 327 ms" where its end is not known ("102 ms or more"); empty without an interval.
+        """Return an interval as `interval_words` writes it; empty without one.
 
         A percentile of few values may lie past the largest of them, and then nothing seen bounds it.
         """
-        if (ends := self.interval(name, part)) is None:
+        if self.interval(name, part) is None:
             return ""
-        low, high = map(write, ends)
-        end = self[name][f"ci95_{part}"][1]
-        if ends[1] >= end or write(end) == low:
-            return f"{low} to {high}"
-        return f"{low} or more" if low == high else f"{low} to over {high}"
+        described = self[name]
+        return interval_words(*described[f"ci95_{part}"], described.get("max", math.inf), write)
 
     def is_bound(self, name: str, part: str) -> bool:
         """Whether the figure is only what it is at least, as users left before the end of that wait."""
