@@ -135,7 +135,8 @@ class LevelData(dict[str, Any]):
         if self.interval(name, part) is None:
             return ""
         described = self[name]
-        return interval_words(*described[f"ci95_{part}"], described.get("max", math.inf), write)
+        low, high = described[f"ci95_{part}"]
+        return interval_words(low, high, described.get("max", math.inf), write)
 
     def is_bound(self, name: str, part: str) -> bool:
         """Whether the figure is only what it is at least, as users left before the end of that wait."""

@@ -46,7 +46,11 @@ TTFT: dict[str, Any] = {"figure": "ttft_s", "slots": 4, "utilisation": 0.93, "pr
             "cache",
             "80 % of the prompt tokens",
         ),
-        (LoadFacts(**TTFT, parts={"prefill": 3.0, "slots": 0.5}, reread_share=0.1), "prefill", "(20 % of the server's"),
+        (
+            LoadFacts(**{**TTFT, "prefill_share": 0.4}, parts={"prefill": 3.0, "slots": 0.5}, reread_share=0.1),
+            "prefill",
+            "(40 % of the server's",
+        ),
         (LoadFacts(**TTFT, parts={"batch": 3.0, "prefill": 0.5}), "prefill", "reading prompts takes too long"),
         # was "reading prompts takes too long": a wait that nothing tells apart, and steps that take long by themselves
         (LoadFacts(**TTFT, parts={"unsplit": 3.0, "prefill": 0.5}), "unknown", ""),
@@ -96,6 +100,12 @@ def test_each_cause_is_named(facts: LoadFacts, name: str, words: str) -> None:
     found = what_binds(facts)
     assert found.name == name
     assert words in found.sentence
+
+
+def test_a_server_that_seldom_reads_is_not_named_as_the_proof_that_reading_takes_too_long() -> None:
+    """Alone, too, each prompt took longer than was asked: "reading prompts takes too long (3.9 % of the server's time)"."""
+    alone = what_binds(LoadFacts(**{**TTFT, "prefill_share": 0.039}, parts={"prefill": 3.0}))
+    assert (alone.name, alone.sentence) == ("prefill", "reading prompts takes too long")
 
 
 def test_the_evidence_says_where_the_time_went() -> None:

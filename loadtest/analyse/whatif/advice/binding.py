@@ -124,7 +124,7 @@ def _prompts(facts: LoadFacts, evidence: str) -> Binding:
     if again is not None and again >= READ_AGAIN:
         said = f"the prefix cache lacks what was read before: {percent(again)} of the prompt tokens read are read again"
         return Binding("cache", said, evidence)
-    share = "" if busy is None else f" ({percent(min(busy, 1.0))} of the server's time)"
+    share = "" if busy is None or busy < LITTLE_READING else f" ({percent(min(busy, 1.0))} of the server's time)"
     return Binding("prefill", f"reading prompts takes too long{share}", evidence)
 
 
