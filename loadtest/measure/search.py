@@ -171,8 +171,19 @@ class SearchResult:
         """The loads between which the answer lies: the highest that surely meets, and the one below the lowest sure miss."""
         return self.met or 0, None if self.missed is None else self.missed - 1
 
-    def sentence(self, asked: str, *, server: str = "The server", loads: Loads = STREAMS, binds: str = "") -> str:
-        """Say what the server carries while it meets `asked`, e.g. "TTFT p95 ≤ 2 s", and what binds past that."""
+    def sentence(
+        self,
+        asked: str,
+        *,
+        server: str = "The server",
+        loads: Loads = STREAMS,
+        binds: str = "",
+        most: int | None = None,
+    ) -> str:
+        """Say what the server carries while it meets `asked`, e.g. "TTFT p95 ≤ 2 s", and what binds past that.
+
+        `most` is the load that the search was not to go past.
+        """
         if self.void is not None:
             return self._void(asked, loads)
         if self.answer is None:
@@ -193,7 +204,7 @@ class SearchResult:
                 "" if self.met == self.answer else f" (surely {loads.name(self.met)})" if self.met else " (none surely)"
             )
             carried = f"{server} {verb} at least {loads.of_this_kind(self.answer)} within {asked}{sure}"
-            return f"{carried}; nothing more was measured to its end."
+            return f"{carried}; {'--find-max was to go no further' if self.answer == most else 'nothing more was measured to its end'}."
         past = f"past that {binds}" if binds else f"{loads.name(self.beyond)} {loads.misses(self.beyond)} it"
         return f"{server} {verb} {loads.of_this_kind(self.answer)}{self._between(loads)} within {asked}; {past}."
 

@@ -55,10 +55,9 @@ def test_the_highest_that_meets_is_found_by_doubling_and_halving(limit: int) -> 
 def test_the_bound_is_kept_and_reached() -> None:
     tried = searched(lambda *_: True, Search(least=20, most=6))
     assert [one.concurrency for one in tried] == [1, 2, 4, 6]
-    assert (
-        SearchResult.of(tried).sentence("x")
-        == "The server takes at least 6 streams within x; nothing more was measured to its end."
-    )
+    found, least = SearchResult.of(tried), "The server takes at least 6 streams within x; "
+    assert found.sentence("x") == f"{least}nothing more was measured to its end."
+    assert found.sentence("x", most=6) == f"{least}--find-max was to go no further."  # it was not cut short
 
 
 @pytest.mark.parametrize(

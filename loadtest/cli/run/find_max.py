@@ -145,7 +145,8 @@ class Finder:
         simulated = (facts.get("server") or {}).get("simulated")
         server = "The simulated server" if simulated else "The server"
         binds = self._binds(folder, found)
-        sentence = found.sentence(asked, server=server, loads=self._loads, binds=binds["sentence"] if binds else "")
+        past, most = binds["sentence"] if binds else "", self._search.most
+        sentence = found.sentence(asked, server=server, loads=self._loads, binds=past, most=most)
         sentence = joined(" ", sentence, cut_short(load(folder)))
         if self._unknown is not None:
             sentence = f"Nothing is known about {asked}: {self._unknown}."
