@@ -273,10 +273,15 @@ def summarise(
     }
 
 
+def pace_changed(levels: Sequence[LevelData]) -> bool:
+    """Whether the same steps took longer in some of these levels of summary.json than in others."""
+    paces = [level["pace"] for level in levels if level.get("pace")]
+    return bool(paces) and max(paces) > LEAST_CHANGE * min(paces)
+
+
 def believed_knee(series: Series) -> tuple[knee.Knee | None, str | None]:
     """Return the knee of the levels that are not void, with the void ones that leave it open; or None and the reason."""
-    paces = [level["pace"] for level in series.believed if level.get("pace")]
-    if paces and max(paces) > LEAST_CHANGE * min(paces):
+    if pace_changed(series.believed):
         return None, "the server's pace changed between these levels: measure again"
     return knee.knee(series.believed, series.void)
 

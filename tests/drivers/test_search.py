@@ -13,7 +13,8 @@ from support.made_runs import Made, grid, write
 from support.virtual_runs import Load, play
 
 from loadtest.analyse.run.levels import LevelData
-from loadtest.cli.run.find_max import Finder
+from loadtest.analyse.summary import analyse
+from loadtest.cli.run.find_max import PACE_CHANGED, Finder
 from loadtest.errors import ScenarioError
 from loadtest.measure.search import Loads, Search, SearchResult, TriedLevel
 from loadtest.run_folder import RunFolder
@@ -328,8 +329,21 @@ def test_streams_that_wait_for_a_slot_are_not_why_steps_take_longer(
     folder = write(tmp_path / "run", truth.records, levels)
     finder = Finder(Scenario(), parse_objectives("tokens_per_s_p5=1000"), 8, print)
     finder._indices = dict(zip(users, (0, 1), strict=True))
-    binds = finder._binds(folder, SearchResult(users[0], users[1], answer=users[0], beyond=users[1]))
+    binds = finder._binds(analyse(folder), SearchResult(users[0], users[1], answer=users[0], beyond=users[1]))
     assert (binds or {}).get("name") == said
+
+
+@pytest.mark.parametrize("pace", [1.0, 1.7])
+def test_an_answer_between_levels_of_different_paces_says_so(tmp_path: Path, pace: float) -> None:
+    """Another program ran beside an Ollama: "takes 2 streams; 3 streams miss it", and a minute later 3 met it."""
+    server = Timing(step=StepLaw(base_s=0.01, per_stream_s=0.002), prefill_s=0.0001)
+    loads = [Load(users=users, requests=60, output=(20, 60), pace=then) for users, then in ((2, 1.0), (3, pace))]
+    folder = play(server, loads, slots=2).write(tmp_path / "run")
+    finder = Finder(Scenario(), parse_objectives("ttft_p95=0.9"), 8, print)
+    finder.tried = [TriedLevel(2, 60, True, "met"), TriedLevel(3, 60, False, "missed")]
+    finder._indices = {2: 0, 3: 1}
+    _, sentence = finder.conclude(folder)
+    assert sentence.endswith(PACE_CHANGED) is (pace > 1)
 
 
 def test_without_find_max_an_slo_is_a_gate_on_every_level(loadtest: Call, simulated_url: str, tmp_path: Path) -> None:

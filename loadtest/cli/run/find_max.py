@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loadtest.analyse.run import LevelData
 from loadtest.errors import ScenarioError
@@ -16,9 +16,13 @@ from loadtest.scenario import Level, Scenario
 from loadtest.slo import ERRORS, Objective, all_met, judge_objectives
 from loadtest.text import joined
 
+if TYPE_CHECKING:
+    from loadtest.analyse.summary import Analysis
+
 SEARCH_FEWEST = 40  # requests of a level; with fewer there is seldom an interval
 PAST_PERCENTILE = 3  # requests beyond a percentile that a level should have: 60 in all for p95, 300 for p99
 RATE_S = 30.0  # the shortest level at a rate: a queue needs time to grow
+PACE_CHANGED = "The server's pace changed between the levels that this rests on: measure again."
 FIRST_PEOPLE = 4  # with whom a search begins where people think: one alone would need minutes for so many turns
 
 
@@ -138,16 +142,18 @@ class Finder:
         """Return what was found and its sentence, and keep both in run.json under `find_max`."""
         from loadtest.analyse.findings.binding_facts import cut_short
         from loadtest.analyse.run.frames import load
+        from loadtest.analyse.summary import analyse
 
         found = SearchResult.of(self.tried)
         asked = " and ".join(map(str, self._objectives))
         facts = RunFolder.open(folder).read_run()
         simulated = (facts.get("server") or {}).get("simulated")
         server = "The simulated server" if simulated else "The server"
-        binds = self._binds(folder, found)
+        analysis = analyse(folder, self._objectives) if self.tried else None
+        binds = self._binds(analysis, found)
         past, most = binds["sentence"] if binds else "", self._search.most
         sentence = found.sentence(asked, server=server, loads=self._loads, binds=past, most=most)
-        sentence = joined(" ", sentence, cut_short(load(folder)))
+        sentence = joined(" ", sentence, self._pace(analysis, found), cut_short(load(folder)))
         if self._unknown is not None:
             sentence = f"Nothing is known about {asked}: {self._unknown}."
         facts["find_max"] = {
@@ -162,17 +168,23 @@ class Finder:
         RunFolder(folder).write_run(facts)
         return found, sentence
 
-    def _binds(self, folder: Path, found: SearchResult) -> dict[str, Any] | None:
+    def _pace(self, analysis: Analysis | None, found: SearchResult) -> str:
+        """Say where the levels that the answer rests on, those beside it, were measured at different paces of the server."""
+        from loadtest.analyse.summary import pace_changed
+
+        beside = {self._indices.get(load or 0) for load in (found.met, found.answer, found.beyond, found.missed)}
+        levels = [] if analysis is None else [level for level in analysis.levels if level["index"] in beside]
+        return PACE_CHANGED if pace_changed(levels) else ""
+
+    def _binds(self, analysis: Analysis | None, found: SearchResult) -> dict[str, Any] | None:
         """Return what the lowest load that missed shows to be the limit; None where there is none, or for several servers."""
         from loadtest.analyse.findings.binding_facts import load_facts
-        from loadtest.analyse.summary import analyse
         from loadtest.analyse.whatif.advice.binding import what_binds
 
         load = found.beyond if found.beyond is not None else found.answer
         if load is None or self._unknown is not None or found.void is not None or found.alone:
             return None
-        analysis = analyse(folder, self._objectives)
-        if analysis.groups:
+        if analysis is None or analysis.groups:
             return None
         binds = what_binds(load_facts(analysis, self._indices[load], self._objectives))
         decoding = {level["index"]: level["peak_decoding"] for level in analysis.levels}
