@@ -87,7 +87,7 @@ def _name_means(axes: Axes, levels: list[LevelData], factor: float, *, crowded: 
         height, free = level.mean_ttft or 0.0, _free_above(level, room)
         inside = free > height > 2 * room and not any(height - room < mark < height for mark in _marks(level))
         axes.annotate(
-            f"{'' if bare else 'mean '}{seconds(level.mean_ttft)}",
+            f"{'stayed: ' if level.is_bound('ttft_s', 'mean') else '' if bare else 'mean '}{seconds(level.mean_ttft)}",
             (i, (height if inside else free) * factor),
             xytext=(0, -4 if inside else 4),
             textcoords="offset points",
