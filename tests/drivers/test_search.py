@@ -57,7 +57,7 @@ def test_the_bound_is_kept_and_reached() -> None:
     tried = searched(lambda *_: True, Search(least=20, most=6))
     assert [one.concurrency for one in tried] == [1, 2, 4, 6]
     found, least = SearchResult.of(tried), "The server takes at least 6 streams within x; "
-    assert found.sentence("x") == f"{least}nothing more was measured to its end."
+    assert found.sentence("x") == f"{least}no higher load was measured to its end."
     assert found.sentence("x", most=6) == f"{least}--find-max was to go no further."  # it was not cut short
 
 
@@ -66,7 +66,7 @@ def test_the_bound_is_kept_and_reached() -> None:
     [
         (
             False,
-            "The server takes at least 2 streams within x (none surely); nothing more was measured to its end.",
+            "The server takes at least 2 streams within x (none surely); no higher load was measured to its end.",
         ),  # was "surely 0 streams"
         (True, "The server takes 2 streams (none surely) within x; 4 streams miss it."),
     ],
