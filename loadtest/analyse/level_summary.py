@@ -138,19 +138,15 @@ def outcome_counts(requests: pd.DataFrame) -> dict[str, int]:
 def _described(run: RunData, index: int, good: BoolArray, block: int, queue: float) -> dict[str, Any]:
     """Return the distribution of each figure over a level's requests or gaps, or the reason why it has none."""
     found: dict[str, Any] = {}
-    crowd = stationarity.crowd(run, index)[good] if queue > 1 else np.zeros(good.sum())
-    kept = {name: stationarity.memory_in(run.column(name)[good], crowd, queue) for name in PER_REQUEST}
-    kept |= dict.fromkeys(stationarity.OF_A_QUEUE, queue)
-    for name, memory in kept.items():
-        described = stats.describe_values(run.column(name)[good], block=block, queue=memory)
+    for name in PER_REQUEST:
+        described = stats.describe_values(run.column(name)[good], block=block, queue=queue)
         found |= _figure_or_reason(name, described, good)
     if run.left(index).any():
         found |= _waits_with_left(run, index, block, queue)
     if found["queue_wait_s"] is not None and found["slot_wait_s"] is None:
         found |= dict.fromkeys(("slot_wait_s_reason", "batch_wait_s_reason"), NO_LIMIT)
-    kept |= {"itl_s": kept["tpot_s"], "server_itl_s": kept["tpot_s"], "delivery_delay_s": 1.0}
     for name, pooled in (("itl_s", run.itl), ("server_itl_s", run.server_itl), ("delivery_delay_s", run.delivery)):
-        found |= _figure_or_reason(name, stats.describe_pooled(pooled, good, block=block, queue=kept[name]), good)
+        found |= _figure_or_reason(name, stats.describe_pooled(pooled, good, block=block, queue=queue), good)
     return found
 
 

@@ -32,7 +32,6 @@ FEWEST_COMPARED = 8  # requests a side
 # Effective share of the values, (Σx)² / (n Σx²): 1 where all are equal, 1/2 where they are exponential, 1/8 where three of 60 are
 # thirty times as long as the others.
 LEAST_EFFECTIVE_SHARE = 0.25
-FEWEST_FOR_TAIL = 60  # for a p95: below, fewer than three requests lie past it
 FEWEST_INDEPENDENT_COMPARED = 4.0  # independent ones a side: a queue that never settles has no mean to compare
 
 
@@ -205,7 +204,7 @@ def mean_of(values: FloatArray, block: int) -> Estimate | None:
 
 
 def _percentile(known: FloatArray, share: float, block: int) -> Estimate | None:
-    if len(known) < (FEWEST_FOR_TAIL if share > 0.5 else stats.FEWEST_FOR_INTERVAL):
+    if len(known) < stats.FEWEST_FOR_INTERVAL:
         return None
     sample = Sample.of(known, block=block)
     ordered = np.sort(known)

@@ -29,9 +29,9 @@ BATCH_TIMES = 5  # correlation times in a batch, where that leaves at least ten 
 # A few batches show less skewness than there is. With this factor the intervals of the mean TTFT of 200 requests at half load
 # held in 93 of 100 runs, and without it in 90.
 SKEWNESS_SEEN = 1.25
-# Effective number of independent samples that an interval needs; a tail needs more, since a short run has not seen it.
-FEWEST_INDEPENDENT = 10
-FEWEST_INDEPENDENT_AT = {0.05: 20, 0.95: 20, 0.99: 300}
+FEWEST_INDEPENDENT = 10  # effective number of independent samples that an interval needs
+ONE_SIDE = 0.025  # chance that a 95 % interval's end is on the wrong side of the truth
+NORMAL = 1.96  # standard errors to either end of a 95 % interval whose error is known
 MOST_STRETCH = 10.0  # times as far from the median as a percentile is an upper end that says something
 
 
@@ -118,6 +118,7 @@ class Sample:
     batches: int
     length: int  # requests in a batch
     drains: bool  # whether the last batch holds a closed loop's drain
+    queued: bool  # whether they share an open loop's queue
 
     @classmethod
     def of(cls, values: FloatArray, *, block: int = 1, queue: float = 1.0, starts: IntArray | None = None) -> Self:
@@ -137,7 +138,8 @@ class Sample:
             length = n // batches // block * block
         else:
             length = max(1, n // batches)
-        return cls(values, starts, n, time, n // length, length, block > 1 and whole >= FEWEST_ROUNDS)
+        drains = block > 1 and whole >= FEWEST_ROUNDS
+        return cls(values, starts, n, time, n // length, length, drains, queued=queue > 1)
 
     @property
     def effective(self) -> float:
@@ -148,9 +150,13 @@ class Sample:
         """Return the error of the mean.
 
         Users that drain decode beside fewer and fewer others, in every run alike. Their batch would count that as chance, and
-        make the interval of a decode speed up to twice as wide.
+        make the interval of a decode speed up to twice as wide. Of a queue that the requests outlast by little, batches show
+        less than their correlation time does.
         """
-        return self._spread(_residuals(self.values, self.starts), self.batches - self.drains)
+        residuals = _residuals(self.values, self.starts)
+        found = self._spread(residuals, self.batches - self.drains)
+        floor = float(residuals.std()) / math.sqrt(self.effective) if self.queued else 0.0
+        return replace(found, error=max(found.error, floor))
 
     def _spread(self, residuals: FloatArray, batches: int) -> Spread:
         """Return the error of the mean of `residuals`, one per request, from the first `batches`; needs two."""
@@ -175,12 +181,17 @@ class Sample:
     def above(self, limit: float, share: float) -> Spread:
         """Return the error of the share of values above `limit`, where `limit` is the percentile `share`."""
         found = self._spread(_residuals(self.values, self.starts, above=limit), self.batches)
-        # The indicator may be too rare in a tail to show its correlation, and may agree in all rounds where one user waits and
-        # another does not: take at least that of the values themselves.
+        # The indicator may be too rare in a tail to show its correlation: take at least that of the values themselves.
         floor = math.sqrt(share * (1 - share) / len(self.values) * self.time)
         # A few requests of many values may hold most of those above, and a calm run met none of them.
-        lean = max(found.lean, 0.0) if share > 0.5 and self.starts is not None else 0.0
+        lean = max(found.lean, 0.0) if share > 0.5 else 0.0
         return Spread(max(found.error, floor), found.freedom, lean)
+
+    def independent_at(self, limit: float, share: float) -> float:
+        """Return of how many independent values the share above `limit`, the percentile `share`, would be as unsure; at least 2."""
+        found = self._spread(_residuals(self.values, self.starts, above=limit), self.batches)
+        half = t_quantile(found.freedom) * found.error / NORMAL
+        return max(2.0, min(self.effective, share * (1 - share) / half**2) if half else self.effective)
 
 
 def _residuals(values: FloatArray, starts: IntArray | None, *, above: float | None = None) -> FloatArray:
@@ -211,15 +222,49 @@ def mean_interval(sample: Sample) -> Interval | None:
 def percentile_interval(sample: Sample, ordered: Ordered, share: float) -> Interval | None:
     """Return the 95 % interval of the percentile `share` of `sample`, whose sorted values are `ordered`.
 
-    None where the run is too short for that tail: too few independent samples, or a lower end that reaches the median, or
-    comes so near to it that the upper end is unknown. How wide it comes out decides nothing: by chance a few batches agree,
-    and the intervals of those runs alone would hold in 80 of 100.
+    None with fewer independent samples than make one beyond that percentile sure: a p95 takes 72. How the values come out
+    decides nothing else: a run that met none of few slow requests looks as if it had no tail, and the intervals of such runs
+    alone would hold in 0 to 80 of 100.
     """
-    if sample.effective < FEWEST_INDEPENDENT or len(sample.values) < FEWEST_INDEPENDENT_AT.get(share, 0) * sample.time:
+    if sample.effective < FEWEST_INDEPENDENT:
         return None
+    if sample.starts is not None:
+        return _pooled_percentile(sample, ordered, share)
+    if sample.effective < fewest_beyond(share):
+        return None
+    low, high = order_statistics(int(sample.independent_at(quantile_of_sorted(ordered, share), share)), share)
+    return quantile_of_sorted(ordered, low), quantile_of_sorted(ordered, high)
+
+
+def fewest_beyond(share: float) -> int:
+    """Return of how many independent values at least one lies beyond the percentile `share` in all but 2.5 % of samples."""
+    return math.ceil(math.log(ONE_SIDE) / math.log(max(share, 1 - share)))
+
+
+def order_statistics(independent: int, share: float) -> Interval:
+    """Return between which of so many independent values their percentile `share` lies, as 0 for the least and 1 for the largest.
+
+    Each of the two is on the wrong side of it in at most 2.5 % of samples, whatever the distribution.
+    """
+    wide = 8 * math.sqrt(independent * share * (1 - share)) + 8  # hardly any chance lies farther out
+    below = np.arange(max(0, int(independent * share - wide)), min(independent, int(independent * share + wide)) + 1)
+    odds = np.log((independent - below[:-1]) / below[1:] * (share / (1 - share)))
+    chances = np.exp(
+        np.append(0.0, np.cumsum(odds)) - odds[odds > 0].sum()
+    )  # that so many values lie below the percentile
+    upto = np.cumsum(chances) / chances.sum()
+    low, high = (int(below[np.searchsorted(upto, chance)]) for chance in (ONE_SIDE, 1 - ONE_SIDE))
+    return max(low - 1, 0) / (independent - 1), min(high, independent - 1) / (independent - 1)
+
+
+def _pooled_percentile(sample: Sample, ordered: Ordered, share: float) -> Interval | None:
+    """Return the 95 % interval of a percentile of requests that have many values each: ranks from the error of the share above it.
+
+    None where the lower end reaches the median, or comes so near to it that the upper end is unknown.
+    """
     if share < 0.5:  # mirror the values, so that the lower tail becomes the upper one
         mirrored = ordered.negative() if isinstance(ordered, ValueCounts) else -ordered[::-1]
-        flipped = percentile_interval(replace(sample, values=-sample.values), mirrored, 1 - share)
+        flipped = _pooled_percentile(replace(sample, values=-sample.values), mirrored, 1 - share)
         least = 0.0 if ordered[0] >= 0 else -math.inf
         return (max(least, -flipped[1]), -flipped[0]) if flipped else None
     middle = quantile_of_sorted(ordered, share)
@@ -229,7 +274,7 @@ def percentile_interval(sample: Sample, ordered: Ordered, share: float) -> Inter
     low, high = (quantile_of_sorted(ordered, 1 / (1 + math.exp(-logit - off / (share * (1 - share))))) for off in sides)
     if share == 0.5 or low == middle == high:
         return low, high
-    # The largest of a few long waits is no upper bound: let the distance from the median be off by the same factor upwards.
+    # The longest gaps of few requests are no upper bound: let the distance from the median be off by the same factor upwards.
     median = quantile_of_sorted(ordered, 0.5)
     if low <= median or middle - median > MOST_STRETCH * (low - median):
         return None

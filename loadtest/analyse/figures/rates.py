@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from loadtest.analyse.figures.intervals import FEWEST_ROUNDS, Sample, Spread
-from loadtest.analyse.run import BoolArray, FloatArray, RunData
+from loadtest.analyse.run import BoolArray, FloatArray, LevelData, RunData
 from loadtest.analyse.run.event_times import blocks
 from loadtest.analyse.run.overlaps import BusiestParts
 from loadtest.metrics import S_PER_US
@@ -25,6 +25,7 @@ FEWEST_INDEPENDENT_ANSWERS = 10.0  # effective number of independent answers tha
 IN_STEP = 0.05  # of a round: answers that end within it count as ending together
 MOST_CUTS = 60  # into which a closed loop's window is cut, so that their differences give its error
 NOTHING_ENDED = "no request of this level ended well"
+UNANSWERED = 0.02  # of the requests that came in a window: where more were not answered in it, a report says so
 # The drain is reported where it holds this share of a level's requests and moves the mean decode speed by this share.
 DRAIN_SHARE, DRAIN_SHIFT = 0.1, 0.02
 
@@ -238,7 +239,13 @@ def level_rates(run: RunData, found: Flow | None, good: BoolArray, *, growing: b
     window = found.window
     over = "steady window" if window.steady else "whole level"
     return {
-        "window": {"start": window.start, "end": window.end, "throughput_over": over, **_drain(run, window, good)},
+        "window": {
+            "start": window.start,
+            "end": window.end,
+            "throughput_over": over,
+            **_drain(run, window, good),
+            **_unanswered(run, found),
+        },
         **figures,
     }
 
@@ -274,6 +281,33 @@ def _drain(run: RunData, window: Window, good: BoolArray) -> dict[str, Any]:
     every, rest = (speed[rows & np.isfinite(speed)] for rows in (good, good & ~late))
     shift = float(every.mean() / rest.mean() - 1) if late.any() and len(rest) else None
     return {"drain_requests": int(late.sum()), "drain_speed_shift": shift}
+
+
+def _unanswered(run: RunData, found: Flow) -> dict[str, float]:
+    """Return, of an open loop, the share of what came in its window that was answered later; what came before it counts against that."""
+    if found.users is not None or not found.window.steady:
+        return {}
+    came = float(found.window.holds(run.column("send")[found.rows]).sum())
+    return {"unanswered_share": 1 - float(found.shares[found.rows].sum()) / came} if came else {}
+
+
+def understated(levels: Sequence[LevelData]) -> str | None:
+    """Say at which rate the requests in flight at a level's end make its rates low by most; None where they hardly do.
+
+    Where a queue grows, the server answers no more than that.
+    """
+    low = [
+        (level["window"].get("unanswered_share", 0.0), level)
+        for level in levels
+        if level.get("window") and not level.queue_grew
+    ]
+    share, level = max(low, key=lambda each: each[0], default=(0.0, None))
+    if level is None or share < UNANSWERED:
+        return None
+    return (
+        f"Rates at {level.load} may be {percent(share)} low: the level began with an idle server, and {percent(share)} of the requests that "
+        "came in its window were not answered in it. More requests make it a smaller part."
+    )
 
 
 def drained(levels: Sequence[dict[str, Any]]) -> str | None:

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from loadtest.analyse.figures.intervals import FEWEST_INDEPENDENT
+from loadtest.analyse.figures.intervals import FEWEST_INDEPENDENT, fewest_beyond
 from loadtest.analyse.figures.rates import Flow, window_shares
 from loadtest.analyse.run import FloatArray, LevelData, RunData
-from loadtest.analyse.run.overlaps import BusiestParts, Depth
+from loadtest.analyse.run.overlaps import BusiestParts
+from loadtest.metrics import PERCENTILES
 from loadtest.text import seconds
 
 LITTLE_TOLERANCE = 0.10  # |L / λW − 1| above it, and above what the window's edges explain, is not stationary
@@ -210,28 +210,10 @@ def queue_memory(run: RunData, level: dict[str, Any]) -> float:
     return max(1.0, varying * used * (1 + used) / (1 - used) ** 2)
 
 
-def crowd(run: RunData, index: int) -> FloatArray:
-    """Return how many requests of a level were in flight on average while each was, itself included."""
-    send, end = run.column("send"), run.column("end")
-    rows = run.of_level(index) & np.isfinite(send) & np.isfinite(end)
-    found = Depth.of(send[rows], end[rows])
-    spent = np.append(0.0, np.cumsum(found.depth[:-1] * np.diff(found.times)))
-    before, after = (np.interp(at, found.times, spent) for at in (send, end))
-    return np.asarray((after - before) / np.maximum(end - send, 1e-9), dtype=np.float64)
-
-
-def memory_in(values: FloatArray, beside: FloatArray, memory: float) -> float:
-    """Return the least correlation time of a figure without waits: the queue's `memory`, as far as the figure follows the crowd."""
-    known = np.isfinite(values) & np.isfinite(beside)
-    if known.sum() < FEWEST_ARRIVALS or not np.ptp(values[known]) or not np.ptp(beside[known]):
-        return 1.0
-    ranks = pd.DataFrame({"of": values[known], "beside": beside[known]}).rank()
-    return 1 + float(np.corrcoef(ranks["of"], ranks["beside"])[0, 1]) ** 2 * (memory - 1)
-
-
-def too_few_for_queue(level: LevelData, name: str, part: str) -> str:
-    """Say below how many requests an open loop's queue leaves a figure without an interval; empty where it has one, or grows."""
-    fewest, described = math.ceil(FEWEST_INDEPENDENT * level.get("queue_memory", 0.0)), level.get(name) or {}
+def too_few_for_interval(level: LevelData, name: str, part: str) -> str:
+    """Say below how many requests a percentile has no interval; empty where it has one, or a queue grows."""
+    described, alone = level.get(name) or {}, max(FEWEST_INDEPENDENT, fewest_beyond(PERCENTILES[part]))
+    fewest = math.ceil(alone * level.get("queue_memory", 1.0))
     missing = described.get(part) is not None and level.interval(name, part) is None
     missing = missing and not level.queue_grew  # more requests would only wait longer
     told = missing and described["n"] < fewest < MOST_TIMES_MORE * described["n"]

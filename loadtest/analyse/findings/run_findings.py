@@ -130,6 +130,7 @@ def _server_findings(analysis: Analysis) -> list[Finding]:
         *(each.about(one.label if len(every) > 1 else "") for one in told for each in _of_series(analysis, one)),
         *leaving_findings(levels),
         rates.drained(analysis.believed),
+        rates.understated(analysis.believed),
     ]
     return as_findings(found)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from loadtest.analyse.figures.keeping_up import KeptUp, came_fewer, why_unclear
 from loadtest.analyse.figures.knee import FEWEST_LEVELS
-from loadtest.analyse.figures.stationarity import too_few_for_queue
+from loadtest.analyse.figures.stationarity import too_few_for_interval
 from loadtest.analyse.findings.measured_on import ALL, SOME, simulated_badge
 from loadtest.analyse.findings.slot_findings import only_void, slots_told, what_happens
 from loadtest.analyse.findings.waiting_findings import void_above
@@ -296,7 +296,7 @@ def _ttft(at: LevelData | None, best: LevelData) -> Tile:
     name = "TTFT p95 there" if at is not None else "TTFT p95 at the most output"
     if level.figure("ttft_s", "p95") is not None:
         ends = level.interval_in_words("ttft_s", "p95")
-        none = f"no 95 % interval{too_few_for_queue(level, 'ttft_s', 'p95')}, "
+        none = f"no 95 % interval{too_few_for_interval(level, 'ttft_s', 'p95')}, "
         between = f"95 % interval {ends}, " if ends else none
         where = joined("; ", f"at {level['label']}", level.left_out_said)
         return Tile(name, level.wait_in_words("ttft_s", "p95"), f"{between}{where}")

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from loadtest.analyse.figures import client_capacity
-from loadtest.analyse.figures.stationarity import too_few_for_queue
+from loadtest.analyse.figures.stationarity import too_few_for_interval
 from loadtest.analyse.run import LevelData, has_tokens
 from loadtest.analyse.server.model_memory import memory_comparison
 from loadtest.analyse.summary import Analysis
@@ -66,7 +66,7 @@ def _told_or_needed(level: LevelData, *, tokens: bool) -> list[str]:
             cells[place] = f"too few ({described['n']} of {needed(PERCENTILES[part])})"
         elif part == "p95" and (ends := level.interval_in_words(f"{name}{kind}_s", part)):
             cells[place] += f" ({ends})"
-        elif part == "p95" and (few := too_few_for_queue(level, f"{name}{kind}_s", part)):
+        elif part == "p95" and (few := too_few_for_interval(level, f"{name}{kind}_s", part)):
             cells[place] += f" (none{few})"
     return cells
 

@@ -149,6 +149,22 @@ def test_the_drain_is_in_latencies_and_said(tmp_path: Path) -> None:
     assert rates.drained([long]) is None
 
 
+def test_a_level_at_a_rate_says_by_how_much_its_rates_may_be_low(tmp_path: Path) -> None:
+    """Of 60 requests at 80 % load three were not answered as the window closed; where a queue grows that is the server's rate."""
+    timing = Timing(step=StepLaw(0.02, 0.003), prefill_s=0.0005, jitter=0.05)
+    load = Load(requests=60, rate=1.4, prompt=(50, 400), output=(20, 100))
+    kept, grew = (
+        analyse(play(timing, [load], slots=4, seed=seed).write(tmp_path / str(seed))).summary["levels"][0]
+        for seed in (0, 1)
+    )
+    assert kept["window"]["unanswered_share"] == pytest.approx(0.05, abs=0.001)
+    assert str(rates.understated([kept])).startswith(
+        "Rates at 1.4 requests/s may be 5 % low: the level began with an idle server"
+    )
+    assert grew["window"]["unanswered_share"] > 0.2
+    assert rates.understated([grew]) is None
+
+
 def test_a_rate_over_a_whole_level_has_no_interval(tmp_path: Path) -> None:
     """Ramp and drain are no sample of anything."""
     levels, truth = grid(Made(), (4,), each=1)

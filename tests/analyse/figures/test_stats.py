@@ -11,7 +11,7 @@ from support.virtual_runs import Load, play
 
 from loadtest.analyse.figures import intervals, stats
 from loadtest.analyse.figures.intervals import FEWEST_INDEPENDENT
-from loadtest.analyse.figures.stationarity import queue_memory, too_few_for_queue
+from loadtest.analyse.figures.stationarity import queue_memory, too_few_for_interval
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import load as load_run
 from loadtest.analyse.run.levels import LevelData
@@ -132,7 +132,7 @@ def test_intervals_of_a_queue_hold(before: int) -> None:
             assert found.given < 10, "2000 requests of such a queue have not seen its p99"
         else:
             assert found.share > 0.85, found
-            assert found.given > 50, found
+            assert found.given > (30 if "p95" in found.name else 50), found
 
 
 @pytest.mark.parametrize(
@@ -201,12 +201,63 @@ def test_a_median_between_those_who_wait_and_those_who_do_not_is_no_point() -> N
     assert described["ci95_p50"] == [1.0, 3.0]
 
 
-def test_a_level_at_a_rate_says_how_many_requests_an_interval_takes() -> None:
-    level = LevelData({"queue_memory": 33.3, "ttft_s": {"n": 100, "p95": 1.0, "ci95_p95": None}})
-    assert too_few_for_queue(level, "ttft_s", "p95") == " below about 330 requests"
-    level = LevelData({"queue_memory": 6.9, "ttft_s": {"n": 25, "p95": 1.0, "ci95_p95": None}})
-    assert too_few_for_queue(level, "ttft_s", "p95") == " below about 69 requests"
-    assert not too_few_for_queue(LevelData({**level, "little": {"growing": True}}), "ttft_s", "p95")
+@pytest.mark.parametrize(
+    ("memory", "n", "said"),
+    [
+        (None, 40, " below about 72 requests"),
+        (None, 72, ""),
+        (3.3, 100, " below about 240 requests"),
+        (33.3, 100, ""),  # so far beyond its own number that what the server can do was not seen
+    ],
+)
+def test_a_level_says_how_many_requests_an_interval_takes(memory: float | None, n: int, said: str) -> None:
+    own = {} if memory is None else {"queue_memory": memory}
+    level = LevelData({**own, "ttft_s": {"n": n, "p95": 1.0, "ci95_p95": None}})
+    assert too_few_for_interval(level, "ttft_s", "p95") == said
+    assert not too_few_for_interval(LevelData({**level, "little": {"growing": True}}), "ttft_s", "p95")
+
+
+@pytest.mark.parametrize(("share", "fewest"), [(0.05, 72), (0.9, 36), (0.95, 72), (0.99, 368)])
+def test_a_percentile_has_an_interval_from_where_a_value_beyond_it_is_sure(share: float, fewest: int) -> None:
+    name = next(name for name, each in PERCENTILES.items() if each == share)
+    values = np.tile([1.0, 2.0], 200)
+    assert stats.describe_values(values[: fewest - 1])[f"ci95_{name}"] is None
+    assert stats.describe_values(values[:fewest])[f"ci95_{name}"] is not None
+
+
+@pytest.mark.parametrize(("independent", "ranks"), [(72, (64, 72)), (100, (90, 100)), (1000, (936, 964))])
+def test_a_p95_lies_between_the_ranks_of_the_binomial(independent: int, ranks: tuple[int, int]) -> None:
+    low, high = intervals.order_statistics(independent, 0.95)
+    assert (1 + low * (independent - 1), 1 + high * (independent - 1)) == pytest.approx(ranks)
+
+
+@pytest.mark.parametrize(("n", "block"), [(80, 8), (128, 8), (300, 1)])
+def test_a_tail_of_few_slow_requests_is_not_denied_by_runs_that_met_fewer(n: int, block: int) -> None:
+    """Where 6 % take ten times as long, the quarter to a third of runs that had an interval of p95 held in 53 to 79 of 100."""
+    draw = np.random.default_rng(12)
+    runs = [1 + 0.05 * draw.random(n) + 9 * (draw.random(n) < 0.06) for _ in range(200)]
+    truth = float(np.quantile(1 + 0.05 * draw.random(400_000) + 9 * (draw.random(400_000) < 0.06), 0.95))
+    covers = insight_intervals.cover(
+        "p95", [stats.describe_values(one, block=block)["ci95_p95"] for one in runs], truth
+    )
+    assert covers.given > 150
+    assert covers.share > 0.93, covers
+
+
+def test_a_mean_is_no_surer_than_its_queue_leaves_it() -> None:
+    """Ten batches of fewer requests than are alike: of the means of 300 requests at 80 % load 85 of 100 intervals held."""
+    values = np.tile([1.0, 3.0], 50)
+    low, high = stats.describe_values(values, queue=4.0)["ci95_mean"] or (0.0, 0.0)  # type: ignore[misc]
+    assert high - low > 2 * 1.96 * values.std() / np.sqrt(100 / 4)
+
+
+def test_no_figure_of_a_calm_run_near_saturation_has_an_interval(tmp_path: Path) -> None:
+    """Gaps hardly followed the number in flight in a tenth to a fifth of such runs, and 26 to 81 of 100 of their medians held."""
+    timing = Timing(step=StepLaw(0.02, 0.003), prefill_s=0.0005, jitter=0.05)
+    load = Load(requests=60, rate=1.4, prompt=(50, 400), output=(20, 100))
+    for seed in (9, 10):
+        (level,) = analyse(play(timing, [load], slots=4, seed=seed).write(tmp_path / str(seed))).summary["levels"]
+        assert level["itl_s"]["ci95_p50"] is None
 
 
 def test_intervals_of_closed_loops_hold_and_are_no_wider_than_they_must_be() -> None:
