@@ -187,6 +187,14 @@ def needed(share: float) -> int:
     return 1 if share == 0.5 else math.ceil(1 / min(share, 1 - share) - 1e-9)
 
 
+ONE_SIDE = 0.025  # chance that a 95 % interval's end is on the wrong side of the truth
+
+
+def needed_beyond(share: float) -> int:
+    """Return of how many independent values at least one lies beyond a percentile in all but 2.5 % of samples: 72 at p95."""
+    return math.ceil(math.log(ONE_SIDE) / math.log(max(share, 1 - share)))
+
+
 # Errors up to which `loadtest calibrate` calls a figure true, against what the server itself logged.
 TRUE_WITHIN_S = 0.001  # errors of TTFT at p50 and p99, of ITL at p99
 TRUE_WITHIN_SHARE = 0.01  # of the true median gap: error of ITL at p50

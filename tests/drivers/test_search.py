@@ -189,8 +189,8 @@ def test_the_levels_of_a_search_are_long_enough_for_what_is_asked() -> None:
     def first(scenario: Scenario, slo: str) -> Scenario:
         return Finder(scenario, parse_objectives(slo), 64, print).first()
 
-    assert first(Scenario(), "ttft_p95=2,tokens_per_s_mean=1").requests == 60
-    assert first(Scenario(), "ttft_p99=2").requests == 300
+    assert first(Scenario(), "ttft_p95=2,tokens_per_s_mean=1").requests == 72
+    assert first(Scenario(), "ttft_p99=2").requests == 368
     assert first(Scenario(duration=3.0), "ttft_p95=2").duration is None  # of a file; on the command line it is refused
     with pytest.raises(ScenarioError):
         first(Scenario.from_dict({"rate": [1, 2]}), "ttft_p95=2")
@@ -250,7 +250,7 @@ def test_people_who_think_are_searched_for_from_four_on_and_rates_in_sixteenths(
     rate = Scenario.from_dict({"rate": 2.0})
     at_rates = Finder(rate, parse_objectives("ttft_p95=3"), 8, print)
     first = at_rates.first()
-    assert (first.rate, first.duration, first.requests) == ((2.0,), None, 64)
+    assert (first.rate, first.duration, first.requests) == ((2.0,), None, 72)
 
 
 def test_the_fewest_requests_may_be_few(loadtest: Call, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 
 from loadtest.analyse.run import BoolArray, FloatArray, IntArray
 from loadtest.analyse.run.event_times import blocks
-from loadtest.metrics import Interval
+from loadtest.metrics import ONE_SIDE, Interval, needed_beyond
 
 COUNTERS = 1 << 20  # whole numbers from 0 that have a counter each; larger ones are kept and sorted
 MOST_BATCHES, FEWEST_BATCHES = 20, 10
@@ -30,7 +30,6 @@ BATCH_TIMES = 5  # correlation times in a batch, where that leaves at least ten 
 # held in 93 of 100 runs, and without it in 90.
 SKEWNESS_SEEN = 1.25
 FEWEST_INDEPENDENT = 10  # effective number of independent samples that an interval needs
-ONE_SIDE = 0.025  # chance that a 95 % interval's end is on the wrong side of the truth
 NORMAL = 1.96  # standard errors to either end of a 95 % interval whose error is known
 MOST_STRETCH = 10.0  # times as far from the median as a percentile is an upper end that says something
 
@@ -230,15 +229,10 @@ def percentile_interval(sample: Sample, ordered: Ordered, share: float) -> Inter
         return None
     if sample.starts is not None:
         return _pooled_percentile(sample, ordered, share)
-    if sample.effective < fewest_beyond(share):
+    if sample.effective < needed_beyond(share):
         return None
     low, high = order_statistics(int(sample.independent_at(quantile_of_sorted(ordered, share), share)), share)
     return quantile_of_sorted(ordered, low), quantile_of_sorted(ordered, high)
-
-
-def fewest_beyond(share: float) -> int:
-    """Return of how many independent values at least one lies beyond the percentile `share` in all but 2.5 % of samples."""
-    return math.ceil(math.log(ONE_SIDE) / math.log(max(share, 1 - share)))
 
 
 def order_statistics(independent: int, share: float) -> Interval:

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.analyse.figures.intervals import FEWEST_INDEPENDENT, fewest_beyond
+from loadtest.analyse.figures.intervals import FEWEST_INDEPENDENT
 from loadtest.analyse.figures.rates import Flow, window_shares
 from loadtest.analyse.run import FloatArray, LevelData, RunData
 from loadtest.analyse.run.overlaps import BusiestParts
-from loadtest.metrics import PERCENTILES
+from loadtest.metrics import PERCENTILES, needed_beyond
 from loadtest.text import seconds
 
 LITTLE_TOLERANCE = 0.10  # |L / λW − 1| above it, and above what the window's edges explain, is not stationary
@@ -212,7 +212,7 @@ def queue_memory(run: RunData, level: dict[str, Any]) -> float:
 
 def too_few_for_interval(level: LevelData, name: str, part: str) -> str:
     """Say below how many requests a percentile has no interval; empty where it has one, or a queue grows."""
-    described, alone = level.get(name) or {}, max(FEWEST_INDEPENDENT, fewest_beyond(PERCENTILES[part]))
+    described, alone = level.get(name) or {}, max(FEWEST_INDEPENDENT, needed_beyond(PERCENTILES[part]))
     fewest = math.ceil(alone * level.get("queue_memory", 1.0))
     missing = described.get(part) is not None and level.interval(name, part) is None
     missing = missing and not level.queue_grew  # more requests would only wait longer

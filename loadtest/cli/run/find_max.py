@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from loadtest.analyse.run import LevelData
 from loadtest.errors import ScenarioError
 from loadtest.measure.search import RATE_STEPS, Loads, Search, SearchResult, TriedLevel
+from loadtest.metrics import needed_beyond
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Level, Scenario
 from loadtest.slo import ERRORS, Objective, all_met, judge_objectives
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from loadtest.analyse.summary import Analysis
 
 SEARCH_FEWEST = 40  # requests of a level; with fewer there is seldom an interval
-PAST_PERCENTILE = 3  # requests beyond a percentile that a level should have: 60 in all for p95, 300 for p99
 RATE_S = 30.0  # the shortest level at a rate: a queue needs time to grow
 PACE_CHANGED = "The server's pace changed between the levels that this rests on: measure again."
 FIRST_PEOPLE = 4  # with whom a search begins where people think: one alone would need minutes for so many turns
@@ -52,10 +52,7 @@ class Finder:
     def __init__(
         self, scenario: Scenario, objectives: Sequence[Objective], most: int, say: Callable[[str], object]
     ) -> None:
-        needed = [
-            each.requests if each.figure == ERRORS else math.ceil(PAST_PERCENTILE / each.tail - 1e-9)
-            for each in objectives
-        ]
+        needed = [each.requests if each.figure == ERRORS else needed_beyond(1 - each.tail) for each in objectives]
         least = max(SEARCH_FEWEST, *needed, scenario.requests or 0)
         least *= scenario.requests_per_rarest_target
         each, start = scenario.requests_per_stream, 1
