@@ -8,6 +8,7 @@ import numpy as np
 
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import LevelData, RunData, Series, believed
+from loadtest.analyse.server.alternating_models import LONG_LOAD_S
 from loadtest.analyse.server.queue.waits import ADMISSION_ERROR_S, passed_share
 from loadtest.analyse.summary import Analysis
 from loadtest.records import Outcome
@@ -56,9 +57,6 @@ def queueing(analysis: Analysis, series: Series) -> Finding | None:
         return None  # what queue wait it has all the same is no wait for others
     share = percent((slot + batch) / ttft)
     if slot + batch <= LEAST_BATCH_WAIT * ttft:
-        if (load := level.figure("load_s") or 0.0) > LEAST_BATCH_WAIT * ttft:
-            loading = f"{percent(load / ttft)} {of} passes until the model is loaded, and {share} is waiting{above}"
-            return Finding(f"{capitalised(at)}, {loading}.", "The server's own figures of how long each load took.")
         if wait - slot - batch > LEAST_BATCH_WAIT * ttft:
             return None  # before_work says it
         if _left_waiting(level):
@@ -76,9 +74,19 @@ def queueing(analysis: Analysis, series: Series) -> Finding | None:
     return Finding(f"{capitalised(at)}, {share} {of} is waiting, {mostly}{above}.")
 
 
+def loading(series: Series) -> Finding | None:
+    """Say where loads of the model are a large part of TTFT, as where each request finds it unloaded (--keep-alive 0)."""
+    known = [((each.figure("load_s") or 0.0) / each.mean_ttft, each) for each in series.believed if each.mean_ttft]
+    share, level = max(known, key=lambda each: each[0], default=(0.0, None))
+    if level is None or share <= LEAST_BATCH_WAIT or (level.figure("load_s") or 0.0) < LONG_LOAD_S:
+        return None
+    said = f"At {level.load}, {percent(share)} of {level.mean_ttft_said} passes until the model is loaded."
+    return Finding(said, "The server's own figures of how long each load took.")
+
+
 def _left_waiting(level: LevelData) -> int:
-    """Return how many users hung up before their first token: what they waited for is in no mean."""
-    return int((level.get("left") or {}).get("waiting", 0))
+    """Return how many users hung up before their first token, or were cut off: what they waited for is in no mean."""
+    return int((level.get("left") or {}).get("waiting", 0) + (level.get("outcomes") or {}).get(Outcome.CANCELLED, 0))
 
 
 def void_above(series: Series, level: LevelData) -> str:
