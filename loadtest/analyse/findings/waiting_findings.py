@@ -9,15 +9,13 @@ import numpy as np
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import LevelData, RunData, Series, believed
 from loadtest.analyse.server.alternating_models import LONG_LOAD_S
-from loadtest.analyse.server.queue.waits import ADMISSION_ERROR_S, passed_share
+from loadtest.analyse.server.queue.waits import ADMISSION_ERROR_S, LEAST_BATCH_WAIT, held_by_others
 from loadtest.analyse.summary import Analysis
 from loadtest.records import Outcome
 from loadtest.text import capitalised, counted, listed, number, percent, seconds, some_of
 
-LEAST_BATCH_WAIT = 0.1  # of the mean TTFT: less is not worth a sentence
 LEAST_SLOT_WAIT = 0.05  # of the mean TTFT, from which on requests queue
 MOST_OF_A_WAIT = 0.8  # of a wait
-MOSTLY_PASSED = 0.5  # of a level's batch wait, from which on it is none: many batches passed meanwhile
 SHORT_S = 0.005  # nobody calls that queueing
 
 
@@ -115,7 +113,7 @@ def batching(analysis: Analysis, series: Series) -> Finding | None:
     if found is None:
         return before_work(series, alone)
     slot, ttft = found.figure("slot_wait_s") or 0.0, found.mean_ttft or 0.0
-    if passed_share(analysis.run, found["index"]) >= MOSTLY_PASSED:
+    if held_by_others(analysis.run, found):
         return Finding(
             f"At {found.load}, {percent(largest)} of {found.mean_ttft_said} is waiting "
             "through many steps of other streams, with no more of them than the server handles: others may use this server.",
