@@ -216,7 +216,7 @@ def _worked_on(levels: Sequence[LevelData]) -> Finding:
         f"usual handover ({seconds(left['handover_s'])}, the mean of {counted(left['handovers'], 'answer')} that ended)."
     )
     if left["worked_on"] is None:
-        short = "too little of their answers was left, or too few hung up"
+        short = "the server had begun work for none of them, too little of their answers was left, or too few hung up"
         return Finding(f"Whether the server works on for users who hang up is not known: {short}.", how)
     if not seen:
         soon = "others get the slot about as soon as after an answer that ended"

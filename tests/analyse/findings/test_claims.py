@@ -301,7 +301,7 @@ def test_nobody_queues_for_a_slot_where_no_slot_wait_was_seen(slot: float, said:
         (
             3,
             None,
-            "Whether the server works on for users who hang up is not known: too little of their answers was left, or too few hung up.",
+            "Whether the server works on for users who hang up is not known: the server had begun work for none of them, too little of their answers was left, or too few hung up.",
         ),
         (
             3,
