@@ -133,6 +133,7 @@ class Judged:
     unjudged: str | None = None  # why the objective cannot be judged: what follows "TTFT p95 …"
     few: bool = False  # whether more requests would make it judged
     left: int = 0  # those of `failed` whose user hung up
+    most: float = math.inf  # the largest value seen: where the interval ends beyond it, nothing seen says where
     far: bool = False  # whether so many requests are beyond the limit that even few independent ones show a miss
 
     @property
@@ -190,7 +191,8 @@ class Judged:
         missed = "without end" if objective.statistic == "mean" else f"that of {whose}"
         text = missed if math.isinf(self.value) else objective.quantity(self.value)
         if self.interval is not None and not math.isinf(self.value):
-            text += f" ({' to '.join(objective.quantity(end) for end in self.interval)})"
+            low, high = map(objective.quantity, self.interval)
+            text += f" ({low} to {high if self.interval[1] <= self.most else f'over {objective.quantity(self.most)}'})"
         if self.failed and objective.figure == ERRORS:
             text += f", {self.failed} of {self.requests}"
         elif self.left:
@@ -215,6 +217,7 @@ class Judged:
             "unjudged": self.unjudged,
             "few": self.few,
             "far": self.far,
+            "most": None if math.isinf(self.most) else self.most,
         }
 
     @classmethod
@@ -228,6 +231,7 @@ class Judged:
             **{key: row[key] for key in ("failed", "requests", "unjudged", "few")},
             left=int(row.get("left") or 0),
             far=bool(row.get("far")),
+            most=math.inf if row.get("most") is None else float(row["most"]),
         )
 
 
@@ -275,7 +279,9 @@ def judge_by_figures(objective: Objective, level: Mapping[str, Any]) -> Judged:
     if objective.at_most and objective.met(value) and objective.statistic in (at_least or ()):
         why = f"is at least {objective.quantity(value)}: users hung up before their first token"
         return Judged(objective, value, None, requests=sent, unjudged=why)
-    return Judged(objective, value, interval, failed if objective.figure == ERRORS else 0, sent)
+    most = found.get("max") if isinstance(found, Mapping) else None
+    failed = failed if objective.figure == ERRORS else 0
+    return Judged(objective, value, interval, failed, sent, most=math.inf if most is None else most)
 
 
 def _why_unknown(objective: Objective, level: Mapping[str, Any]) -> tuple[str, bool]:

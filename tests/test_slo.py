@@ -12,7 +12,7 @@ from support import made_runs
 from loadtest.analyse.figures.objectives import goodput, widest
 from loadtest.analyse.run.frames import load
 from loadtest.errors import ScenarioError
-from loadtest.slo import all_met, judge_objectives, parse_objectives
+from loadtest.slo import Judged, all_met, judge_objectives, parse_objectives
 
 
 def test_an_slo_is_read_as_people_write_it() -> None:
@@ -99,6 +99,15 @@ def test_it_says_how_many_requests_were_sent_where_none_failed() -> None:
     level = {"ttft_s": {"p95": 1.0}, "outcomes": {"ok": 20}}
     found = judge_objectives(parse_objectives("ttft_p95=2,e2e_p99=9,errors=0.5"), level)
     assert [(judged.failed, judged.requests) for judged in found] == [(0, 20)] * 3
+
+
+def test_an_interval_that_ends_past_all_that_was_seen_says_so_as_the_report_does() -> None:
+    """Was "661 ms (543 ms to 1.12 s)" below a report of the same run that said "543 ms to over 854 ms"."""
+    figure = {"p95": 0.661, "ci95_p95": [0.543, 1.12], "max": 0.854}
+    (judged,) = judge_objectives(parse_objectives("ttft_p95=1"), {"ttft_s": figure})
+    assert "661 ms (543 ms to over 854 ms)" in str(judged)
+    assert not judged.sure
+    assert Judged.of(judged.objective, judged.to_dict()) == judged
 
 
 def test_one_sure_miss_decides_and_one_doubt_does_not() -> None:
