@@ -142,13 +142,13 @@ def _server_findings(analysis: Analysis) -> list[Finding]:
 
 
 def _of_series(analysis: Analysis, series: Series) -> Iterator[Finding]:
-    # Where the pace changed, no step time tells a stall from a step.
+    # Where the pace changed, no step time tells a stall from a step, nor what makes a prompt take longer.
     changed = step_findings.pace_finding(analysis.steps, analysis.believed)
     found = (
         loading(series),
         queueing(analysis, series),
         batching(analysis, series),
-        step_findings.reading_together(analysis.run, series),
+        None if changed else step_findings.reading_together(analysis.run, series),
         None if analysis.steps.apart or changed else step_findings.stalling(analysis.run, series),
         saturation(series),
         range_of_ttft(series),
