@@ -188,7 +188,7 @@ def stalling(run: RunData, series: Series) -> Finding | None:
     if said := _loss_of_a_few(finite(run.column("stall_s")[good])):
         return Finding(f"At {at}, {said}; the mean over all answers is {seconds(stall)}, {share} of their decode time.")
     return Finding(
-        f"At {at}, other requests' prompts interrupt a stream for {seconds(stall)} in all, {share} of its decode time."
+        f"At {at}, a stream loses {seconds(stall)} on average to others' prompts, {share} of its decode time."
     )
 
 
