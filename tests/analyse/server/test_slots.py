@@ -109,7 +109,7 @@ def test_headers_that_a_proxy_sends_at_once_are_no_start(tmp_path: Path) -> None
 def test_witnesses_that_name_two_numbers_name_no_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = frames.load(recorded(tmp_path / "run", ["ollama-0.33-mid-slots4-c8"]))
     assert slots.estimate_slots(run).limit
-    monkeypatch.setattr(slots, "_full_batches", lambda run, lives: slots.Witness("full_batches", 5, "five"))
+    monkeypatch.setattr(slots, "_full_batches", lambda run, lives, near: slots.Witness("full_batches", 5, "five"))
     found = slots.estimate_slots(run)
     assert (found.estimate, found.limit, found.agree) == (4, False, False)
 

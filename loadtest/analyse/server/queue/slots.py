@@ -131,9 +131,9 @@ def estimate_slots(run: RunData) -> Slots:
     events, ttft = excerpts.events(run), UnwaitedTtft.of(run, requests, peak)
     passed = _passed_over(run, requests, events)
     if requests.told:
-        full = _full_batches(requests, events)
-        if full is not None and full.slots != peak and held_back(run):
-            full = None  # a cluster of arrivals is then an answer, and no batch
+        whole = held_back(run)  # a cluster of arrivals is then an answer, and no batch
+        full = _full_batches(requests, events, near=requests.slack if whole else REFILLED_S)
+        full = None if full is not None and full.slots != peak and whole else full
     else:
         passed, full = _without_durations(run, requests, ttft, passed, peak)
     found = tuple(witness for witness in (most, passed, full) if witness is not None)
@@ -281,9 +281,9 @@ def _observed_steps(requests: RequestInstants, events: TimedEvents) -> _Observed
     )
 
 
-def _seen_late(seconds: FloatArray, slack: float) -> FloatArray:
+def _seen_late(seconds: FloatArray, slack: float, most: float = REFILLED_S) -> FloatArray:
     """Return how soon after steps of this length a request may begin that held a slot during them, unseen."""
-    return np.maximum(slack, np.minimum(REFILLED_S, SEEN_LATE * seconds))
+    return np.maximum(slack, np.minimum(most, SEEN_LATE * seconds))
 
 
 def _without_prompt(steps: _ObservedSteps) -> BoolArray:
@@ -311,7 +311,7 @@ def _beyond_prefill(run: RunData, steps: _ObservedSteps) -> BoolArray:
     return steps.since > slices * steps.seconds
 
 
-def _full_batches(requests: RequestInstants, events: TimedEvents) -> Witness | None:
+def _full_batches(requests: RequestInstants, events: TimedEvents, near: float) -> Witness | None:
     """Return the slots held at the end of a batch that left out a request which had come before the batch began.
 
     A batch is seen as a cluster of token arrivals. This needs no gaps between tokens, so it also reads answers of one or
@@ -330,7 +330,7 @@ def _full_batches(requests: RequestInstants, events: TimedEvents) -> Witness | N
     ready = requests.arrived[known] + requests.unnoticed_s
     before = np.append(-np.inf, opens[:-1])
     waited = latest_end(ready, requests.started[known], before) > closes + slack
-    waited &= count_within(begun, closes + slack, closes + _seen_late(closes - before, slack)) == 0
+    waited &= count_within(begun, closes + slack, closes + _seen_late(closes - before, slack, near)) == 0
     unsure = seen & ~known
     if unsure.any():
         waited &= Depth.of(requests.arrived[unsure], requests.first[unsure]).at(opens) == 0
