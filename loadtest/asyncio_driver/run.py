@@ -87,6 +87,7 @@ def measure(
         targets = [one.target for one in ready]
         keep_in = beforehand(targets[0], ready[0].workload) if beforehand is not None else lambda _: {}
         facts = initial_facts(scenario, ready, driver="asyncio", loop=loop_factory().__module__.partition(".")[0])
+        facts |= {} if seeded else {"seed_drawn": True}
         if seeded and (earlier := sent_before(path, facts)):
             facts["sent_before"] = earlier.name
             say(

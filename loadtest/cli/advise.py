@@ -186,14 +186,12 @@ def _write_advice(folder: Path, analysis: Analysis, found: Advice) -> list[Path]
 
 
 def _print_advice(written: list[Path], analysis: Analysis, found: Advice) -> None:
-    from loadtest.analyse.findings.machine_findings import others_finding
     from loadtest.analyse.reports import advice_report as words
     from loadtest.analyse.reports.run_table import command
 
     console = Console()
     print_trouble(console, analysis.run.trouble)
-    doubts = filter(None, [others_finding(analysis.run), words.void_sentence(found)])
-    print_lines(console, doubts, before="! ", style="bold yellow")
+    print_lines(console, words.doubts(found, analysis), before="! ", style="bold yellow")
     console.print(
         words.console_table(found).console_within(console.width, words.EXPENDABLE, words.heading(found, analysis))
     )

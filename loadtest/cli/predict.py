@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,6 +64,7 @@ def predict(
     """
     from loadtest.analyse.charts import prediction as chart
     from loadtest.analyse.comparison.comparable import asked_facts
+    from loadtest.analyse.findings.machine_findings import others_finding
     from loadtest.analyse.run.groups import refuse_groups
     from loadtest.analyse.summary import analyse, without_void
     from loadtest.analyse.whatif.model.seeded_run import SeededRun, new_seed
@@ -87,6 +89,8 @@ def predict(
             slots=slots or (),
             seeded=SeededRun(requests, new_seed()) if requests else None,
         )
+        others = filter(None, [others_finding(analysis.run)])
+        document = replace(document, said=(*map(str, others), *document.said))
         picture = chart.draw_loads(path.with_suffix(".png"), analysis, document)
     _show(document, analysis, [write_whole(path, document.to_bytes()), picture], as_json=as_json)
 
@@ -127,7 +131,6 @@ def _free(out: Path | None) -> Path:
 
 
 def _show(document: Document, analysis: Analysis, written: list[Path], *, as_json: bool) -> None:
-    from loadtest.analyse.findings.machine_findings import others_finding
     from loadtest.analyse.reports import prediction_report as words
 
     if as_json:
@@ -135,8 +138,7 @@ def _show(document: Document, analysis: Analysis, written: list[Path], *, as_jso
         return
     console = Console()
     print_trouble(console, analysis.run.trouble)
-    others = filter(None, [others_finding(analysis.run)])
-    print_lines(console, (*others, *document.said), before="! ", style="bold yellow")
+    print_lines(console, document.said, before="! ", style="bold yellow")
     console.print(
         words.table(document).console_within(console.width, words.EXPENDABLE, words.heading(document, analysis))
     )

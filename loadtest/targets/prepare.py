@@ -236,7 +236,11 @@ def fit_token_counts(
 
 def _announced(target: Target, requests: int) -> str:
     """Say what is sent before the first level: with a slow server it takes a while, and nothing else shows."""
-    loading = "; the first of them loads the model" if first_request_loads(target) else ""
+    loading = (
+        "; the first of them loads the model, unless it is loaded under another name"
+        if first_request_loads(target)
+        else ""
+    )
     sent = counted(requests, "request")
     return f"Learning how {shown(target.model.name)} counts tokens: {sent} first, which do not count{loading}."
 

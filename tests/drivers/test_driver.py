@@ -248,5 +248,7 @@ def test_prompts_that_a_run_beside_it_sent_are_said_to_be_known_to_a_cache(
     assert warm not in said("first", "--seed", "7")
     assert warm in " ".join(said("again", "--seed", "7").split())
     assert RunFolder.open(tmp_path / "again").read_run()["sent_before"] == "first"
+    assert "seed_drawn" not in RunFolder.open(tmp_path / "again").read_run()
     for number, others in enumerate((("--seed", "8"), (), ("--seed", "7", "--prompt", "Hello"))):
         assert warm not in " ".join(said(f"new{number}", *others).split())
+        assert RunFolder.open(tmp_path / f"new{number}").read_run().get("seed_drawn", False) == ("--seed" not in others)

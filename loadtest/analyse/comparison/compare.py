@@ -27,6 +27,7 @@ from loadtest.analyse.comparison.estimates import (
     value_of,
 )
 from loadtest.analyse.comparison.traits import OF_THE_TEST, gpus, slots_of
+from loadtest.analyse.findings.cache_findings import may_be_warm
 from loadtest.analyse.run import LevelData, RunData, has_tokens
 from loadtest.analyse.summary import Analysis
 from loadtest.metrics import Interval
@@ -259,6 +260,7 @@ def compare_part(
         *comparable.scatter_notes(scattered),
         *comparable.cache_notes(ours_of, theirs_of, pairs),
         *_left(bases, news),
+        *_warm(bases, news),
     ]
     notes += [*comparable.without_verdict(unjudged), *comparable.unmatched(pairs, (bases, news))]
     return found, notes
@@ -293,6 +295,16 @@ def _left(*sides: Sequence[Analysis]) -> list[str]:
     ]
     stayed = "what is compared is of those who stayed, so waits look shorter than they were."
     return [f"Users hung up ({listed(said)}): {stayed}"] if said else []
+
+
+def _warm(*sides: Sequence[Analysis]) -> Iterator[str]:
+    """Say of which side alone the prompts may have been in a prefix cache before it began, as of a run that was made again."""
+    warm = [name for name, side in zip(("BASE", "NEW"), sides, strict=True) if any(map(may_be_warm, side))]
+    if len(warm) == 1:
+        yield (
+            f"May differ: the prompts of {warm[0]} had been sent to this model before, and how many of their tokens were in its "
+            "prefix cache is not known: with the same --seed TTFT may be lower for that alone."
+        )
 
 
 def _figures_of_both(

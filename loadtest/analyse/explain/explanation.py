@@ -324,7 +324,7 @@ class Explainer:
             if wrong is None:
                 return replay
             missed = missed or wrong
-        return f"the model fitted to this run does not give it back: {missed}"
+        return f"replayed request by request, the model fitted to this run's levels misses what was measured: {missed}"
 
 
 def _median(values: FloatArray) -> float:

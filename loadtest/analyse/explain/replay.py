@@ -134,14 +134,14 @@ class LevelReplay:
         mine = [each[self.row] for each in played if self.row in each]
         said = float(np.mean(mine)) if len(mine) == SEEDS else math.nan
         if not _near(said, self.ttft_s, OWN_BACK):
-            return f"replayed, its TTFT is {seconds(said)} and not {seconds(self.ttft_s)}"
+            return f"its TTFT is {seconds(said)} and not {seconds(self.ttft_s)}"
         both = [row for row in self.measured if all(row in each for each in played)]
         seen = np.array([self.measured[row] for row in both])
         for name, share in (("p50", 0.5), ("p95", 0.95)):
             model = float(np.mean([np.quantile([each[row] for row in both], share) for each in played]))
             value = float(np.quantile(seen, share))
             if not _near(model, value, GIVEN_BACK if len(both) >= 20 else OWN_BACK):
-                return f"replayed, TTFT {name} is {seconds(model)} and not {seconds(value)}"
+                return f"TTFT {name} up to it is {seconds(model)} and not {seconds(value)}"
         return None
 
     def what_if(self, change: Omission) -> tuple[float, Interval] | None:

@@ -19,7 +19,14 @@ from loadtest.analyse.findings import (
 )
 from loadtest.analyse.findings.finding import Finding, as_findings
 from loadtest.analyse.findings.slot_findings import behind_the_url, slots_finding
-from loadtest.analyse.findings.waiting_findings import batching, cut_off, leaving_findings, queueing, void_above
+from loadtest.analyse.findings.waiting_findings import (
+    batching,
+    cut_off,
+    leaving_findings,
+    loading,
+    queueing,
+    void_above,
+)
 from loadtest.analyse.run import LevelData, Series, believed, grouped, groups, has_tokens
 from loadtest.analyse.run.overlaps import peak_at_once
 from loadtest.analyse.server import alternating_models, prompt_length
@@ -136,12 +143,13 @@ def _server_findings(analysis: Analysis) -> list[Finding]:
 
 
 def _of_series(analysis: Analysis, series: Series) -> Iterator[Finding]:
-    # Where the pace changed, no step time tells a stall from a step.
+    # Where the pace changed, no step time tells a stall from a step, nor what makes a prompt take longer.
     changed = step_findings.pace_finding(analysis.steps, analysis.believed)
     found = (
+        loading(series),
         queueing(analysis, series),
         batching(analysis, series),
-        step_findings.reading_together(analysis.run, series),
+        None if changed else step_findings.reading_together(analysis.run, series),
         None if analysis.steps.apart or changed else step_findings.stalling(analysis.run, series),
         saturation(series),
         range_of_ttft(series),

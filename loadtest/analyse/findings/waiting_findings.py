@@ -8,15 +8,14 @@ import numpy as np
 
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import LevelData, RunData, Series, believed
-from loadtest.analyse.server.queue.waits import ADMISSION_ERROR_S, passed_share
+from loadtest.analyse.server.alternating_models import LONG_LOAD_S
+from loadtest.analyse.server.queue.waits import ADMISSION_ERROR_S, LEAST_BATCH_WAIT, held_by_others
 from loadtest.analyse.summary import Analysis
 from loadtest.records import Outcome
 from loadtest.text import capitalised, counted, listed, number, percent, seconds, some_of
 
-LEAST_BATCH_WAIT = 0.1  # of the mean TTFT: less is not worth a sentence
 LEAST_SLOT_WAIT = 0.05  # of the mean TTFT, from which on requests queue
 MOST_OF_A_WAIT = 0.8  # of a wait
-MOSTLY_PASSED = 0.5  # of a level's batch wait, from which on it is none: many batches passed meanwhile
 SHORT_S = 0.005  # nobody calls that queueing
 
 
@@ -56,9 +55,6 @@ def queueing(analysis: Analysis, series: Series) -> Finding | None:
         return None  # what queue wait it has all the same is no wait for others
     share = percent((slot + batch) / ttft)
     if slot + batch <= LEAST_BATCH_WAIT * ttft:
-        if (load := level.figure("load_s") or 0.0) > LEAST_BATCH_WAIT * ttft:
-            loading = f"{percent(load / ttft)} {of} passes until the model is loaded, and {share} is waiting{above}"
-            return Finding(f"{capitalised(at)}, {loading}.", "The server's own figures of how long each load took.")
         if wait - slot - batch > LEAST_BATCH_WAIT * ttft:
             return None  # before_work says it
         if _left_waiting(level):
@@ -76,9 +72,19 @@ def queueing(analysis: Analysis, series: Series) -> Finding | None:
     return Finding(f"{capitalised(at)}, {share} {of} is waiting, {mostly}{above}.")
 
 
+def loading(series: Series) -> Finding | None:
+    """Say where loads of the model are a large part of TTFT, as where each request finds it unloaded (--keep-alive 0)."""
+    known = [((each.figure("load_s") or 0.0) / each.mean_ttft, each) for each in series.believed if each.mean_ttft]
+    share, level = max(known, key=lambda each: each[0], default=(0.0, None))
+    if level is None or share <= LEAST_BATCH_WAIT or (level.figure("load_s") or 0.0) < LONG_LOAD_S:
+        return None
+    said = f"At {level.load}, {percent(share)} of {level.mean_ttft_said} passes until the model is loaded."
+    return Finding(said, "The server's own figures of how long each load took.")
+
+
 def _left_waiting(level: LevelData) -> int:
-    """Return how many users hung up before their first token: what they waited for is in no mean."""
-    return int((level.get("left") or {}).get("waiting", 0))
+    """Return how many users hung up before their first token, or were cut off: what they waited for is in no mean."""
+    return int((level.get("left") or {}).get("waiting", 0) + (level.get("outcomes") or {}).get(Outcome.CANCELLED, 0))
 
 
 def void_above(series: Series, level: LevelData) -> str:
@@ -108,7 +114,7 @@ def batching(analysis: Analysis, series: Series) -> Finding | None:
         return before_work(series, alone)
     slot, ttft = found.figure("slot_wait_s") or 0.0, found.mean_ttft or 0.0
     share = percent((found.figure("batch_wait_s") or 0.0) / ttft)  # as in the tables
-    if passed_share(analysis.run, found["index"]) >= MOSTLY_PASSED:
+    if held_by_others(analysis.run, found):
         return Finding(
             f"At {found.load}, {share} of {found.mean_ttft_said} is waiting "
             "through many steps of other streams, with no more of them than the server handles: others may use this server.",
@@ -211,7 +217,7 @@ def _worked_on(levels: Sequence[LevelData]) -> Finding:
         f"usual handover ({seconds(left['handover_s'])}, the mean of {counted(left['handovers'], 'answer')} that ended)."
     )
     if left["worked_on"] is None:
-        short = "too little of their answers was left, or too few hung up"
+        short = "the server had begun work for none of them, too little of their answers was left, or too few hung up"
         return Finding(f"Whether the server works on for users who hang up is not known: {short}.", how)
     if not seen:
         soon = "others get the slot about as soon as after an answer that ended"

@@ -7,6 +7,7 @@ import shlex
 from functools import partial
 from typing import Any
 
+from loadtest.analyse.findings.machine_findings import others_finding
 from loadtest.analyse.findings.measured_on import marked, measured_on, simulated_mark
 from loadtest.analyse.reports.prediction_report import with_band
 from loadtest.analyse.server.model_memory.by_slots import MemoryBySlots
@@ -76,10 +77,11 @@ def promise_sentence(advice: Advice, path: str, command: str | None, *, of_locus
     return f"What this promises is in {path}. {setting}, score it by:\n  {again}"
 
 
-def void_sentence(advice: Advice) -> str | None:
-    """Say that void levels are left out; None where there are none."""
+def doubts(advice: Advice, analysis: Analysis) -> list[str]:
+    """Say whether others used the server, and that void levels are left out."""
     it = "it" if len(advice.void) == 1 else "them"
-    return f"Void, so the advice does not rest on {it}: {levels_in_words(advice.void)}." if advice.void else None
+    void = f"Void, so the advice does not rest on {it}: {levels_in_words(advice.void)}." if advice.void else None
+    return [str(each) for each in (others_finding(analysis.run), void) if each]
 
 
 def _set(advice: Advice, slots: int) -> str:
@@ -315,7 +317,7 @@ def markdown(advice: Advice, analysis: Analysis, picture: str | None) -> str:
         "advice.md",
         title=f"Advice for {whom}: {measured_on(summary)}",
         simulated=simulated_mark(summary),
-        doubt=void_sentence(advice),
+        doubts=doubts(advice, analysis),
         sentences=sentences(advice),
         picture=picture,
         label=advice.label,
@@ -332,6 +334,7 @@ def to_dict(advice: Advice, analysis: Analysis) -> dict[str, Any]:
         "run": analysis.summary["name"],
         **({"group": analysis.summary["group"]} if "group" in analysis.summary else {}),
         "simulated": analysis.summary["simulated"],
+        "doubts": doubts(advice, analysis),
         "sentences": list(sentences(advice)),
         "notes": notes(advice),
         "void_levels": list(advice.void),

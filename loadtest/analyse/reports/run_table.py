@@ -282,6 +282,8 @@ def command(run: RunData, prediction: str | None = None) -> str | None:
         said["output_tokens"] = [ANY]
     if said.get("data_once"):  # which says how many by itself
         said["requests"] = None
+    if facts.get("seed_drawn"):  # the same texts again would meet a warm cache
+        said["seed"] = None
     if asked.get("find_max"):  # which chose both for its levels
         said |= {"concurrency": None, "duration": None, "requests": asked.get("requests")}
     # a closed loop: what it asks of a server is not left to a default

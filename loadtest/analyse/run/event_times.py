@@ -150,6 +150,15 @@ class Delays:
         """Yield the delays of these requests in nanoseconds, block by block."""
         return self._late(rows & self.usable, self.least)
 
+    def least_of_each(self, rows: BoolArray) -> IntArray:
+        """Return the smallest delay of each of these requests that is usable, nanoseconds."""
+        rows = rows & self.usable
+        found = [np.zeros(0, dtype=np.int64)]
+        for (low, high), late in zip(blocks(self.chunks.starts, rows), self._late(rows, self.least), strict=True):
+            counts = self.chunks.counts[low:high][rows[low:high]]
+            found += [np.minimum.reduceat(late, np.cumsum(counts) - counts)] if len(counts) else []
+        return np.concatenate(found)
+
     def at(self, row: IntArray, place: IntArray) -> FloatArray:
         """Return the delays of the events at `place` in Run.chunks.flat, of requests `row`; seconds, zero where unknown."""
         known = self.usable[row]

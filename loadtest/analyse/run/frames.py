@@ -288,7 +288,10 @@ def join_levels(frame: pd.DataFrame, levels: list[LevelData]) -> None:
 
 
 def _delivery(anchors: IntArray, columns: Columns, chunks: Ragged, server: Ragged) -> Delays:
-    """Return the delivery delays, whose zero is the smallest arrival − created_at among the requests of a file."""
+    """Return the delivery delays, whose zero is the smallest arrival − created_at among the requests of a file.
+
+    They are unknown of a file in which the server's clock, or that of the anchor, was set anew.
+    """
     stamped, source = columns.pop("stamped_by_server"), columns["source"]
     usable = (chunks.counts == server.counts) & (chunks.counts > 0) & stamped
     # Integers, since the anchor: as a float a wall instant in nanoseconds is rounded to 200 ns.
@@ -298,7 +301,11 @@ def _delivery(anchors: IntArray, columns: Columns, chunks: Ragged, server: Ragge
     found = Delays(chunks, server, usable, sent - first, least)
     for file in np.unique(source[usable]):
         mine = source == file
-        least[mine] = min(int(part.min()) for part in found.ticks(usable & mine))
+        late = found.least_of_each(mine)
+        least[mine] = late.min()
+        rows = usable & mine
+        if server_clock.was_set(late, columns["t_send"][rows], columns["t_end"][rows]):
+            usable[rows] = False
     return found
 
 

@@ -1,4 +1,4 @@
-"""Whether a server took its durations by another clock than that by which its tokens came: then they tell nothing here."""
+"""Whether a server took its durations or stamps by another clock than that by which its tokens came: then they tell nothing here."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from loadtest.analyse.run.files.reading import Columns
 
 FEWEST_ANSWERS = 5
 FEWEST_PIECES, LEAST_SPAN_S = 8, 0.1  # of an answer that is looked at
+STEP_NS = 100_000_000  # no way becomes so much longer or shorter for every token at once; clocks are set by more
 CLOCK_BOUNDS = (0.6, 1.7)  # of the time over which an answer's tokens came, by the server's duration of its decoding
 
 
@@ -36,3 +37,16 @@ def clock_factor(decode_s: FloatArray, span_s: FloatArray, pieces: IntArray, one
         return None
     factor = float(np.median(decode_s[known] / span_s[known]))
     return None if CLOCK_BOUNDS[0] <= factor <= CLOCK_BOUNDS[1] else factor
+
+
+def was_set(late: IntArray, sent: FloatArray, end: FloatArray) -> bool:
+    """Whether a clock was set in mid-run: the least delays of all requests that were sent after some others' ends lie apart from theirs."""
+    order = np.argsort(sent, kind="stable")
+    late, sent, until = late[order], sent[order], np.maximum.accumulate(end[order])
+    later = np.searchsorted(sent, until, side="right")
+    known = np.flatnonzero((np.arange(len(late)) >= FEWEST_ANSWERS - 1) & (later <= len(late) - FEWEST_ANSWERS))
+    for each in (late, -late):
+        before, after = np.maximum.accumulate(each), np.minimum.accumulate(each[::-1])[::-1]
+        if (after[later[known]] - before[known] > STEP_NS).any():
+            return True
+    return False

@@ -94,10 +94,11 @@ def _ended_by_itself(e: Evidence) -> pd.DataFrame:
     return e.measured[e.measured["outcome"] != Outcome.CANCELLED]
 
 
-def _nothing_succeeded(e: Evidence) -> Iterator[Doubt]:
-    if len(e.requests):
+def _nothing_succeeded(e: Evidence, *, failed: bool) -> Iterator[Doubt]:
+    """Yield a doubt of a level without an answer: with `failed` where an error says why, else where requests were stopped."""
+    if len(e.requests) or failed == e.everyone["outcome"].isin(NO_FAILURES).all():
         return
-    if not len(e.measured) and e.run.facts.get("state") != "done":
+    if not failed and not len(e.measured) and e.run.facts.get("state") != "done":
         yield Doubt(VOID, "the run ended before a request of this level counted")
         return
     if _are_warmups(e):
@@ -360,7 +361,8 @@ def _undistinguished(e: Evidence) -> Iterator[Doubt]:
 
 
 OUTCOME_RULES: dict[str, Callable[[Evidence], Iterator[Doubt]]] = {
-    "nothing_succeeded": _nothing_succeeded,
+    "nothing_succeeded": partial(_nothing_succeeded, failed=True),
+    "none_ended": partial(_nothing_succeeded, failed=False),
     "only_warmups": _only_warmups,
     "client_error": _client_error,
     "server_gone": partial(_failed, how="gone"),

@@ -22,8 +22,11 @@ LESS_LOAD = (
 REMEDIES: dict[str, Remedy] = {
     "nothing_succeeded": Remedy(
         "No request succeeded.",
-        "Do what the error says; `loadtest check --try` asks the same server for one answer and names what is wrong. Where the run "
-        "was interrupted before this level, run it again; where all were stopped when the level ended, let it last longer.",
+        "Do what the error says; `loadtest check --try` asks the same server for one answer and names what is wrong.",
+    ),
+    "none_ended": Remedy(
+        "No request ended before the level did.",
+        "Where the run was interrupted, run it again; where requests were stopped when the level ended, let it last longer.",
     ),
     "only_warmups": Remedy(
         "Only warm-up requests were sent.",

@@ -10,6 +10,8 @@ from support import talkers
 from support.virtual_runs import Load, SessionLoad, play, play_sessions
 
 from loadtest.analyse.charts import draw_all
+from loadtest.analyse.comparison.compare import compare_part
+from loadtest.analyse.comparison.estimates import METRICS
 from loadtest.analyse.findings.cache_findings import cache_findings
 from loadtest.analyse.findings.run_findings import all_findings
 from loadtest.analyse.run.levels import LevelData, axis_of
@@ -45,6 +47,12 @@ def test_prompts_that_were_sent_before_show_no_prefill_speed_where_nothing_is_co
     assert not any("Prefill runs at" in one for one in all_findings(again))
     [found] = cache_findings(again)
     assert found.startswith("Prompts of this seed were sent to this model before, by a, and the server does not say")
+    for bases, news, side in (((new,), (again,), "NEW"), ((again,), (new,), "BASE")):  # of the same command run again
+        said = [
+            note for note in compare_part((bases, news), frozenset(), METRICS)[1] if "May differ: the prompts" in note
+        ]
+        assert [side in one for one in said] == [True]
+    assert not any("May differ" in note for note in compare_part(((new,), (new,)), frozenset(), METRICS)[1])
 
 
 def test_conversations_that_are_kept_and_those_that_are_not_are_told_with_their_price(few_slots: Analysis) -> None:

@@ -19,11 +19,13 @@ from loadtest.analyse.charts import against_load, distributions
 from loadtest.analyse.figures import stats
 from loadtest.analyse.findings import step_findings, waiting_findings
 from loadtest.analyse.findings.measured_on import simulated_warning
+from loadtest.analyse.findings.run_findings import all_findings
 from loadtest.analyse.reports import pages, prediction_report, run_table
 from loadtest.analyse.reports.answers import verdict_in_words
 from loadtest.analyse.reports.run_table import command, serve_command
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.levels import LevelData, Series, series_of
+from loadtest.analyse.server.timing.pace import PaceChange
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.analyse.whatif.model.fit import predicted_curve
 from loadtest.records import Outcome
@@ -177,6 +179,13 @@ def test_prompts_that_are_read_together_are_said(tmp_path: Path) -> None:
     assert re.match(
         r"At 4 streams, prompts are read together, up to [34] at once: the median prefill is 1[67]\d ms, against", said
     )
+    slower = dataclasses.replace(found.steps, change=PaceChange(level=1, factor=2.5, after_s=1.0))
+    for steps, told in (
+        (found.steps, True),
+        (slower, False),
+    ):  # of a real Ollama whose steps took 2.5 times as long there
+        told_of = all_findings(dataclasses.replace(found, steps=steps))
+        assert any("prompts are read together" in one for one in told_of) is told
     slowed = found.run.requests["level"] == 1
     found.run.requests.loc[slowed, "prefill_s"] *= 3.0  # four prompts at once take four times as long at most
     assert step_findings.reading_together(found.run, series_of(found.summary["levels"])[0]) is None

@@ -321,6 +321,10 @@ def test_the_command_runs_the_same_again(tmp_path: Path) -> None:
     assert "--warm-cache" in said
     assert "--header 'X-Team: ${TEAM}'" in said
     assert "think-time" not in said
+    drawn = {"scenario": {**SCENARIO, "seed": 7}}
+    for name, facts, kept in (("asked", drawn, True), ("drawn", {**drawn, "seed_drawn": True}, False)):
+        make(tmp_path / name, users=(1,), **facts)  # the same texts again met the warm cache that a drawn seed avoids
+        assert ("--seed 7" in str(command(analyse(tmp_path / name).run))) is kept
     make(tmp_path / "any", users=(1,), scenario={**SCENARIO, "output_tokens": []})
     assert "--output-tokens any" in str(command(analyse(tmp_path / "any").run))  # else it asked for 64
     make(tmp_path / "chosen", users=(1,), scenario=SCENARIO, target={"url": "http://gpu:11434", "model": "a:1b"})

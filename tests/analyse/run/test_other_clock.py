@@ -46,6 +46,20 @@ def test_durations_that_do_not_fit_the_tokens_are_left_out_and_named(
     assert used or f"decoding took {'0.50' if factor < 1 else '1000'} times as long" in said[0]
 
 
+@pytest.mark.parametrize("moved_s", [-2, 0, 2])
+def test_a_clock_that_was_set_in_mid_run_moves_no_token(tmp_path: Path, moved_s: int) -> None:
+    """Was "a step takes 21.7 ms", or no limit of slots: tokens after the step were taken to have come 2 s late, or those before."""
+    loads = [Load(users=users, requests=12 * users, prompt=(50, 300), output=(20, 60)) for users in (1, 4, 8)]
+    played = play(dataclasses.replace(TIMING, jitter=0.0), loads, slots=4)
+    for record in sorted(played.records, key=lambda one: one.t_end)[len(played.records) // 2 :]:
+        assert record.server_first is not None
+        record.server_first += moved_s * 10**9
+    found = analyse(made_runs.write(tmp_path / "run", played.records, played.levels))
+    assert (found.slots.number, bool(found.run.delivery.usable.any())) == (4, moved_s == 0)
+    assert found.steps.law is not None
+    assert found.steps.law.base_s == pytest.approx(0.02, rel=0.02)
+
+
 def test_of_two_servers_of_one_model_the_one_with_another_clock_is_named(tmp_path: Path) -> None:
     """Their durations were taken for one server's, and the first one's factor for both."""
 

@@ -12,8 +12,12 @@ from loadtest.analyse.findings import waiting_findings
 from loadtest.analyse.run.event_times import Ragged
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.levels import LevelData, Series
+from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.queue.waits import passed_share
+from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.summary import Analysis
+from loadtest.analyse.whatif.model.fit import fitted_way
+from loadtest.errors import PredictionError
 
 
 def made(gap_ms: int, *, prompt: int = 100) -> RunData:
@@ -71,3 +75,6 @@ def test_others_on_the_server_are_not_called_a_batch(gap_ms: int, said: str) -> 
     found = waiting_findings.batching(analysis, Series("", (level,)))
     assert found is not None
     assert said in found
+    if "others" in said:  # advise said "nothing waited for a slot, so more slots would change nothing"
+        with pytest.raises(PredictionError, match=r"^No prediction: at 2 streams requests waited through many steps"):
+            fitted_way(analysis.run, Slots(2, limit=False, method=""), cast("Steps", None), [level])

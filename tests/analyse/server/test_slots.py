@@ -110,7 +110,7 @@ def test_headers_that_a_proxy_sends_at_once_are_no_start(tmp_path: Path) -> None
 def test_witnesses_that_name_two_numbers_name_no_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = frames.load(recorded(tmp_path / "run", ["ollama-0.33-mid-slots4-c8"]))
     assert slots.estimate_slots(run).limit
-    monkeypatch.setattr(slots, "_full_batches", lambda run, lives: slots.Witness("full_batches", 5, "five"))
+    monkeypatch.setattr(slots, "_full_batches", lambda run, lives, near: slots.Witness("full_batches", 5, "five"))
     found = slots.estimate_slots(run)
     assert (found.estimate, found.limit, found.agree) == (4, False, False)
 
@@ -168,6 +168,33 @@ def test_answers_of_one_token_show_the_slots_by_their_batches(tmp_path: Path) ->
     found = slots.estimate_slots(frames.load(played.write(tmp_path / "run")))
     assert (found.estimate, found.limit) == (3, True)
     assert re.search(r"while another one waited, .* batches$", found.method)
+
+
+# of a real Ollama with 3 slots on a busy processor, answers of one token to 4 users, 0.1 ms: sent, load, prefill, first token
+TENTH = 10**5  # of a ms, in ns
+STEPS_OF_HALF_A_SECOND = (
+    *((0, 313, 3188, 3877), (0, 434, 5600, 9380), (0, 522, 5601, 9385), (0, 683, 2838, 12219)),
+    *((3884, 16, 5609, 17699), (9390, 484, 5609, 17701), (9391, 183, 2691, 20441), (12226, 271, 4519, 24979)),
+    *((17732, 327, 2678, 27780), (17733, 172, 4520, 24943), (20544, 329, 5197, 32946), (24953, 167, 2451, 35463)),
+    *((24986, 158, 5197, 32941), (27824, 47, 5120, 40425), (32948, 121, 3038, 43622), (32951, 124, 5120, 40423)),
+    *((35471, 305, 5316, 48984), (40465, 174, 4610, 53396), (40466, 42, 5317, 48981), (43631, 275, 8584, 62259)),
+    *((48990, 290, 4230, 66539), (48994, 53, 8589, 62263), (53864, 268, 8265, 74664), (62269, 48, 8266, 74671)),
+    *((62421, 365, 4157, 78902), (66821, 347, 7709, 86539), (74671, 346, 7710, 86536), (74675, 355, 4045, 90581)),
+)
+
+
+def test_who_begins_soon_after_a_long_step_was_not_kept_out_of_a_slot(tmp_path: Path) -> None:
+    """Was "handles 2 requests in parallel" of 3: prompts with a slot in mid-step began 3 to 16 ms after it, unseen till then."""
+    levels, truth = grid(Made(slots=3, tokens=1), (4,), each=6)
+    for record, (sent, load, prefill, first) in zip(truth.records, STEPS_OF_HALF_A_SECOND, strict=True):
+        record.t_sched = record.t_send = sent * TENTH
+        record.t_headers = record.t_first_byte = record.t_first_token = record.t_first_visible = record.t_end = (
+            first * TENTH
+        )
+        record.chunks, record.server_first = [(first - sent) * 100], None
+        assert record.server is not None
+        record.server |= {"load_duration": load * TENTH, "prompt_eval_duration": prefill * TENTH}
+    assert not slots.estimate_slots(frames.load(write(tmp_path / "run", truth.records, levels))).limit
 
 
 def test_a_server_restarted_with_other_slots_is_doubted(tmp_path: Path) -> None:

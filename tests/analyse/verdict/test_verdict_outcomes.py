@@ -60,6 +60,35 @@ def test_the_remedy_fits_how_requests_failed(tmp_path: Path, how: dict[str, Any]
     assert ("429" in REMEDIES[cause].advice, "--rate" in REMEDIES[cause].advice) == (False, cause == "turned_away")
 
 
+@pytest.mark.parametrize(
+    ("how", "warmup", "cause", "said"),
+    [
+        ({"outcome": Outcome.CANCELLED}, False, "none_ended", "no request ended well (36 cancelled)"),
+        ({"outcome": Outcome.CANCELLED}, True, "none_ended", "the run ended before a request of this level counted"),
+        (
+            {"status": 500, "error": "no"},
+            False,
+            "nothing_succeeded",
+            "no request ended well (36 http_error (HTTP 500): no)",
+        ),
+        (
+            {"status": 500, "error": "no"},
+            True,
+            "nothing_succeeded",
+            "no request ended well (36 http_error (HTTP 500): no)",
+        ),
+    ],
+)
+def test_what_an_error_says_is_asked_for_only_where_one_is_shown(
+    tmp_path: Path, how: dict[str, Any], warmup: bool, cause: str, said: str
+) -> None:
+    """Was "do what the error says" of a real Ollama whose long answers the end of the run cut off."""
+    levels, truth = grid(Made(), (4,))
+    records = [dataclasses.replace(one, **{**without_answer(one), "warmup": warmup, **how}) for one in truth.records]
+    level = analyse(write(tmp_path / "run", records, levels, state="interrupted")).summary["levels"][0]
+    assert (level["causes"][0]["cause"], level["reasons"][0]) == (cause, said)
+
+
 def test_of_doubts_that_all_answers_share_the_first_is_said(tmp_path: Path) -> None:
     """Was any of them, another one each time that a report was made."""
     doubts = [f"it is {word}" for word in ("short", "long", "odd", "late", "torn", "cold")]

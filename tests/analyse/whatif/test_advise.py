@@ -147,11 +147,11 @@ def halved(one: predict.Prediction) -> dict[str, float]:
 def test_void_levels_are_said_beside_the_advice(analysis: Analysis) -> None:
     model, group = model_of(analysis)
     found = work.advise_slots(model, group, analysis.summary["levels"])
-    assert words.void_sentence(found) is None
+    assert words.doubts(found, analysis) == []
     label = analysis.summary["levels"][1]["label"]
     found = dataclasses.replace(found, void=(label, label))  # as --find-max measures a void level again
     said = f"Void, so the advice does not rest on them: 2 levels at {label.replace(' · ', ' (', 1)})."
-    assert words.void_sentence(found) == said
+    assert words.doubts(found, analysis) == [said]
     assert said in words.markdown(found, analysis, None)
 
 

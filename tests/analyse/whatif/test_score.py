@@ -307,8 +307,11 @@ def test_the_commands_from_a_run_to_a_score(tmp_path: Path, monkeypatch: pytest.
     assert "is not written over" in command("predict", fit, "--concurrency", "6")[1]
     counts = ("llamacpp:requests_processing", "llamacpp:requests_deferred")
     add(fit, "llamacpp", beats(fit, values=lambda n: dict(zip(counts, (n, 2), strict=True))))
+    others = "Others used the server during the run"
     for said in (command("predict", fit, "--concurrency", "6", "--out", "other.json")[1], command("advise", fit)[1]):
-        assert "! Others used the server during the run" in said
+        assert f"! {others}" in said
+    for file in ("other.json", "fit/advice.json", "fit/advice.md"):  # only the terminal said it
+        assert others in (tmp_path / file).read_text(), file
 
 
 @pytest.mark.parametrize(

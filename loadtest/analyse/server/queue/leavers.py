@@ -135,14 +135,23 @@ def worked_on(run: RunData, rows: BoolArray, slots: Slots) -> WorkedOn | str:
         handovers=len(usual),
         handover_s=handover,
         gap_s=requests.gap,
-        rest_s=_rest_tokens(run, rows) * requests.gap,
+        rest_s=_rest_tokens(run, rows, _never_begun(requests, left & ~at_work, gone, keep)) * requests.gap,
     )
 
 
-def _rest_tokens(run: RunData, rows: BoolArray) -> float:
+def _never_begun(requests: RequestInstants, waiting: BoolArray, gone: FloatArray, keep: BoolArray) -> BoolArray:
+    """Mark the rows of users who left while one that had come before them still waited: no work for them had begun."""
+    order = np.argsort(requests.arrived, kind="stable")
+    latest = np.maximum.accumulate(np.nan_to_num(requests.begun[order], nan=-np.inf))
+    behind = np.zeros(len(keep), dtype=np.bool_)
+    behind[np.flatnonzero(keep)[order]] = waiting[order] & (latest > gone[order]) & requests.told
+    return behind
+
+
+def _rest_tokens(run: RunData, rows: BoolArray, never_begun: BoolArray) -> float:
     """Return how many tokens users who left did not get of answers as long as the median one; 0 where none ended."""
     got = delivered(run)
-    ok, left = run.flag("ok"), run.flag("left")
+    ok, left = run.flag("ok"), run.flag("left") & ~never_begun
     whole = got[rows & ok & np.isfinite(got)]
     return float(np.maximum(np.median(whole) - np.nan_to_num(got[rows & left]), 0.0).sum()) if len(whole) else 0.0
 

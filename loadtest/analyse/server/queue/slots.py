@@ -32,6 +32,9 @@ from loadtest.analyse.server.queue.token_budget import budget_instead_of
 from loadtest.text import counted, percent
 
 REFILLED_S = 0.020  # after a stream ended its slot has a new owner by then (on real servers it took up to 16 ms)
+SEEN_LATE = (
+    0.3  # of a step, at most REFILLED_S, by which a busy server starts a prompt later that had a slot during the step
+)
 FEWEST_AGREEING = 3.0  # that must name one number of slots
 LEAST_PRESSED_SHARE = 0.03  # of the steps with more requests in flight than that number, which must name it
 LEAST_AGREEMENT = 0.75  # of the readings, which must name the same number
@@ -128,9 +131,9 @@ def estimate_slots(run: RunData) -> Slots:
     events, ttft = excerpts.events(run), UnwaitedTtft.of(run, requests, peak)
     passed = _passed_over(run, requests, events)
     if requests.told:
-        full = _full_batches(requests, events)
-        if full is not None and full.slots != peak and held_back(run):
-            full = None  # a cluster of arrivals is then an answer, and no batch
+        whole = held_back(run)  # a cluster of arrivals is then an answer, and no batch
+        full = _full_batches(requests, events, near=requests.slack if whole else REFILLED_S)
+        full = None if full is not None and full.slots != peak and whole else full
     else:
         passed, full = _without_durations(run, requests, ttft, passed, peak)
     found = tuple(witness for witness in (most, passed, full) if witness is not None)
@@ -255,7 +258,7 @@ def _observed_steps(requests: RequestInstants, events: TimedEvents) -> _Observed
     decoding = Depth.of(requests.first[seen], last[seen]).at(middle)
     at_work = Depth.of(begun[seen], np.maximum(last, begun)[seen]).at(middle) if requests.told else decoding
     quiet = (count_within(last[seen], left - slack, right - slack) == 0) & (
-        count_within(begun[seen], left + requests.edge, right + slack) == 0
+        count_within(begun[seen], left + requests.edge, right + _seen_late(seconds, slack)) == 0
     )
     # A request for which a reporting server gave no durations may be in prefill unseen: steps beside one do not count.
     unsure = ~np.isfinite(requests.started) if requests.told else np.zeros(len(seen), dtype=np.bool_)
@@ -276,6 +279,11 @@ def _observed_steps(requests: RequestInstants, events: TimedEvents) -> _Observed
         free=quiet & ~(anybody > left),
         since=left - np.maximum(last_before(requests.first[seen], left), last_before(waited_from, left)),
     )
+
+
+def _seen_late(seconds: FloatArray, slack: float, most: float = REFILLED_S) -> FloatArray:
+    """Return how soon after steps of this length a request may begin that held a slot during them, unseen."""
+    return np.maximum(slack, np.minimum(most, SEEN_LATE * seconds))
 
 
 def _without_prompt(steps: _ObservedSteps) -> BoolArray:
@@ -303,7 +311,7 @@ def _beyond_prefill(run: RunData, steps: _ObservedSteps) -> BoolArray:
     return steps.since > slices * steps.seconds
 
 
-def _full_batches(requests: RequestInstants, events: TimedEvents) -> Witness | None:
+def _full_batches(requests: RequestInstants, events: TimedEvents, near: float) -> Witness | None:
     """Return the slots held at the end of a batch that left out a request which had come before the batch began.
 
     A batch is seen as a cluster of token arrivals. This needs no gaps between tokens, so it also reads answers of one or
@@ -320,7 +328,9 @@ def _full_batches(requests: RequestInstants, events: TimedEvents) -> Witness | N
     begun, last = requests.begun[seen], requests.last[seen]
     held = np.searchsorted(np.sort(begun), closes + slack) - np.searchsorted(np.sort(last), opens - slack)
     ready = requests.arrived[known] + requests.unnoticed_s
-    waited = latest_end(ready, requests.started[known], np.append(-np.inf, opens[:-1])) > closes + slack
+    before = np.append(-np.inf, opens[:-1])
+    waited = latest_end(ready, requests.started[known], before) > closes + slack
+    waited &= count_within(begun, closes + slack, closes + _seen_late(closes - before, slack, near)) == 0
     unsure = seen & ~known
     if unsure.any():
         waited &= Depth.of(requests.arrived[unsure], requests.first[unsure]).at(opens) == 0

@@ -13,7 +13,9 @@ Some batch waits are no batch's: other streams got token after token meanwhile.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +32,8 @@ SERVER, INFERRED, UNKNOWN = "server", "inferred", "unknown"
 MOST_BATCHES = 8  # that may pass while a request is taken in
 SLICE = 256  # prompt tokens of a batch at least: prompts that wait together take so many batches more
 MOST_LOOKED_AT = 200  # of a level's waits, the longest
+LEAST_BATCH_WAIT = 0.1  # of the mean TTFT: less is not worth a sentence
+MOSTLY_PASSED = 0.5  # of a level's batch wait, from which on it is none: many batches passed meanwhile
 NEVER_SERVED = {Outcome.HTTP_ERROR, Outcome.CONNECT_ERROR}
 
 
@@ -213,6 +217,15 @@ def more_in_flight(send: FloatArray, end: FloatArray, admitted: FloatArray, slot
 
 
 # -- batch waits that are none ----------------------------------------------------------------------------------------
+
+
+def held_by_others(run: RunData, level: Mapping[str, Any]) -> bool:
+    """Whether a level's batch wait is none, and much of its TTFT: the slots that it did not fill were held by others."""
+    ttft, slot, batch = (
+        (level.get(name) or {}).get("mean") or 0.0 for name in ("ttft_s", "slot_wait_s", "batch_wait_s")
+    )
+    waited = batch > LEAST_BATCH_WAIT * ttft and slot < 0.1 * batch
+    return waited and passed_share(run, level["index"]) >= MOSTLY_PASSED
 
 
 def passed_share(run: RunData, index: int) -> float:

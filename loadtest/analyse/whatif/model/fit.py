@@ -28,6 +28,7 @@ from loadtest.analyse.server.queue.at_work import RequestInstants
 from loadtest.analyse.server.queue.kept_out import UnwaitedTtft
 from loadtest.analyse.server.queue.slots import Slots, known_slots
 from loadtest.analyse.server.queue.token_budget import kv_budget
+from loadtest.analyse.server.queue.waits import held_by_others
 from loadtest.analyse.server.timing.step_law import FEWEST_STEPS, StepTimes, growth_per_stream
 from loadtest.analyse.server.timing.steps import Steps, step_table, times_by_number
 from loadtest.analyse.whatif.model import self_check
@@ -170,6 +171,12 @@ def fitted_way(
     `tell` is told the way that is tried next. Raises NoWayError where no way gives the levels back, and PredictionError where the
     run says too little.
     """
+    for level in used:
+        if level["verdict"] != VOID and held_by_others(run, level):
+            raise PredictionError(
+                f"No prediction: at {level['label']} requests waited through many steps of other streams, with no more of them than the "
+                "server handles, so others may use it, of whom the run knows nothing. Measure it with no one else there."
+            )
     require_predictable(run)
     missed = ""
     try:

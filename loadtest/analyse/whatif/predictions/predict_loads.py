@@ -324,5 +324,5 @@ def describe_basis(document: Document) -> str:
     return (
         f"Rests on {levels_in_words(rests['levels'])}; {limit} ({how}); step times of {said} {'stream' if said == '1' else 'streams'}"
         f"{'' if rests['growth_past_these_streams_known'] else ', whose growth is not known'}. "
-        f"Of the ways servers work this one gives back the run: {way}.{paces}"
+        f"Of the ways servers work this one gives back the figures of these levels: {way}.{paces}"
     )
