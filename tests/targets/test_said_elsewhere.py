@@ -315,6 +315,15 @@ def test_a_url_below_a_servers_is_answered_with_the_servers(loadtest: Call, belo
     assert (code, words in err) == (2, True), err
 
 
+@pytest.mark.parametrize(("below", "above"), [("/v1/v1", "/v1"), ("/v1/v1/chat/completions", "/v1"), ("/v2", "")])
+def test_a_path_that_ends_in_a_version_and_lists_nothing_is_told_who_does(
+    loadtest: Call, below: str, above: str
+) -> None:
+    with made({"/v1/models": listed("m")}) as server:
+        code, out, err = loadtest("check", server.url + below)
+    assert (code, f"; {server.url}{above} lists models)" in " ".join(out.split())) == (0, True), err
+
+
 def test_a_key_with_the_word_bearer_is_said(loadtest: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "Bearer sk-planted")
     with made({"/v1/models": listed("m")}) as server:

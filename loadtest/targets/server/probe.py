@@ -36,7 +36,7 @@ from loadtest.targets.server.model_list import (
     slots_listed,
     with_more,
 )
-from loadtest.targets.server.unclear import refused_error, unclear_error
+from loadtest.targets.server.unclear import nearer_one, refused_error, unclear_error
 from loadtest.text import profile_at_speed, shown
 from loadtest.urls import deployment_of, has_own_root
 
@@ -144,6 +144,9 @@ def _openai_server(client: httpx.Client, url: str, version: ControlAnswer, listi
     listed = _every_page(client, url, listing)
     path = f"…{listing.path.removeprefix('/v1')}" if has_own_root(url) else listing.path
     unlisted = None if listed is not None else f"GET {path}: {listing.described}"
+    wrong = unlisted is not None and listing.status == 404 and deployment_of(url) is None
+    if wrong and (nearer := nearer_one(client, url)) is not None:
+        unlisted = f"{unlisted}; {nearer} lists models"
     props = ControlAnswer("/props") if listing.failure else ask(client, url, "/props")
     return replace(
         _openai(client, url, listed or [], props),
