@@ -288,6 +288,28 @@ def test_a_name_that_is_not_listed_is_said(loadtest: Call, tmp_path: Path, asked
         assert said in " ".join(text.split()) if said else "does not list" not in text
 
 
+PURPOSES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # what rows say of the model a, and of the model b
+    "types (LM Studio)": ({"type": "llm"}, {"type": "embeddings"}),
+    "types, the other loaded (LM Studio)": ({"type": "vlm", "loaded": False}, {"type": "embeddings", "loaded": True}),
+    "types (Xinference)": ({"model_type": "LLM"}, {"model_type": "embedding"}),
+    "modes (LiteLLM)": ({"mode": "chat"}, {"mode": "embedding"}),
+    "categories (GPUStack)": ({"categories": ["llm"]}, {"categories": ["embedding"]}),
+    "capabilities (llama.cpp)": ({"capabilities": ["completion"]}, {"capabilities": ["embedding"]}),
+    "tasks": ({"task": "image-text-to-text"}, {"task": "text-embedding"}),
+}
+
+
+@pytest.mark.parametrize("name", PURPOSES)
+def test_a_model_that_is_for_another_endpoint_is_not_chosen(name: str) -> None:
+    rows = [{"id": model, **said} for model, said in zip("ab", PURPOSES[name], strict=True)]
+    server = look({"/v1/models": {"data": rows}})
+    assert (choose_model(server, None).name, choose_model(server, None, "embeddings").name) == ("a", "b")
+    assert choose_model(server, "b").name == "b"
+    alone = look({"/v1/models": {"data": [{"id": "c", "type": "rerank"}, rows[0]]}})
+    assert choose_model(alone, None, "responses").name == "a"
+    assert choose_model(look({"/v1/models": {"data": rows[1:]}}), None).name == "b"  # whatever it says of itself
+
+
 def test_of_thousands_of_models_the_first_ones_are_named(loadtest: Call) -> None:
     with made({"/v1/models": listed(*(f"m{i}" for i in range(10_000)))}) as server:
         code, out, _ = loadtest("check", server.url)
