@@ -137,6 +137,11 @@ class Received:
         return self._parser.headers
 
     @property
+    def trailers(self) -> httpx.Headers:
+        """The headers behind the body."""
+        return httpx.Headers(self._parser.trailers)
+
+    @property
     def packed(self) -> str | None:
         """How the server compressed the body; None where it did not."""
         return self._parser.packed
