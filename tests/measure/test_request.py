@@ -256,7 +256,12 @@ TRAILERS: dict[str, tuple[bytes, bytes, Outcome, str | None]] = {  # the body, i
     "nothing but a trailer": (b"", b"grpc-message: the engine fell over\r\n", Outcome.STREAM_ERROR, TOLD),
     "no end": (PIECE, b"grpc-status: 0\r\ngrpc-message: OK\r\n", Outcome.TRUNCATED, "without saying that it is whole"),
     "no cause": (PIECE, b"Server-Timing: x;dur=3\r\n", Outcome.TRUNCATED, "without saying that it is whole"),
-    "the mark alone": (PIECE + b"data: [DONE]\n\n", b"grpc-message: the engine fell over\r\n", Outcome.STREAM_ERROR, TOLD),
+    "the mark alone": (
+        PIECE + b"data: [DONE]\n\n",
+        b"grpc-message: the engine fell over\r\n",
+        Outcome.STREAM_ERROR,
+        TOLD,
+    ),
     "a reason and all": (
         PIECE + b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n',
         b"X-Error: none\r\n",

@@ -50,7 +50,12 @@ def of_row(**more: Any) -> dict[str, Any]:
 
 def of_caikit(text: str, count: int, reason: str = "NOT_FINISHED") -> dict[str, Any]:
     details = {"finish_reason": reason, "generated_tokens": count, "seed": None, "input_token_count": 20}
-    return {"generated_text": text, "tokens": [{"text": text, "logprob": -0.1}], "details": details, "producer_id": None}
+    return {
+        "generated_text": text,
+        "tokens": [{"text": text, "logprob": -0.1}],
+        "details": details,
+        "producer_id": None,
+    }
 
 
 def of_tgis(text: str, count: int, reason: str = "NOT_FINISHED") -> dict[str, Any]:
@@ -83,9 +88,7 @@ def of_sglang(text: str, reason: Any) -> dict[str, Any]:
 
 
 TEXTS = {
-    "Caikit's own": Stream(
-        V1, sse(of_caikit("a", 1), of_caikit("b", 2), of_caikit("c", 3, "MAX_TOKENS")), odd=ANOTHER
-    ),
+    "Caikit's own": Stream(V1, sse(of_caikit("a", 1), of_caikit("b", 2), of_caikit("c", 3, "MAX_TOKENS")), odd=ANOTHER),
     "TGIS's own through a gateway of gRPC": Stream(
         V1,
         ndjson(*({"result": row} for row in (of_tgis("a", 1), of_tgis("b", 2), of_tgis("c", 3, "EOS_TOKEN")))),

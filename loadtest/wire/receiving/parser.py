@@ -68,7 +68,9 @@ class AnswerParser:
         self.status: int | None = None
         self.reason = b""  # the words behind the status
         self.headers: list[tuple[bytes, bytes]] = []
-        self.trailers: tuple[tuple[bytes, bytes], ...] = ()  # headers behind the body: gRPC's gateways say there what went wrong
+        self.trailers: tuple[
+            tuple[bytes, bytes], ...
+        ] = ()  # headers behind the body: gRPC's gateways say there what went wrong
         self.headers_done = False
         self.over = False  # nothing more is parsed: complete, or an error
         # what the server allows; a connection is kept only if the answer is also complete and not `excess`

@@ -185,7 +185,9 @@ def http_sentence(status: int, body: bytes, headers: Mapping[str, str] | None = 
 
 def trailer_sentence(trailers: Mapping[str, str]) -> str | None:
     """Return what the headers behind an answer with status 200 say went wrong; None where they say nothing of it."""
-    cause = cause_in({name.lower(): value for name, value in trailers.items() if value.strip().lower() not in _NO_CAUSE})
+    cause = cause_in(
+        {name.lower(): value for name, value in trailers.items() if value.strip().lower() not in _NO_CAUSE}
+    )
     return None if cause is None else f"the trailer behind the answer says {quoted(masked(cause), 160)}"
 
 
