@@ -50,12 +50,16 @@ def doubt_schedule_lag(count: int, p50: float, p99: float, limit: float, *, of: 
 
     `of` names the figure whose median the limit was made from: of answers without text E2E stands for TTFT.
     """
-    # With few requests p99 is the worst one, which alone makes a level suspect but not void.
+    few = count < ENOUGH_FOR_P99 and p50 <= limit
+    alone = f"; of {counted(count, 'request')} that is nearly the longest, which alone makes no level void"
     yield from _graded(
         p99,
         limit,
-        lambda word: f"schedule lag p99 is {seconds(p99)}, {word} {_limit(limit)} (1 % of median {of} or 5 ms)",
-        few=count < ENOUGH_FOR_P99 and p50 <= limit,
+        lambda word: (
+            f"schedule lag p99 is {seconds(p99)}, {word} {_limit(limit)} (1 % of median {of} or 5 ms)"
+            f"{alone if few and p99 > limit else ''}"
+        ),
+        few=few,
     )
 
 

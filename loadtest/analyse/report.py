@@ -20,7 +20,7 @@ from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.findings.measured_on import marked, measured_on
 from loadtest.analyse.findings.run_findings import all_findings
 from loadtest.analyse.reports import answers, pages, prediction_report, score_report, tables
-from loadtest.analyse.run import LevelData, has_tokens, shared_parts
+from loadtest.analyse.run import LevelData, has_tokens, names_apart, shared_parts
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.grid import Grid, hanging
 from loadtest.run_folder import write_whole
@@ -188,12 +188,12 @@ def console_table(summary: dict[str, Any], width: int = 80) -> Table:
     does not fit, columns go in the order of EXPENDABLE_COLUMNS and are named below; level and verdict stay.
     """
     levels = summary["levels"]
-    shared, names = shared_parts([level["label"] for level in levels])
+    shared, _ = shared_parts([level["label"] for level in levels])
     title = marked(joined(" · ", summary["name"], measured_on(summary), shared), summary)
     figures = [tables.headline(level, tokens=has_tokens(*levels)) for level in levels]
     rows = tuple(
-        (names[level["label"]], _ok_and_failed(level), *each.values(), level.verdict_said)
-        for level, each in zip(levels, figures, strict=True)
+        (name, _ok_and_failed(level), *each.values(), level.verdict_said)
+        for name, level, each in zip(names_apart(levels), levels, figures, strict=True)
     )
     heads = [head for each in figures[:1] for head in each]
     grid = Grid(("level", "ok / failed", *heads, "verdict"), rows).without_unknown()

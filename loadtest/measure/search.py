@@ -185,7 +185,7 @@ class SearchResult:
                 alone = f"none of {self.alone} requests that were alone at the server met it"
                 return f"{miss}, and a lower rate would not help, as {alone}."
             if self.beyond > 1:  # the search was cut short
-                return f"{miss}{sure}; nothing less was measured to its end{why}."
+                return f"{miss}{sure}; no lower load was measured to its end{why}."
             return f"Not even {loads.least} {loads.meets(1)} {asked}{sure}{why}."
         verb = "carries" if loads.kind == "people" else "takes"
         if self.beyond is None:
@@ -193,7 +193,7 @@ class SearchResult:
                 "" if self.met == self.answer else f" (surely {loads.name(self.met)})" if self.met else " (none surely)"
             )
             carried = f"{server} {verb} at least {loads.of_this_kind(self.answer)} within {asked}{sure}"
-            return f"{carried}; nothing more was measured to its end."
+            return f"{carried}; no higher load was measured to its end."
         past = f"past that {binds}" if binds else f"{loads.name(self.beyond)} {loads.misses(self.beyond)} it"
         return f"{server} {verb} {loads.of_this_kind(self.answer)}{self._between(loads)} within {asked}; {past}."
 

@@ -57,7 +57,7 @@ def test_the_bound_is_kept_and_reached() -> None:
     assert [one.concurrency for one in tried] == [1, 2, 4, 6]
     assert (
         SearchResult.of(tried).sentence("x")
-        == "The server takes at least 6 streams within x; nothing more was measured to its end."
+        == "The server takes at least 6 streams within x; no higher load was measured to its end."
     )
 
 
@@ -66,7 +66,7 @@ def test_the_bound_is_kept_and_reached() -> None:
     [
         (
             False,
-            "The server takes at least 2 streams within x (none surely); nothing more was measured to its end.",
+            "The server takes at least 2 streams within x (none surely); no higher load was measured to its end.",
         ),  # was "surely 0 streams"
         (True, "The server takes 2 streams (none surely) within x; 4 streams miss it."),
     ],

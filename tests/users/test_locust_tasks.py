@@ -22,11 +22,11 @@ with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and th
 
     from loadtest.users import ModelUser, channel
     from loadtest.users import answer as answers
-    from loadtest.users.client import misuse
     from loadtest.users.options import Settings
     from loadtest.users.processes import recording
     from loadtest.users.processes.levels import CurrentLevel
     from loadtest.users.processes.user_target import UserTarget, prepare_user_target
+    from loadtest.users.task_mistakes import misuse
     from loadtest.workloads.messages import text_of
 
 USER_SAYS_HI = [{"role": "user", "content": "hi"}]

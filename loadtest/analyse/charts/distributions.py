@@ -18,7 +18,7 @@ from loadtest.analyse.figures.intervals import Ordered
 from loadtest.analyse.findings.run_findings import heaviest
 from loadtest.analyse.run import LevelData, Series, evenly, finite, name_among
 from loadtest.analyse.summary import Analysis
-from loadtest.text import number, percent, seconds
+from loadtest.text import number, percent, seconds, some_of
 
 FEW = 200  # requests of a level, up to which each shows as a point
 
@@ -44,6 +44,7 @@ def _draw(axes: Axes, analysis: Analysis, series: Series, column: str, called: s
             np.arange(1, len(values) + 1) / (len(values) + left),
             drawstyle="steps-post",
             color=colours[level.load],
+            linestyle=style.dashes(level),
             marker="o" if len(values) <= FEW else "",
             markersize=3.5,
             linewidth=1.6,
@@ -66,16 +67,17 @@ def _title(analysis: Analysis, column: str, what: str) -> str:
     if last is None:
         return f"Time to the {what}"
     name = name_among(last, levels)
-    half, end = (last.wait_in_words(column, part) for part in ("p50", "max"))
     known = finite(analysis.run.column(column)[analysis.run.good(last["index"])])
+    left = int((last.get("left") or {}).get("waiting", 0))
+    gone = f"; in {some_of(left, len(known) + left, 'request')} users hung up before it" if left else ""
     if not len(known):
         return f"{name}: all users hung up before their first token"
-    first = seconds(float(known.min()))
+    first, end = seconds(float(known.min())), seconds(float(known.max()))
     if first == end:
-        return f"{name}: every {what} comes after {end}"
-    late = half == end or half.startswith(">")
-    where = f"half of them or more after {half.removeprefix('> ')}" if late else f"half of them within {half}"
-    return f"{name}: {what}s come after {first} to {end}, {where}"
+        return f"{name}: {'the' if len(known) == 1 else 'every'} {what} comes after {end}{gone}"
+    half = last.wait_in_words(column, "p50")
+    where = f"half of them or more after {half}" if half == end else f"half of them within {half}"
+    return f"{name}: {what}s come after {first} to {end}{'' if half.startswith('>') else f', {where}'}{gone}"
 
 
 ttft_title = partial(_title, column="ttft_s", what="first token")
@@ -132,7 +134,7 @@ def _gaps_of_levels(
     for level, width in style.nested(style.drawn_levels(series.levels)):
         gaps = stats.ranked(analysis.run.itl, analysis.run.good(level["index"]))
         if len(gaps) >= fewest:
-            yield level, gaps, {"color": colours[level.load], "linewidth": width}
+            yield level, gaps, {"color": colours[level.load], "linewidth": width, "linestyle": style.dashes(level)}
 
 
 def _shortest(every: Sequence[tuple[LevelData, Ordered, dict[str, Any]]]) -> float:

@@ -10,11 +10,11 @@ from matplotlib.axes import Axes
 from loadtest.analyse.charts import style
 from loadtest.analyse.run import FloatArray, LevelData
 from loadtest.analyse.summary import Analysis
-from loadtest.text import counted, percent, seconds
+from loadtest.text import counted, listed, percent, seconds
 
 FEWEST_REQUESTS = 12  # requests of a level whose thirds are compared …
 FEWEST_ROUNDS = 2  # … and in each third at least so many of each stream
-LEAST_DRIFT = 0.1  # of the median in the first third
+LEAST_DRIFT = 0.1  # between two medians: a smaller change is not told
 MOST_POINTS = 4000  # drawn in all
 THIRDS = 3
 
@@ -74,28 +74,21 @@ def _thirds(level: LevelData, sent: FloatArray) -> list[Any]:
 
 
 def title(analysis: Analysis) -> str:
-    """Say in which level TTFT drifted most: each third's median lies outside the middle half of the other."""
-    judged, drifting = 0, []
+    """Say the median TTFT in each third of a level, of that level where they differ most."""
+    found = []
     levels = analysis.believed
     for level in levels:
         sent, waited = _requests(analysis, level)
-        if not (parts := _thirds(level, sent)):
-            continue
-        judged += 1
-        (low, before, high), (least, after, most) = (
-            np.quantile(waited[parts[place]], (0.25, 0.5, 0.75)) for place in (0, -1)
-        )
-        if abs(after / before - 1) >= LEAST_DRIFT and not low <= after <= high and not least <= before <= most:
-            drifting.append((level, float(before), float(after)))
-    if not judged:
+        if parts := _thirds(level, sent):
+            found.append((level, [float(np.median(waited[part])) for part in parts]))
+    if not found:
         void = any(level.is_void for level in analysis.levels)
         return f"TTFT of every request over the run: too few in each level{' that is not void' if void else ''} to tell a drift"
-    if not drifting:
-        each = "the level" if judged == 1 else f"each of {judged} levels"
-        if judged == len(levels):
-            beyond = f"beyond {percent(LEAST_DRIFT)} and its scatter"
-            return f"The median TTFT does not drift {beyond} from the first to the last third of {each}"
-        few = counted(len(levels) - judged, "more has", "more have")
-        return f"No drift of the median TTFT in {counted(judged, 'level')}; {few} too few requests to tell"
-    level, before, after = max(drifting, key=lambda found: abs(float(np.log(found[2] / found[1]))))
-    return f"{level['label']}: the median TTFT goes from {seconds(before)} in the first third of the level to {seconds(after)} in the last"
+    few = counted(len(levels) - len(found), "more has", "more have")
+    others = f"; {few} too few requests to tell" if len(found) < len(levels) else ""
+    level, medians = max(found, key=lambda each: max(each[1]) / min(each[1]))
+    if max(medians) < (1 + LEAST_DRIFT) * min(medians):
+        each = "the level" if len(found) == 1 else f"each of {len(found)} levels"
+        return f"The median TTFT of each third of {each} is within {percent(LEAST_DRIFT)} of the others{others}"
+    most = "" if len(found) == 1 else f", which differ most of {len(found)} levels"
+    return f"{level['label']}: the median TTFT is {listed(list(map(seconds, medians)))} in its thirds{most}{others}"

@@ -303,6 +303,11 @@ def hatch(axes: Axes, at: Sequence[float], tops: Sequence[float], width: float) 
         axes.bar(at, tops, width, label=VOID_LABEL, zorder=2.5, **look)
 
 
+def dashes(level: LevelData) -> str:
+    """Return the style of a level's line: one of a void level is dashed."""
+    return "--" if level.is_void else "-"
+
+
 def or_void(name: str, level: LevelData) -> str:
     """Return what a level is called in a legend or under a title; of a void one that says so."""
     return f"{name}, void" if level.is_void else name

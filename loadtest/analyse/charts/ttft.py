@@ -17,7 +17,7 @@ from loadtest.text import seconds
 
 THINNEST_PART = 0.01  # of the highest bar: a thinner part, a line without a visible colour, is drawn with the next
 WIDTH_OF_MEAN = 0.42 * 72  # points: what a figure over a bar takes; where bars are closer, none is written …
-FEW_MEANS = 9  # … and so many bars of one chart have room for "mean"
+WIDTH_OF_WORD = 60  # points: what it takes with "mean" before it
 TICKS, FEW_TICKS = 20, 8
 WAITS = ("batch_wait_s", "unsplit_wait_s", "slot_wait_s")  # which of them is cut first
 REST = "rest: neither a wait for others, load nor prefill"
@@ -59,7 +59,7 @@ def ttft_parts(axes: Axes, analysis: Analysis, series: Series) -> None:
     ]
     style.bounds(axes, [(i, value * factor) for i, value in parts if value])
     if apart >= WIDTH_OF_MEAN:
-        _name_means(axes, levels, factor, crowded=crowded)
+        _name_means(axes, levels, factor, crowded=crowded, bare=crowded or room < WIDTH_OF_WORD)
     shown = evenly(len(levels), FEW_TICKS if crowded else TICKS)
     axes.set_xticks(x[shown], [drawable(style.level_tick(levels[i])) for i in shown])
     highest = max(_top(level) for level in levels) * factor * (1.24 if crowded else 1.14)
@@ -77,9 +77,8 @@ def ttft_parts(axes: Axes, analysis: Analysis, series: Series) -> None:
             style.slots_line(axes, within - 0.5, slots)
 
 
-def _name_means(axes: Axes, levels: list[LevelData], factor: float, *, crowded: bool) -> None:
-    """Write each level's mean on its bar, or in it where a mark is right above."""
-    bare = crowded or len(levels) > FEW_MEANS
+def _name_means(axes: Axes, levels: list[LevelData], factor: float, *, crowded: bool, bare: bool) -> None:
+    """Write each level's mean on its bar, or in it where a mark is right above; a `bare` one without the word."""
     room = HEIGHT_OF_MEAN * max(map(_top, levels))
     for i, level in enumerate(levels):
         if level.is_void:
@@ -87,7 +86,7 @@ def _name_means(axes: Axes, levels: list[LevelData], factor: float, *, crowded: 
         height, free = level.mean_ttft or 0.0, _free_above(level, room)
         inside = free > height > 2 * room and not any(height - room < mark < height for mark in _marks(level))
         axes.annotate(
-            f"{'' if bare else 'mean '}{seconds(level.mean_ttft)}",
+            f"{'stayed: ' if level.is_bound('ttft_s', 'mean') else '' if bare else 'mean '}{seconds(level.mean_ttft)}",
             (i, (height if inside else free) * factor),
             xytext=(0, -4 if inside else 4),
             textcoords="offset points",

@@ -63,7 +63,7 @@ def _sped_up(summary: dict[str, Any]) -> str:
     if len(speeds) != 1 or (speed := speeds.pop()) == 1:
         return ""
     part = {2.0: "half of", 0.5: "twice"}.get(speed) or (f"1/{speed:g} of" if speed > 1 else f"{1 / speed:.3g} times")
-    return f" At {speed:g}× speed every time of the server is {part} the profile's."
+    return f" At {speed:g}× speed every time of the server is {part} the profile's, and every rate {speed:g} times as high."
 
 
 def _profiles(summary: dict[str, Any]) -> dict[str, str | None]:

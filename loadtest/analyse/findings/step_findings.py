@@ -53,7 +53,9 @@ def steps_findings(analysis: Analysis) -> list[Finding]:
         more = f", and {seconds(law.per_stream_s)} more for each stream that decodes"
         more = more if law.per_stream_s > NOTHING * law.base_s else ", however many streams decode"
         what, why = ("Each token of a stream", GATHERED) if steps.gathered else ("A step of the server", "")
-        streams = "Streams are this run's: a step holds what others have at the server besides."
+        streams = (
+            "Only this run's streams are counted: what others have at the server is in the time of a step as well."
+        )
         said.append(Finding(f"{what} takes {seconds(law.base_s)}{more}.", f"{why}{_seen_at(steps)}. {streams}{doubt}"))
     elif law is not None and steps.law_reason and not steps.gathered:
         said.append(Finding(f"{capitalised(steps.law_reason)}."))
@@ -78,10 +80,12 @@ def steps_findings(analysis: Analysis) -> list[Finding]:
                 )
             )
     elif 0 < prefill.ci95[1] - prefill.ci95[0] <= WIDEST * prefill.per_token_s:
-        speed = number(1 / prefill.per_token_s)
+        speed, wide = number(1 / prefill.per_token_s), ""
         if (prefill.ci95[1] - prefill.ci95[0]) > WIDE * prefill.per_token_s:
-            speed = f"{number(1 / prefill.ci95[1])} to {number(1 / prefill.ci95[0])}"
-        said.append(Finding(f"Prefill runs at {speed} prompt tokens/s.", f"Measured from {prefill.method}.{doubt}"))
+            speed, wide = f"{number(1 / prefill.ci95[1])} to {number(1 / prefill.ci95[0])}", " (95 % interval)"
+        said.append(
+            Finding(f"Prefill runs at {speed} prompt tokens/s{wide}.", f"Measured from {prefill.method}.{doubt}")
+        )
     return said
 
 
@@ -188,7 +192,7 @@ def stalling(run: RunData, series: Series) -> Finding | None:
     if said := _loss_of_a_few(finite(run.column("stall_s")[good])):
         return Finding(f"At {at}, {said}; the mean over all answers is {seconds(stall)}, {share} of their decode time.")
     return Finding(
-        f"At {at}, other requests' prompts interrupt a stream for {seconds(stall)} in all, {share} of its decode time."
+        f"At {at}, a stream loses {seconds(stall)} on average to others' prompts, {share} of its decode time."
     )
 
 

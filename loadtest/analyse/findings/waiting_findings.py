@@ -107,9 +107,10 @@ def batching(analysis: Analysis, series: Series) -> Finding | None:
     if found is None:
         return before_work(series, alone)
     slot, ttft = found.figure("slot_wait_s") or 0.0, found.mean_ttft or 0.0
+    share = percent((found.figure("batch_wait_s") or 0.0) / ttft)  # as in the tables
     if passed_share(analysis.run, found["index"]) >= MOSTLY_PASSED:
         return Finding(
-            f"At {found.load}, {percent(largest)} of {found.mean_ttft_said} is waiting "
+            f"At {found.load}, {share} of {found.mean_ttft_said} is waiting "
             "through many steps of other streams, with no more of them than the server handles: others may use this server.",
             f"A request waited up to {seconds(found.figure('batch_wait_s', 'max'))} while another stream got token after token. "
             "A free slot would have taken it in.",
@@ -118,8 +119,8 @@ def batching(analysis: Analysis, series: Series) -> Finding | None:
     few = longest > max(LEAST_BATCH_WAIT * ttft, SHORT_S)
     beside = f"and {percent(slot / ttft)} slot wait" if few else "although no request waits for a slot"
     return Finding(
-        f"At {found.load}, {percent(largest)} of {found.mean_ttft_said} is batch wait, "
-        f"{beside}: a prompt starts only when the batch in flight has ended.",
+        f"At {found.load}, {share} of {found.mean_ttft_said} is batch wait, "
+        f"{beside}: a prompt starts only when the batch in flight has ended, with the prompts in it.",
         f"Batch wait is up to {seconds(found.figure('batch_wait_s', 'max'))}.",
     )
 

@@ -21,6 +21,7 @@ from loadtest.analyse.run import (
     believed,
     grouped,
     has_tokens,
+    names_apart,
     series_of,
     series_with,
     shared_parts,
@@ -147,13 +148,6 @@ def verdict_in_words(summary: dict[str, Any]) -> str:
     if summary["verdict"] not in [level["verdict"] for level in levels]:
         words += f" The run did not end as planned, or not yet, which makes it {summary['verdict']} as a whole."
     return words
-
-
-def names_apart(levels: Sequence[LevelData]) -> list[str]:
-    """Return a name for each level, without what all share; of levels with one name the number tells which."""
-    labels = [level["label"] for level in levels]
-    _, own = shared_parts(labels)
-    return [own[each] + (f" (level {i})" if labels.count(each) > 1 else "") for i, each in enumerate(labels, 1)]
 
 
 def to_do(levels: Sequence[LevelData]) -> list[ToDo]:

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 from loadtest.analyse.findings.measured_on import marked, measured_on, simulated_mark
 from loadtest.analyse.reports import tables
-from loadtest.analyse.run import LevelData
+from loadtest.analyse.run import LevelData, told_apart
 from loadtest.doubts import VOID
 from loadtest.grid import Grid, escaped
 from loadtest.slo import Judged, Objective, judge_objectives
@@ -47,7 +47,7 @@ def cases(
     if search is not None:
         yield search
         return
-    for level in summary["levels"]:
+    for level in told_apart(summary["levels"]):
         verdict = level["verdict"]
         why = "; ".join(level["reasons"])
         said = f"{verdict}: {why}" if why else verdict
@@ -99,17 +99,18 @@ def step_summary(summary: dict[str, Any], objectives: Sequence[Objective], searc
         lines += [f"**{escaped(shown(sentence))}**", ""]
     if search is not None:
         lines += [f"**{escaped(shown(search.said))}**", ""]
-    lines += [*_levels(summary["levels"]).markdown(), ""]
+    levels = told_apart(summary["levels"])
+    lines += [*_levels(levels).markdown(), ""]
     rows = [
         (level["label"], str(each.objective), _mark(each, level["verdict"]), each.amount)
-        for level in summary["levels"]
+        for level in levels
         for each in judge_objectives(objectives, level)
     ]
     if rows:
         lines += [*Grid(("level", "objective", "outcome", "figure"), tuple(rows), names=3, prose=True).markdown(), ""]
     doubts = [
         f"- {escaped(shown(level['label']))} is {level['verdict']}: {escaped(shown('; '.join(level['reasons'])))}."
-        for level in summary["levels"]
+        for level in levels
         if level["reasons"]
     ]
     return "\n".join([*lines, *doubts, *([""] if doubts else [])]) + "\n"

@@ -13,7 +13,7 @@ from loadtest.analyse.findings.measured_on import measured_on, simulated_badge, 
 from loadtest.analyse.findings.step_findings import pace_finding
 from loadtest.analyse.reports import answers, run_table, tables
 from loadtest.analyse.reports.glossary import GLOSSARY
-from loadtest.analyse.run import believed, groups, has_tokens
+from loadtest.analyse.run import believed, groups, has_tokens, told_apart
 from loadtest.analyse.summary import Analysis
 from loadtest.grid import Grid
 from loadtest.records import Outcome
@@ -77,14 +77,22 @@ def tile_rows(analysis: Analysis) -> list[tuple[str, list[answers.Tile]]]:
     return [(named.removeprefix(": "), answers.tiles(one)) for named, one in tables.sections(analysis)[:MOST_GROUPS]]
 
 
-def grounds(summary: dict[str, Any]) -> dict[str, Any]:
-    """Return whether a run is ground for `advise`, and what to give `predict` and `explain` behind its name."""
+def grounds(summary: dict[str, Any], pictures: Sequence[Path]) -> dict[str, Any]:
+    """Return whether a run is ground for `advise`, and what to give `predict` and `explain` behind its name.
+
+    Nothing for `predict` where a chart shows predictions already, or that there are none.
+    """
     good = believed(summary["levels"])
     closed = any(not level.is_open and not level.get("beside") for level in good)
     steady = any(level.get("rate") and not level.get("rate_to") for level in good)
     predicted = "--concurrency N" if closed else "--rate R" if steady else None
     apart = summary.get("groups")
-    return {"advise": closed, "predict": None if apart else predicted, "explain": " --request ID" if apart else ""}
+    shown = any(path.name == "prediction.png" for path in pictures)
+    return {
+        "advise": closed,
+        "predict": None if apart or shown else predicted,
+        "explain": " --request ID" if apart else "",
+    }
 
 
 def _page(
@@ -98,7 +106,7 @@ def _page(
 
     `more` are tables of what is not of the run alone, under their headings.
     """
-    summary = analysis.summary
+    summary = {**analysis.summary, "levels": told_apart(analysis.levels)}
     shared, own = _sorted_pictures(analysis, pictures)
     return render(
         template,
@@ -110,12 +118,12 @@ def _page(
         simulated_warning=simulated_warning(summary),
         summary=summary,
         in_words=answers.verdict_in_words(summary),
-        to_do=answers.to_do(summary["levels"]),
+        to_do=answers.to_do(analysis.levels),
         tile_rows=tile_rows(analysis),
         findings=findings,
         objectives=tables.objectives_table(summary),
         tokens=has_tokens(*summary["levels"]),
-        grounds=grounds(summary),
+        grounds=grounds(summary, pictures),
         priced=any(name.startswith("cost_by") for level in summary["levels"] for name in level),
         levels=tables.overview(summary),
         more=tables.rest_of_levels(summary),
@@ -126,12 +134,12 @@ def _page(
                 "name": named,
                 "pictures": [captioned(path, named) for path in drawn],
                 "left_out": left_out(one, drawn or shared),
-                "levels": [(level, tables.level_table(level, one.summary)) for level in one.levels],
+                "levels": [(level, tables.level_table(level, one.summary)) for level in told_apart(one.levels)],
                 "tables": list(_server_tables(named, one)),
             }
             for (named, one), drawn in zip(tables.sections(analysis), own, strict=True)
         ],
-        tables=[*more, *_run_tables(analysis)],
+        tables=[*more, *_run_tables(analysis, summary)],
         glossary=GLOSSARY,
     )
 
@@ -147,8 +155,7 @@ def _server_tables(named: str, one: Analysis) -> Iterator[tuple[str, Grid]]:
         yield f"Memory{named}", tables.memory_table(one.memory)
 
 
-def _run_tables(analysis: Analysis) -> Iterator[tuple[str, Grid]]:
-    summary = analysis.summary
+def _run_tables(analysis: Analysis, summary: dict[str, Any]) -> Iterator[tuple[str, Grid]]:
     if energy := run_table.energy_table(summary):
         yield "Energy and cost", energy
     if failures := tables.failures_table(summary):

@@ -18,6 +18,7 @@ from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif.predictions.prediction_file import FILE_NAME
 from loadtest.grid import Grid
 from loadtest.metrics import S_PER_NS
+from loadtest.records import Outcome
 from loadtest.scenario import Key, Scenario, keys_of
 from loadtest.scenario.parts.prompts import ANY
 from loadtest.scenario.price import Price
@@ -92,7 +93,9 @@ def measured(analysis: Analysis) -> str:
     names = list(dict.fromkeys(own[level["label"]] for level in sorted(levels, key=lambda level: level.amount or 0.0)))
     loads = listed(names) if len(names) <= MOST_LOADS else f"{len(names)} loads, {names[0]} to {names[-1]}"
     sent = f"{counted(sum(level['requests'] for level in levels), 'request')} at {joined(' · ', loads, shared)}"
+    left = sum(level["outcomes"].get(Outcome.LEFT, 0) for level in levels)
     lost = f"{sum(level.failed for level in levels) or 'none'} failed"
+    lost += f", users hung up in {left}" if left else ""
     took = _took(analysis.run.facts).partition(" from")[0]
     return joined("; ", f"{sent}, {lost}", instant(analysis.summary["started"]), took)
 
@@ -151,6 +154,12 @@ def _prompts(analysis: Analysis) -> str:
     if known:
         most = percent(max(known))
         told = f"{'up to ' if len(known) > 1 and max(known) else ''}{most} of a level's prompt tokens came from the prefix cache"
+    if any(known) and not (analysis.run.has_turns or analysis.run.shares_prefix):
+        return joined(
+            "; ",
+            what if alike else f"{what}, {nonce}, against prefix caches",
+            told if alike else f"{told} all the same",
+        )
     return joined("; ", what if alike else f"{what}, {nonce}, so that no prefix cache {answers}", told)
 
 

@@ -11,9 +11,11 @@ from loadtest.analyse.run.levels import (
     believed,
     has_tokens,
     name_among,
+    names_apart,
     series_of,
     series_with,
     shared_parts,
+    told_apart,
     users_axis,
     with_most,
 )
@@ -34,9 +36,11 @@ __all__ = [
     "grouped",
     "has_tokens",
     "name_among",
+    "names_apart",
     "series_of",
     "series_with",
     "shared_parts",
+    "told_apart",
     "users_axis",
     "with_most",
 ]

@@ -231,6 +231,22 @@ def shared_parts(labels: Sequence[str]) -> tuple[str, dict[str, str]]:
     return " · ".join(common), own
 
 
+def names_apart(levels: Sequence[LevelData]) -> list[str]:
+    """Return a name for each level, without what all share; of levels with one name the number tells which."""
+    labels = [level["label"] for level in levels]
+    _, own = shared_parts(labels)
+    return [own[each] + (f" (level {i})" if labels.count(each) > 1 else "") for i, each in enumerate(labels, 1)]
+
+
+def told_apart(levels: Sequence[LevelData]) -> list[LevelData]:
+    """Return the levels with labels for people: where several have one label, the number tells which."""
+    labels = [level["label"] for level in levels]
+    return [
+        LevelData(level, label=f"{label} (level {i})") if labels.count(label) > 1 else level
+        for i, (level, label) in enumerate(zip(levels, labels, strict=True), 1)
+    ]
+
+
 def name_among(level: LevelData, levels: Sequence[LevelData]) -> str:
     """Return the label of one of these levels without what all of them share, which charts say under their title."""
     return shared_parts([one["label"] for one in levels])[1][level["label"]]

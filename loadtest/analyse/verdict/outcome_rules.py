@@ -164,7 +164,7 @@ def _most_left(e: Evidence) -> Iterator[Doubt]:
             SUSPECT,
             f"in {len(waiting)} of {len(ended)} requests users hung up before their first token: "
             + (
-                "speeds and whole answers are of the others, half of them or fewer"
+                f"speeds and whole answers are of the {counted(len(ended) - len(waiting), 'other')}"
                 if len(waiting) < len(ended)
                 else "no speed and no whole answer was measured"
             ),

@@ -57,7 +57,7 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "most_left": Remedy(
         "In half of the requests or more users hung up before their first token.",
-        "Send less load, or give users more --patience: this level shows what few patient users got.",
+        "Send less load, or give users more --patience: this level shows what a few got, who waited.",
     ),
     "run_failed": Remedy(
         "The run broke off in this level.",
@@ -99,7 +99,8 @@ REMEDIES: dict[str, Remedy] = {
     "slow_send": Remedy(
         "Requests took long to send.",
         "Send shorter prompts or measure over a faster network; where prompts are short and the server is near, end what runs "
-        "beside it and loadtest. TTFT (of embeddings E2E) holds the time that sending takes.",
+        "beside it and loadtest. TTFT (of embeddings E2E) begins when the kernel has the whole request, so it holds what the "
+        "network still has to carry.",
     ),
     "late_sends": Remedy("Requests left late.", LESS_LOAD),
     "client_lag": Remedy("The client read tokens late.", LESS_LOAD),

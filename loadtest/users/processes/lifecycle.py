@@ -25,7 +25,6 @@ from locust.runners import Runner, WorkerRunner
 
 from loadtest.errors import INTERRUPTED
 from loadtest.measure.interruption import heeded_signals
-from loadtest.users.client import misuse, place_in_test
 from loadtest.users.options import add_options
 from loadtest.users.processes import recording
 from loadtest.users.processes.coordinator import Coordinator
@@ -33,6 +32,7 @@ from loadtest.users.processes.gevent_hub import kill_put_off
 from loadtest.users.processes.messages import Trouble
 from loadtest.users.processes.run import withhold_passwords
 from loadtest.users.processes.worker import LocustWorker
+from loadtest.users.task_mistakes import misuse, place_in_test
 
 INIT_S = 60.0  # how long a worker that joins a running test may take to its init event
 

@@ -106,7 +106,7 @@ def verdict_reasons_and_cost(run: RunFolder) -> tuple[str | None, list[str], lis
         return None, [], []
     from loadtest.analyse.figures.cost import NO_PRICES, Prices, add_cost
     from loadtest.analyse.findings.energy_findings import energy_findings
-    from loadtest.analyse.reports.answers import names_apart
+    from loadtest.analyse.run import names_apart
     from loadtest.analyse.summary import analyse  # imports pandas, now that the test is over
 
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +21,17 @@ STEADY = Timing(step=StepLaw(0.012, 0.002), prefill_s=0.001, jitter=0.05)
 
 def test_a_drift_is_named_and_a_steady_run_is_not(tmp_path: Path) -> None:
     make(tmp_path / "steady", Made(), users=(4,), each=12)
-    assert "does not drift" in drift.title(analyse(tmp_path / "steady"))
+    assert drift.title(analyse(tmp_path / "steady")) == (
+        "The median TTFT of each third of the level is within 10 % of the others"
+    )
     levels, truth = grid(Made(), (4,), each=12)
     slower = [
         dataclasses.replace(record, t_first_token=record.t_first_token + record.id * 20_000_000)
         for record in truth.records
         if record.t_first_token is not None
     ]
-    assert "the median TTFT goes from" in drift.title(analyse(write(tmp_path / "drifting", slower, levels)))
+    said = drift.title(analyse(write(tmp_path / "drifting", slower, levels)))
+    assert re.fullmatch(r"4 streams.*: the median TTFT is [\d.]+, [\d.]+ and [\d.]+ ms in its thirds", said)
 
 
 def test_where_one_of_two_users_waits_the_medians_of_thirds_do_not_jump(tmp_path: Path, axes: Axes) -> None:
@@ -48,7 +52,9 @@ def test_no_drift_is_claimed_of_levels_with_too_few_requests(tmp_path: Path) -> 
     """One level of forty was judged, and the title said that TTFT does not drift."""
     played = play(STEADY, [Load(users=4, requests=60), Load(users=40, requests=40)], slots=4)
     found = analyse(played.write(tmp_path / "run"))
-    assert drift.title(found) == "No drift of the median TTFT in 1 level; 1 more has too few requests to tell"
+    assert drift.title(found) == (
+        "The median TTFT of each third of the level is within 10 % of the others; 1 more has too few requests to tell"
+    )
     for level in found.summary["levels"]:
         level["verdict"] = VOID
     assert drift.title(found).endswith("too few in each level that is not void to tell a drift")

@@ -35,8 +35,8 @@ def test_a_law_is_said_where_it_fits() -> None:
     # was "at 1-4 streams; the line is off by at most 1 %" beside a table with three streams 9 % off
     assert (
         flat.evidence
-        == "Steps were seen at 1-2 and 4 streams (too few to count at 3 streams); the line is off by at most 1 %. Streams are this "
-        "run's: a step holds what others have at the server besides."
+        == "Steps were seen at 1-2 and 4 streams (too few to count at 3 streams); the line is off by at most 1 %. Only this "
+        "run's streams are counted: what others have at the server is in the time of a step as well."
     )
     said = step_findings.steps_findings(of(LIMIT, steps=steps_of(fits=False, reason="the step time is no line")))
     assert said == ["The step time is no line."]
@@ -45,7 +45,11 @@ def test_a_law_is_said_where_it_fits() -> None:
 @pytest.mark.parametrize(
     ("least", "speeds", "said"),
     [
-        (False, [500.0] * 4, "Prefill runs at 909 to 1111 prompt tokens/s."),  # was 1000, of steps that scatter by 30 %
+        (
+            False,
+            [500.0] * 4,
+            "Prefill runs at 909 to 1111 prompt tokens/s (95 % interval).",
+        ),  # was 1000, of steps that scatter by 30 %
         (True, [500.0] * 4, "Prefill runs at 500 prompt tokens/s or faster."),  # was 1000: half of what a step allows
         (True, [500.0] * 2, None),
     ],

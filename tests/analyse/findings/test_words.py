@@ -73,10 +73,10 @@ def test_the_number_of_levels_is_said_as_people_say_it(verdicts: list[str], said
     ("speed", "said"),
     [
         (1.0, "not a server."),
-        (2.0, "At 2× speed every time of the server is half of the profile's."),
-        (20.0, "At 20× speed every time of the server is 1/20 of the profile's."),
-        (0.5, "At 0.5× speed every time of the server is twice the profile's."),
-        (0.25, "At 0.25× speed every time of the server is 4 times the profile's."),
+        (2.0, "At 2× speed every time of the server is half of the profile's, and every rate 2 times as high."),
+        (20.0, "At 20× speed every time of the server is 1/20 of the profile's, and every rate 20 times as high."),
+        (0.5, "At 0.5× speed every time of the server is twice the profile's, and every rate 0.5 times as high."),
+        (0.25, "At 0.25× speed every time of the server is 4 times the profile's, and every rate 0.25 times as high."),
     ],
 )
 def test_a_speed_says_what_it_does_to_times(speed: float, said: str) -> None:
@@ -109,8 +109,8 @@ def run_of(**columns: list[float]) -> RunData:
     [
         ([0, 0, 0, 0.32, 0, 0, 0, 0.34], "25 % of the answers lose about 330 ms each to other requests' prompts"),
         ([0, 0, 0, 0.2, 0, 0, 0, 0.5], "25 % of the answers lose 200 ms to 500 ms each"),
-        ([0.1, 0.1, 0.1, 0.32, 0, 0, 0, 0.34], "other requests' prompts interrupt a stream for 120 ms in all, 12 %"),
-        ([0.1] * 8, "other requests' prompts interrupt a stream for 100 ms in all, 10 % of its decode time."),
+        ([0.1, 0.1, 0.1, 0.32, 0, 0, 0, 0.34], "a stream loses 120 ms on average to others' prompts, 12 %"),
+        ([0.1] * 8, "a stream loses 100 ms on average to others' prompts, 10 % of its decode time."),
     ],
 )
 def test_a_loss_that_a_few_have_is_not_said_of_all(stalls: list[float], said: str) -> None:

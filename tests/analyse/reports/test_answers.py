@@ -18,9 +18,9 @@ from support.places import ROOT
 from loadtest.analyse.charts import against_load, machine, ttft
 from loadtest.analyse.findings.run_findings import saturation
 from loadtest.analyse.findings.slot_findings import slots_finding
-from loadtest.analyse.reports import answers, glossary, pages
+from loadtest.analyse.reports import answers, glossary, pages, tables
 from loadtest.analyse.reports.run_table import command
-from loadtest.analyse.run import frames
+from loadtest.analyse.run import frames, told_apart
 from loadtest.analyse.run.levels import LevelData, Series
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.analyse.verdict import verdict
@@ -155,6 +155,16 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     assert "p95 needs 20 requests" in tiles["TTFT p95 at the most output"].note
     write(tmp_path / "empty", [], [])
     assert {tile.value for tile in told(tmp_path / "empty").values()} == {""}
+
+
+def test_of_levels_with_one_label_tables_say_the_number(tmp_path: Path) -> None:
+    levels, truth = grid(Made(), (2, 4, 2))
+    summary = analyse(write(tmp_path / "run", truth.records, levels)).summary
+    assert [row[0] for row in tables.overview({**summary, "levels": told_apart(summary["levels"])}).rows] == [
+        "2 streams · 100 in · 20 out (level 1)",
+        "4 streams · 100 in · 20 out",
+        "2 streams · 100 in · 20 out (level 3)",
+    ]
 
 
 def test_a_tile_of_a_void_rate_has_the_name_that_it_has_of_a_rate(tmp_path: Path) -> None:

@@ -186,7 +186,10 @@ def test_notes_and_few_resent_requests_are_said_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("left", "said"),
     [
-        (16, "in 16 of 32 requests users hung up before their first token: speeds and whole answers are of the others"),
+        (
+            16,
+            "in 16 of 32 requests users hung up before their first token: speeds and whole answers are of the 16 others",
+        ),
         # Was "of the others, half of them or fewer" where nobody stayed.
         (36, "in 32 of 32 requests users hung up before their first token: no speed and no whole answer was measured"),
     ],

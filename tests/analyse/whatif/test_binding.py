@@ -199,7 +199,7 @@ def test_the_answer_names_people_their_interval_and_what_binds() -> None:
     assert none.sentence("x", loads=Loads("people")) == "Not even one person meets x."
     cut = SearchResult.of(tried((16, None, False)))  # was "not even 0.06 requests/s", of a search that ended after 1
     said = cut.sentence("x", loads=Loads("requests/s", 1 / 16), binds="why")
-    assert said == "1 request/s misses x, as far as its figures show; nothing less was measured to its end: why."
+    assert said == "1 request/s misses x, as far as its figures show; no lower load was measured to its end: why."
     rates = SearchResult.of(
         tried((16, True, True), (32, False, False), (24, True, True), (28, False, False), (26, False, False))
     )

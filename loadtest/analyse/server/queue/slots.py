@@ -239,7 +239,7 @@ def _mostly_said(name: str, readings: _Readings, what: str) -> Witness | None:
         return None
     share = float(totals[best]) / total
     at_work = f"{counted(int(values[best]), 'request')} {'was' if values[best] == 1 else 'were'} at work"
-    said = f"{at_work} in {percent(share)} of the {total:.0f} {what} that another one had to wait through"
+    said = f"while another one waited, {at_work} in {percent(share)} of {total:.0f} {what}"
     return Witness(name, int(values[best]) if share >= LEAST_AGREEMENT else None, said)
 
 
