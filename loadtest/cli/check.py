@@ -114,7 +114,8 @@ def _look(
         scenario = scenario.replace(api="openai")
         server = probe(client, url, api="openai")
     try:
-        return server, with_details(client, server, choose_model(server, model)), None, scenario
+        chosen = choose_model(server, model, scenario.endpoint)
+        return server, with_details(client, server, chosen), None, scenario
     except TargetError as error:
         if model is not None:
             raise

@@ -13,7 +13,7 @@ from loadtest.dialects.answers import gateway_headers
 from loadtest.dialects.answers.answer_reader import AnswerReader
 from loadtest.dialects.answers.decoded import other_model
 from loadtest.dialects.answers.errors.refusals import with_advice
-from loadtest.dialects.answers.errors.server_errors import http_sentence
+from loadtest.dialects.answers.errors.server_errors import http_sentence, trailer_sentence
 from loadtest.dialects.base import ContentEvents, Dialect, Ending
 from loadtest.measure.failure import Failure, bug, with_server_words
 from loadtest.measure.server_figures import hold_durations, hold_prompt_count, token_fields
@@ -311,6 +311,8 @@ class Request:
             return None
         if ending.done and received.marked is not None:
             return Failure(Outcome.TRUNCATED, "the answer went on behind its finish_reason and was cut off")
+        if (said := trailer_sentence(received.trailers)) is not None:
+            return Failure(Outcome.STREAM_ERROR, said)
         if not received.complete and received.marked is None:
             return Failure(Outcome.TRUNCATED, received.failure or "the connection ended inside the answer")
         return Failure(Outcome.TRUNCATED, ending.hint or "the answer ended without saying that it is whole")

@@ -109,7 +109,7 @@ def _target_at(client: httpx.Client, scenario: Scenario, server: Server) -> Targ
         raise TargetError(
             f"{server.url} is not an Ollama (it is {server.described}); only an Ollama unloads a model when asked."
         )
-    model = with_details(client, server, choose_model(server, scenario.model))
+    model = with_details(client, server, choose_model(server, scenario.model, endpoint))
     check_num_ctx(scenario, api, model.context)
     return target_of(server, model, scenario)
 

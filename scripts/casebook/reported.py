@@ -101,15 +101,16 @@ for label, error in (
             outcome="stream_error",
             error=SAID,
             text=TEXT,
+            within=1.8,
         )
-    row(
-        f"{label} with an error before any text, then silence",
-        lambda w, n, error=error: streamed(w.raw(error), Then.HOLD, last=False),
-        dialects=OPENAI,
-        outcome="stream_error",
-        error=SAID,
-        within=1.8,
-    )
+        row(
+            f"{label} with an error before any text, then {word}",
+            lambda w, n, error=error, steps=steps: streamed(w.raw(error), *steps, last=False),
+            dialects=OPENAI,
+            outcome="stream_error",
+            error=SAID,
+            within=1.8,
+        )
 for data in (b"data: %b", b'data: {"message":"%b"}'):
     row(
         f"an event named error before any text, {data.decode()!r}, then silence",

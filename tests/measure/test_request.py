@@ -248,6 +248,39 @@ def test_a_whole_answer_that_never_said_done() -> None:
 # ---------------------------------------------------------------- tokens
 
 
+HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+PIECE = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
+TOLD = "the trailer behind the answer says 'grpc-message: the engine fell over'"
+TRAILERS: dict[str, tuple[bytes, bytes, Outcome, str | None]] = {  # the body, its trailers, and what is made of them
+    "cut off": (PIECE, b"grpc-status: 13\r\nGrpc-Message: the%20engine fell over\r\n", Outcome.STREAM_ERROR, TOLD),
+    "nothing but a trailer": (b"", b"grpc-message: the engine fell over\r\n", Outcome.STREAM_ERROR, TOLD),
+    "no end": (PIECE, b"grpc-status: 0\r\ngrpc-message: OK\r\n", Outcome.TRUNCATED, "without saying that it is whole"),
+    "no cause": (PIECE, b"Server-Timing: x;dur=3\r\n", Outcome.TRUNCATED, "without saying that it is whole"),
+    "the mark alone": (
+        PIECE + b"data: [DONE]\n\n",
+        b"grpc-message: the engine fell over\r\n",
+        Outcome.STREAM_ERROR,
+        TOLD,
+    ),
+    "a reason and all": (
+        PIECE + b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n',
+        b"X-Error: none\r\n",
+        Outcome.OK,
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TRAILERS)
+def test_words_in_trailers_say_why_an_answer_is_not_whole(name: str) -> None:
+    body, trailers, outcome, said = TRAILERS[name]
+    made = recorded.request(V1)
+    chunks = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+    feed(made.received, [(T_SEND + MS, HEAD + chunks + b"0\r\n" + trailers + b"\r\n")])
+    record = made.finish()
+    assert (record.outcome, said is None or said in (record.error or "")) == (outcome, True), record.error
+
+
 def test_the_servers_count_wins_then_the_tokenizers_then_chunks() -> None:
     said = b'{"done":true,"done_reason":"stop","eval_count":9,"prompt_eval_count":4}\n'
     for end, count, expected in (

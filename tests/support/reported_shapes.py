@@ -48,6 +48,25 @@ def of_row(**more: Any) -> dict[str, Any]:
     return {"id": "x", "object": "chat.completion.chunk", **more}
 
 
+def of_caikit(text: str, count: int, reason: str = "NOT_FINISHED") -> dict[str, Any]:
+    details = {"finish_reason": reason, "generated_tokens": count, "seed": None, "input_token_count": 20}
+    return {
+        "generated_text": text,
+        "tokens": [{"text": text, "logprob": -0.1}],
+        "details": details,
+        "producer_id": None,
+    }
+
+
+def of_tgis(text: str, count: int, reason: str = "NOT_FINISHED") -> dict[str, Any]:
+    return {"input_token_count": 20, "generated_token_count": count, "text": text, "stop_reason": reason}
+
+
+def of_light_llm(text: str, count: int, reason: str | None = None) -> dict[str, Any]:
+    token = {"id": 1, "text": text, "special": False, "count_output_tokens": count, "prompt_tokens": 20}
+    return {"token": token, "generated_text": None, "finished": reason is not None, "finish_reason": reason}
+
+
 def marked(mark: str, text: str, **flags: Any) -> Stream:
     """Return an answer whose thoughts differ from its text by a mark alone."""
     return Stream(
@@ -69,6 +88,37 @@ def of_sglang(text: str, reason: Any) -> dict[str, Any]:
 
 
 TEXTS = {
+    "Caikit's own": Stream(V1, sse(of_caikit("a", 1), of_caikit("b", 2), of_caikit("c", 3, "MAX_TOKENS")), odd=ANOTHER),
+    "TGIS's own through a gateway of gRPC": Stream(
+        V1,
+        ndjson(*({"result": row} for row in (of_tgis("a", 1), of_tgis("b", 2), of_tgis("c", 3, "EOS_TOKEN")))),
+        odd=("an envelope", *ANOTHER),
+    ),
+    "TGIS's own, whole": Stream(V1, json.dumps({"responses": [of_tgis("abc", 3, "MAX_TOKENS")]}), odd=ANOTHER),
+    "TGI's own, whole": Stream(
+        V1,
+        json.dumps({"generated_text": "abc", "details": {"finish_reason": "length", "generated_tokens": 3}}),
+        prompt=None,
+        odd=ANOTHER,
+    ),
+    "LightLLM's own": Stream(
+        V1, sse(of_light_llm("a", 1), of_light_llm("b", 2), of_light_llm("c", 3, "length")), odd=ANOTHER
+    ),
+    **{
+        f"a reason beside the last piece alone, under {text}": Stream(
+            V1, ndjson({text: "a"}, {text: "b"}, {text: "c", reason: "stop"}), **UNCOUNTED, odd=ANOTHER
+        )
+        for text, reason in (("text", "stop_reason"), ("outputText", "completionReason"), ("text", "stopReason"))
+    },
+    "a reason beside all of it once more": Stream(
+        V1, ndjson({"text": "a"}, {"text": "bc"}, {"text": "abc", "stop_reason": "stop"}), **UNCOUNTED, odd=ANOTHER
+    ),
+    "a word before pieces with a reason": Stream(
+        V1,
+        ndjson({"text": "zz"}, {"text": "abc", "stop_reason": None}, {"text": "", "stop_reason": "stop"}),
+        **UNCOUNTED,
+        odd=ANOTHER,
+    ),
     "a call as a part (Gemini)": Stream(
         V1, sse(candidate(parts=[{"functionCall": {"name": "f", "args": {"x": 1}}}]), OVER), "", 'f{"x":1}', odd=ANOTHER
     ),

@@ -288,6 +288,28 @@ def test_a_name_that_is_not_listed_is_said(loadtest: Call, tmp_path: Path, asked
         assert said in " ".join(text.split()) if said else "does not list" not in text
 
 
+PURPOSES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # what rows say of the model a, and of the model b
+    "types (LM Studio)": ({"type": "llm"}, {"type": "embeddings"}),
+    "types, the other loaded (LM Studio)": ({"type": "vlm", "loaded": False}, {"type": "embeddings", "loaded": True}),
+    "types (Xinference)": ({"model_type": "LLM"}, {"model_type": "embedding"}),
+    "modes (LiteLLM)": ({"mode": "chat"}, {"mode": "embedding"}),
+    "categories (GPUStack)": ({"categories": ["llm"]}, {"categories": ["embedding"]}),
+    "capabilities (llama.cpp)": ({"capabilities": ["completion"]}, {"capabilities": ["embedding"]}),
+    "tasks": ({"task": "image-text-to-text"}, {"task": "text-embedding"}),
+}
+
+
+@pytest.mark.parametrize("name", PURPOSES)
+def test_a_model_that_is_for_another_endpoint_is_not_chosen(name: str) -> None:
+    rows = [{"id": model, **said} for model, said in zip("ab", PURPOSES[name], strict=True)]
+    server = look({"/v1/models": {"data": rows}})
+    assert (choose_model(server, None).name, choose_model(server, None, "embeddings").name) == ("a", "b")
+    assert choose_model(server, "b").name == "b"
+    alone = look({"/v1/models": {"data": [{"id": "c", "type": "rerank"}, rows[0]]}})
+    assert choose_model(alone, None, "responses").name == "a"
+    assert choose_model(look({"/v1/models": {"data": rows[1:]}}), None).name == "b"  # whatever it says of itself
+
+
 def test_of_thousands_of_models_the_first_ones_are_named(loadtest: Call) -> None:
     with made({"/v1/models": listed(*(f"m{i}" for i in range(10_000)))}) as server:
         code, out, _ = loadtest("check", server.url)
@@ -313,6 +335,15 @@ def test_a_url_below_a_servers_is_answered_with_the_servers(loadtest: Call, belo
             f"{server.url}{below} does not say that it is a model server, and {server.url}{above} does: give that URL."
         )
     assert (code, words in err) == (2, True), err
+
+
+@pytest.mark.parametrize(("below", "above"), [("/v1/v1", "/v1"), ("/v1/v1/chat/completions", "/v1"), ("/v2", "")])
+def test_a_path_that_ends_in_a_version_and_lists_nothing_is_told_who_does(
+    loadtest: Call, below: str, above: str
+) -> None:
+    with made({"/v1/models": listed("m")}) as server:
+        code, out, err = loadtest("check", server.url + below)
+    assert (code, f"; {server.url}{above} lists models)" in " ".join(out.split())) == (0, True), err
 
 
 def test_a_key_with_the_word_bearer_is_said(loadtest: Call, monkeypatch: pytest.MonkeyPatch) -> None:

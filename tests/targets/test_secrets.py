@@ -315,6 +315,71 @@ def test_a_secret_in_a_header_or_a_query(
     clean(tmp_path, *(text for _, *both in said for text in both))
 
 
+PATHS = {f"/sk-{ADDED}": f"sk-{ADDED}", f"/token/{ADDED}/llm": ADDED}  # a key by its shape, and by the name before it
+
+
+@pytest.mark.parametrize("below", PATHS)
+def test_a_key_in_the_path_of_a_url(loadtest: Call, tmp_path: Path, below: str) -> None:
+    calls = iter(range(10**9))
+    works = SERVERS["works"]["/v1/chat/completions"]
+    refusal = json.dumps({"error": {"message": f"refused: {below}/v1 {PATHS[below]}"}}).encode()
+    routes = {
+        f"{below}/v1/models": {"data": [{"id": "m"}]},
+        f"{below}/v1/chat/completions": lambda _: (
+            works if next(calls) < 5 else (400, {"Content-Type": "application/json"}, refusal)
+        ),
+        f"{below}/metrics": (
+            200,
+            {"Content-Type": "text/plain"},
+            f'vllm:num_requests_running{{a="{PATHS[below]}"}} 1\n'.encode(),
+        ),
+    }
+    lost = (404, {"Content-Type": "text/plain"}, f"nothing at {below}".encode())
+    with made(routes, default=lost) as server:
+        url, out, monitored = server.url + below, tmp_path / "run", ("--monitor", "vllm", "--monitor-every", "0.1")
+        commands = [
+            ("check", url),
+            ("check", "--json", url),
+            ("run", url, *SHORT, *monitored, "--report", "--out", out),
+            ("check", "--try", url),
+            ("check", f"{url}/v9"),
+            ("run", f"{url}/gone", *SHORT, "--out", tmp_path / "none"),
+            ("memory", "--url", url),
+            ("report", out),
+            ("export", out),
+            ("compare", out, out),
+            ("ls", tmp_path),
+        ]
+        said = [loadtest(*command) for command in commands]
+        asked = {path for path, _ in server.seen}
+    assert {f"{below}/v1/chat/completions", f"{below}/metrics"} <= asked
+    assert "http_error" in (out / "requests-0.jsonl").read_text()
+    clean(tmp_path, *(text for _, *both in said for text in both))
+
+
+@pytest.mark.usefixtures("locust_port")
+@pytest.mark.parametrize("below", PATHS)
+def test_locust_with_a_key_in_the_path_of_its_host(tmp_path: Path, below: str) -> None:
+    calls = iter(range(10**9))
+    works = SERVERS["works"]["/v1/chat/completions"]
+    refusal = (500, {"Content-Type": "text/plain"}, f"refused: {below} {PATHS[below]}".encode())
+    routes = {
+        f"{below}/v1/models": {"data": [{"id": "m"}]},
+        f"{below}/v1/chat/completions": lambda _: works if next(calls) < 4 else refusal,
+    }
+    (tmp_path / "chat.py").write_text(
+        "from locust import task\nfrom loadtest.users import ModelUser\n\n\nclass Chat(ModelUser):\n"
+        "    @task\n    def chat(self):\n        self.client.chat(output_tokens=2)\n"
+    )
+    command = [sys.executable, "-m", "locust", "--headless", "-f", "chat.py", "-u", "2", "-t", "1s", "--out", "run"]
+    with made(routes) as server:
+        command += ["--host", server.url + below, "--csv", "stats", "--html", "page.html", "--processes", "2"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert f"{below}/v1/chat/completions" in {path for path, _ in server.seen}
+    assert (tmp_path / "run" / "run.json").exists(), done.stderr
+    clean(tmp_path, done.stdout, done.stderr)
+
+
 @pytest.mark.usefixtures("locust_port")
 @pytest.mark.parametrize("where", ["option", "attribute"])
 def test_locust_with_a_secret_in_a_header(tmp_path: Path, where: str) -> None:

@@ -15,6 +15,8 @@ from support.received import Reader, fed
 from support.wire_client import WAITERS, ask, trusting
 from support.wire_server import CHUNKED, LAST, Peer, chunk, serving
 
+from loadtest.dialects import OpenAIChat
+from loadtest.dialects.answers.answer_reader import AnswerReader
 from loadtest.dialects.base import End, EndMarks
 from loadtest.wire import Received, Timeouts
 
@@ -248,6 +250,38 @@ def test_an_end_that_looks_like_any_line_is_found_when_nothing_comes() -> None:
     assert (received.until, received.look_at) == (10 + 50 * MS, None)
     assert received.expire(1001 * MS)
     assert (received.t_end, received.failure) == (10, None)
+
+
+PIECE = chunk(b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n')
+BUSY = chunk(b'data: {"code":500,"message":"busy"}\n\n')
+
+
+@pytest.mark.parametrize("before", [(), (PIECE, PIECE)], ids=["before any text", "behind text"])
+@pytest.mark.parametrize("apart", [False, True])
+def test_signs_of_life_do_not_put_off_the_look_for_such_an_end(before: tuple[bytes, ...], apart: bool) -> None:
+    """With a sign of life each half a second an error lasted to the limit: up to an hour before the first token."""
+    received = Received(AnswerReader(OpenAIChat("m")))
+    for part in (CHUNKED, *before, *([BUSY[:9], BUSY[9:]] if apart else [BUSY])):
+        received.add(part, [], 0)
+    for t in range(100, 1001, 300):
+        received.add(PING, [], t * MS)
+        assert received.look_at == 1000 * MS
+    assert received.look()
+    assert (received.until, received.look_at) == (1000 * MS, None)
+    received.add(PING, [], 1300 * MS)
+    assert received.expire(1300 * MS)
+
+
+def test_a_silence_is_looked_at_once_whatever_signs_of_life_follow() -> None:
+    received = Received(Reader(ends=ODD))
+    for t, part in enumerate([*ALIKE, *[PING] * 3]):
+        received.add(part, [], t)
+    assert not received.look()
+    assert received.look_at is None
+    received.add(PING, [], 2000 * MS)
+    assert received.look_at is None
+    received.add(ALIKE[-1], [], 2001 * MS)
+    assert received.look_at == 3001 * MS
 
 
 @pytest.mark.parametrize("then", ["open", "close", "reset"])

@@ -74,6 +74,7 @@ def test_headers_come_in_order_stripped_and_without_those_of_interim_answers_and
     parser = AnswerParser()
     parser.feed(OK + b"A:  1 \r\nEmpty:\r\na: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nT: 1\r\n\r\n")
     assert parser.headers == [(b"A", b"1"), (b"Empty", b""), (b"a", b"2"), (b"Transfer-Encoding", b"chunked")]
+    assert parser.trailers == ((b"T", b"1"),)
 
 
 @pytest.mark.parametrize(

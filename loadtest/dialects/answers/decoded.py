@@ -121,6 +121,15 @@ class Decoded:
             self.events.add("".join(texts), self.end, hidden=not texts[0])
             self._aside, self._of_another = self._aside + 1, self._of_another or not name
 
+    @property
+    def only_aside(self) -> bool:
+        """Whether all text so far came in rows of no known format."""
+        return 0 < self._aside == len(self.events) and self._of_another
+
+    def keep_aside(self) -> None:
+        """Take the text aside for the model's."""
+        self._aside = 0
+
     def take_end(self) -> None:
         """Take the body's end: text aside counts as the model's where no other text came."""
         if (name := self.ending.finish_reason) and self.ending.error is None and ends.known_reason(name) is None:

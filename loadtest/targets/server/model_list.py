@@ -55,6 +55,10 @@ _LINK_TO_NEXT = re.compile(r"""<([^>]*)>\s*(?:;[^,<]*)?;\s*rel=["']?next\b""", r
 OF_ALL = ("/api/v1/models", "/api/v0/models")
 OF_LOADED = ("/running", "/v1/model", "/info", "/v1/internal/model/info", "/system")
 _LISTS_OF_LOADED = ("running", "loaded_models")
+# Where a row says what its model is for (LM Studio, Xinference, LiteLLM, GPUStack, Together, llama.cpp, Ollama), and in which words.
+_PURPOSES = ("type", "model_type", "mode", "task", "categories", "capabilities")
+_TALKS = ("llm", "vlm", "chat", "complet", "text-gen", "text_gen", "text-to-text", "language")
+_NO_TALK = ("rerank", "image", "audio", "speech", "tts", "stt", "transcri", "moderat")
 
 Row = dict[str, Any]
 
@@ -156,6 +160,15 @@ def says_loaded(row: dict[str, Any]) -> bool | None:
         if isinstance(word, str) and word.lower() in _STATES:
             return _STATES[word.lower()]
     return bool(as_items(row["loaded_instances"])) if isinstance(row.get("loaded_instances"), list) else None
+
+
+def purpose(row: Row) -> str | None:
+    """Return what a row says its model is for: "chat", "embeddings" or "other"; None where it does not say."""
+    said = (row.get(key) for key in _PURPOSES)
+    words = " ".join(word.lower() for one in said for word in (as_items(one) or [one]) if isinstance(word, str))
+    if any(part in words for part in _TALKS):
+        return "chat"
+    return "embeddings" if "embed" in words else "other" if any(part in words for part in _NO_TALK) else None
 
 
 def instances(row: dict[str, Any]) -> list[dict[str, Any]]:

@@ -32,11 +32,12 @@ from loadtest.targets.server.model_list import (
     contexts,
     listed_models,
     next_page,
+    purpose,
     says_loaded,
     slots_listed,
     with_more,
 )
-from loadtest.targets.server.unclear import refused_error, unclear_error
+from loadtest.targets.server.unclear import nearer_one, refused_error, unclear_error
 from loadtest.text import profile_at_speed, shown
 from loadtest.urls import deployment_of, has_own_root
 
@@ -60,6 +61,7 @@ class ServedModel:
     trained_context: int | None = None
     size: int | None = None  # bytes in memory when loaded
     size_vram: int | None = None
+    purpose: str | None = None  # the endpoint that it is for: "chat", "embeddings" or "other"
     details: dict[str, Any] = field(default_factory=dict)
 
 
@@ -144,6 +146,9 @@ def _openai_server(client: httpx.Client, url: str, version: ControlAnswer, listi
     listed = _every_page(client, url, listing)
     path = f"…{listing.path.removeprefix('/v1')}" if has_own_root(url) else listing.path
     unlisted = None if listed is not None else f"GET {path}: {listing.described}"
+    wrong = unlisted is not None and listing.status == 404 and deployment_of(url) is None
+    if wrong and (nearer := nearer_one(client, url)) is not None:
+        unlisted = f"{unlisted}; {nearer} lists models"
     props = ControlAnswer("/props") if listing.failure else ask(client, url, "/props")
     return replace(
         _openai(client, url, listed or [], props),
@@ -213,6 +218,7 @@ def _ollama_models(client: httpx.Client, url: str, listed: list[dict[str, Any]])
                 context=as_positive(live.get("context_length")),
                 size=as_positive(live.get("size")),
                 size_vram=as_count(live.get("size_vram")),
+                purpose=purpose(row),
                 details={**_model_details(row.get("details")), **({"file_size": size} if size else {})},
             )
         )
@@ -258,11 +264,15 @@ def _served(row: dict[str, Any], *, loaded_unsaid: bool | None, context: int | N
         loaded_unsaid if is_loaded is None else is_loaded,
         context if is_loaded is not False and context else has,
         could,
+        purpose=purpose(row),
     )
 
 
-def choose_model(server: Server, asked: str | None) -> ServedModel:
-    """Return the model asked for, else the loaded one, else the only one; a TargetError names the models present."""
+def choose_model(server: Server, asked: str | None, endpoint: str = "chat") -> ServedModel:
+    """Return the model asked for, else the loaded one, else the only one; a TargetError names the models present.
+
+    Where none is asked for, those that are for another endpoint do not count.
+    """
     present = models_named([shown(model.name) for model in server.models]) or "none"
     if asked is not None:
         if not asked.strip():
@@ -285,6 +295,8 @@ def choose_model(server: Server, asked: str | None) -> ServedModel:
         return ServedModel(deployment)
     # "openai/*" stands for names that a gateway routes.
     named = [model for model in server.models if "*" not in model.name]
+    wanted = (None, "embeddings" if endpoint == "embeddings" else "chat")
+    named = [model for model in named if model.purpose in wanted] or named
     loaded = [model for model in named if model.loaded]
     if len(loaded) == 1:
         return loaded[0]
@@ -350,25 +362,12 @@ def _model_details(details: Any) -> dict[str, Any]:
 def _architecture(info: dict[str, Any]) -> dict[str, Any]:
     """Return what decides the sizes of weights and KV cache, under GGUF's names without the family's prefix."""
     names = (
-        "block_count",
-        "embedding_length",
-        "attention.head_count",
-        "attention.head_count_kv",
-        "attention.key_length",
-        "attention.value_length",
-        "attention.sliding_window",
-        "attention.sliding_window_pattern",
-        "attention.key_length_swa",
-        "attention.value_length_swa",
-        "attention.shared_kv_layers",
-        "attention.cross_attention_layers",
-        "attention.chunk_size",
-        "attention.kv_lora_rank",
-        "full_attention_interval",
-        "ssm.state_size",
-        "feed_forward_length",
-        "vocab_size",
-        "parameter_count",
+        *("block_count", "embedding_length", "attention.head_count", "attention.head_count_kv"),
+        *("attention.key_length", "attention.value_length", "attention.sliding_window"),
+        *("attention.sliding_window_pattern", "attention.key_length_swa", "attention.value_length_swa"),
+        *("attention.shared_kv_layers", "attention.cross_attention_layers", "attention.chunk_size"),
+        *("attention.kv_lora_rank", "full_attention_interval", "ssm.state_size", "feed_forward_length"),
+        *("vocab_size", "parameter_count"),
     )
     found = {}
     for key, value in info.items():

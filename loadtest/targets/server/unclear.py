@@ -48,7 +48,7 @@ def unclear_error(client: httpx.Client, url: str, version: ControlAnswer, listin
         return TargetError(instead)
     key = _what_to_do(url, listing, keys)
     words = version.described if own is None else f"version {own}, which many servers have"
-    if (nearer := _nearer_one(client, url)) is not None:
+    if (nearer := nearer_one(client, url)) is not None:
         return TargetError(f"{url} does not say that it is a model server, and {nearer} does: give that URL.")
     return TargetError(
         f"{url} does not say that it is a model server (GET /api/version: {words}; GET /v1/models: {listing.described})."
@@ -57,7 +57,7 @@ def unclear_error(client: httpx.Client, url: str, version: ControlAnswer, listin
     )
 
 
-def _nearer_one(client: httpx.Client, url: str) -> str | None:
+def nearer_one(client: httpx.Client, url: str) -> str | None:
     """Return the URL above this one, of those up to its host, at which models are listed; None where there is none."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https"):

@@ -39,7 +39,7 @@ class AnswerParser:
     """Parses one answer. Malformed bytes put a sentence into `error`; no method raises.
 
     Framing only: status, headers, de-chunked body, and whether the message is whole. Interim (1xx) answers are skipped
-    and trailers dropped. Each answer has a parser of its own.
+    dropped. Each answer has a parser of its own.
     """
 
     __slots__ = (
@@ -61,12 +61,16 @@ class AnswerParser:
         "packed",
         "reason",
         "status",
+        "trailers",
     )
 
     def __init__(self) -> None:
         self.status: int | None = None
         self.reason = b""  # the words behind the status
         self.headers: list[tuple[bytes, bytes]] = []
+        self.trailers: tuple[
+            tuple[bytes, bytes], ...
+        ] = ()  # headers behind the body: gRPC's gateways say there what went wrong
         self.headers_done = False
         self.over = False  # nothing more is parsed: complete, or an error
         # what the server allows; a connection is kept only if the answer is also complete and not `excess`
@@ -203,6 +207,8 @@ class AnswerParser:
             self._end()
         elif self._head_size > HEAD_LIMIT:
             self._exceed(f"the answer's headers are longer than {HEAD_LIMIT >> 10} KiB")
+        elif isinstance(said := _headers_of([line]), list):
+            self.trailers += tuple(said)
 
     def _head(self, data: bytes) -> bytes:
         """Take bytes of the headers and return what lies behind them."""

@@ -58,7 +58,7 @@ class Received:
 
     __slots__ = (
         *("_asked", "_behind_text", "_body", "_content_at", "_end_at", "_ends", "_handled", "_headers_at"),
-        *("_most_waiting", "_ordinary_end", "_parser", "_quiet_ns", "_reader", "_search", "_sent"),
+        *("_most_waiting", "_ordinary_end", "_parser", "_pings", "_quiet_ns", "_reader", "_search", "_sent"),
         *("_stamps", "_unstamped", "_waiting", "broke_off", "early_ns", "ended", "failure", "hung_up", "marked"),
         *("new_conn", "send_ns", "t_connect", "t_end", "t_first_byte", "t_headers", "t_over", "t_resent"),
         *("t_send", "t_turn", "until"),
@@ -91,7 +91,8 @@ class Received:
         self._unstamped = 0
         self._body = bytearray()
         self._search = EndSearch(EndMarks() if reader is None else reader.ends, self._body)
-        self._asked = 0  # how many reads had come when the reader was asked whether the answer is whole
+        self._asked = 0  # how many reads had come, up to the last with data, when the reader was asked whether the answer is whole
+        self._pings = 0  # how many of the latest reads brought nothing of the answer
         self._waiting: list[bytes] = []  # the latest reads, still in their HTTP framing
         self._most_waiting = _most_waiting()
         # The last bytes of the latest read without a needle. A read that ends in the same bytes waits, and only `look` searches
@@ -134,6 +135,11 @@ class Received:
     def header_lines(self) -> list[tuple[bytes, bytes]]:
         """The same as they came."""
         return self._parser.headers
+
+    @property
+    def trailers(self) -> httpx.Headers:
+        """The headers behind the body."""
+        return httpx.Headers(self._parser.trailers)
 
     @property
     def packed(self) -> str | None:
@@ -267,21 +273,25 @@ class Received:
 
     @property
     def look_at(self) -> int | None:
-        """When to call `look` unless a read comes before; None where that would find nothing."""
-        if self.marked is not None or self._asked == len(self._handled):
-            return None
-        return self._handled[-1] + FINISH_NS
+        """When to call `look` unless a read with data comes before; None where that would find nothing."""
+        count = self._with_data
+        return None if self.marked is not None or self._asked == count else self._handled[count - 1] + FINISH_NS
+
+    @property
+    def _with_data(self) -> int:
+        """How many reads came up to the latest that may have brought a part of the answer."""
+        return len(self._handled) - (0 if self._waiting else self._pings)
 
     def look(self) -> bool:
         """Have the last lines of an answer that fell silent decoded; True when it has ended, or they say that it is over.
 
-        Some servers end answers by words that are no mark's, or by a line that ends like any other.
+        Some servers end answers by words that are no mark's, or by a line that ends like any other. Signs of life are silence.
         """
         if self.look_at is None:
             return False
         was = self.marked, self.ended
         self._unframe()
-        self._asked = len(self._handled)
+        self._asked = self._with_data
         reader = self._reader
         if self.success and self.marked is None and reader is not None and (end := reader.end_in(self._search.tail())):
             last = self._latest(text=False)
@@ -370,8 +380,10 @@ class Received:
         if parser.over and not self.ended:
             self._end_at = i if self._end_at is None else self._end_at
             self._end(parser.error, t)
+        ping = all(map(is_dataless, body.splitlines()))
+        self._pings = self._pings + 1 if ping else 0
         is_error = parser.headers_done and self.marked is None and not (self.ended or self.success)
-        if is_error and (self.until is None or not all(map(is_dataless, body.splitlines()))):
+        if is_error and (self.until is None or not ping):
             self.until = t + FINISH_NS  # some servers leave open what they sent with an error status
         if reader is not None and not self.ended and self.marked is None:
             self.hung_up = reader.hung_up()

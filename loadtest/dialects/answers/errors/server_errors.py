@@ -149,6 +149,7 @@ def sentence_in(error: bytes) -> str:
     return error_sentence(error.strip().decode(errors="replace") if said is None else said)
 
 
+_NO_CAUSE = ("ok", "success", "none")
 _OUR_BEGINNINGS = ("a line of the answer", "the answer ", "the server ")
 
 
@@ -180,6 +181,14 @@ def http_sentence(status: int, body: bytes, headers: Mapping[str, str] | None = 
         if 8 * text.count("\ufffd") > len(text):
             text = f"{begin} with words in a charset that the server does not name"
     return text + when_to_retry(said)
+
+
+def trailer_sentence(trailers: Mapping[str, str]) -> str | None:
+    """Return what the headers behind an answer with status 200 say went wrong; None where they say nothing of it."""
+    cause = cause_in(
+        {name.lower(): value for name, value in trailers.items() if value.strip().lower() not in _NO_CAUSE}
+    )
+    return None if cause is None else f"the trailer behind the answer says {quoted(masked(cause), 160)}"
 
 
 def _body_sentence(body: bytes) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 from loadtest.dialects.answers.decoded import OF_ANOTHER, Decoded, Rows
-from loadtest.dialects.answers.ends import kind_of
+from loadtest.dialects.answers.ends import kind_of, reason_name
 from loadtest.dialects.answers.errors import error_rows, server_errors
 from loadtest.dialects.answers.rows.counts import MOST_TOKENS, kind_of_count, known_number
 from loadtest.dialects.answers.rows.event_rows import IN_AN_ENVELOPE, unwrapped
@@ -21,12 +21,13 @@ DEEPEST = 12  # objects and lists in one another
 _OF_COHERE = tuple(
     f"{what}-{end}" for what in ("message", "content", "tool-plan", "tool-call") for end in ("start", "delta", "end")
 )
-# where a row of a model behind Bedrock or watsonx has its text, and beside it why it ended: Titan's, Llama's, Mistral's,
-# Claude's of old, watsonx's
+# where a row of a model behind Bedrock or watsonx has its text, and beside it why it ended: Titan's, Llama's, Mistral's and
+# TGIS's, Claude's of old, watsonx's and Caikit's
 _OF_MODELS = (
-    ("outputText", "completionReason"),
+    ("output_text", "completion_reason"),
     *((name, "stop_reason") for name in ("generation", "text", "completion", "generated_text")),
 )
+_NAMED = frozenset(("id", "model", "object", "type"))  # which pieces with nothing but text lack
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
@@ -79,15 +80,21 @@ def _of_bedrock(row: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _of_model(row: dict[str, Any]) -> dict[str, Any] | None:
-    """Return a row of a model behind Bedrock or watsonx as a chunk of OpenAI's; None for any other row."""
-    pieces = row.get("outputs") or row.get("results") or [row]
+    """Return a row of a model behind Bedrock, watsonx, Caikit or TGIS as a chunk of OpenAI's; None for any other row."""
+    if isinstance(row.get("token"), dict):  # TGI's own
+        return None
+    row = respelled(row)
+    pieces = row.get("outputs") or row.get("results") or row.get("responses") or [row]
     piece = pieces[0] if isinstance(pieces, list) and len(pieces) == 1 and isinstance(pieces[0], dict) else {}
+    if "details" in piece:
+        details = found if isinstance(found := row.pop("details", None), dict) else {}
+        piece = {"stop_reason": details.get("finish_reason"), **details, **piece}
     named = next((each for each in _OF_MODELS if isinstance(piece.get(each[0]), str) and each[1] in piece), None)
     if named is None:
         return None
     text, reason = named
     counts = {name: count for name, count in (row | piece).items() if name != text and kind_of_count(name)}
-    counts["output_tokens"] = piece.get("tokenCount")
+    counts["output_tokens"] = piece.get("token_count")
     choice = {"text": piece[text], "finish_reason": piece[reason]}
     return {**row, "choices": [choice], "usage": row.get("usage") or counts}
 
@@ -100,7 +107,10 @@ def respelled(value: Any, depth: int = DEEPEST) -> Any:
 
 
 _PIECES = frozenset(
-    ("token", "content", "text", "delta", "textDelta", "text_output", "completion", "answer", "value", "generated_text")
+    (
+        *("token", "content", "text", "delta", "textDelta", "text_output", "completion", "answer", "value"),
+        *("generated_text", "outputText", "generation"),
+    )
 )
 _DEEPEST_PIECE = 5  # objects and lists in one another
 
@@ -142,8 +152,10 @@ class NativeRows(Rows):
         if isinstance(token, dict):
             answer.add(("" if token.get("special") is True else token["text"], ""))
             details = row["details"] if isinstance(row.get("details"), dict) else {}
-            if isinstance(row.get("generated_text"), str) or details.get("finish_reason"):
-                self._last(details.get("finish_reason"), None, details.get("generated_tokens"))
+            reason = details.get("finish_reason") or row.get("finish_reason")  # LightLLM's
+            if isinstance(row.get("generated_text"), str) or reason:
+                counted = details.get("generated_tokens") or token.get("count_output_tokens")
+                self._last(reason, token.get("prompt_tokens"), counted)
         else:
             answer.add((row["content"], ""))
             if row["stop"]:
@@ -194,7 +206,9 @@ class ForeignRows:
 
     def known(self, row: dict[str, Any]) -> tuple[Rows | None, dict[str, Any]]:
         """Return the rows that take this one, and the row in their format; None for a row that is an error, which is noted here."""
-        inner = unwrapped(row, lambda one: self._own.knows(one) or bool(_of_gemini(one)))  # Code Assist wraps Gemini's
+        inner = unwrapped(
+            row, lambda one: self._own.knows(one) or as_chunk(one) is not None
+        )  # Code Assist, grpc-gateway
         if inner is not None:
             self._answer.note(IN_AN_ENVELOPE)
             row = inner
@@ -205,8 +219,18 @@ class ForeignRows:
         known = next((rows for rows in (self._own, *self.formats) if rows.knows(chunk)), None)
         if known is not None:
             self._answer.note(OF_ANOTHER)
-            return known, chunk
+            return known, self._behind_pieces(chunk)
         return None if self._is_error(row) else self._own, row
+
+    def _behind_pieces(self, chunk: dict[str, Any]) -> dict[str, Any]:
+        """Return a chunk; where it is the last of pieces that had nothing but text, those are the model's, and none comes twice."""
+        (choice, *more), answer = chunk.get("choices") or [None], self._answer
+        if more or not isinstance(choice, dict) or chunk.keys() & _NAMED or not answer.only_aside:
+            return chunk
+        if reason_name(choice.get("finish_reason")) is None or not isinstance(text := choice.get("text"), str):
+            return chunk
+        answer.keep_aside()
+        return {**chunk, "choices": [{**choice, "text": "" if answer.has_all((text, "")) else text}]}
 
     def _is_error(self, row: dict[str, Any]) -> bool:
         """Take a row of no known format for an error, or keep it, to be looked at when the answer has ended."""
