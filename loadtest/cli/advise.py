@@ -187,7 +187,7 @@ def _write_advice(folder: Path, analysis: Analysis, found: Advice) -> list[Path]
 
 def _print_advice(written: list[Path], analysis: Analysis, found: Advice) -> None:
     from loadtest.analyse.reports import advice_report as words
-    from loadtest.analyse.reports.run_table import command
+    from loadtest.analyse.reports.run_again import command
 
     console = Console()
     print_trouble(console, analysis.run.trouble)

@@ -13,7 +13,7 @@ import pytest
 from support.a100 import Machine
 from support.made_runs import Made, make, write
 
-from loadtest.analyse.reports.run_table import command
+from loadtest.analyse.reports.run_again import command
 from loadtest.analyse.summary import analyse
 from loadtest.cli import cli
 from loadtest.cli.options.environment import SHOWING, flag_of, words_given

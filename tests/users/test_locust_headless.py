@@ -14,7 +14,7 @@ import pytest
 from support.locust_runs import Run, Start, starting
 from support.places import SCENARIOS
 
-from loadtest.analyse.reports.run_table import command
+from loadtest.analyse.reports.run_again import command
 from loadtest.analyse.run import frames
 from loadtest.analyse.summary import analyse
 from loadtest.cli.demo import simulated_server

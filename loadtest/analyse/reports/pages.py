@@ -12,6 +12,7 @@ from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.findings.measured_on import measured_on, simulated_badge, simulated_mark, simulated_warning
 from loadtest.analyse.findings.step_findings import pace_finding
 from loadtest.analyse.reports import answers, run_table, tables
+from loadtest.analyse.reports.energy_table import energy_table
 from loadtest.analyse.reports.glossary import GLOSSARY
 from loadtest.analyse.run import believed, groups, has_tokens, told_apart
 from loadtest.analyse.summary import Analysis
@@ -156,7 +157,7 @@ def _server_tables(named: str, one: Analysis) -> Iterator[tuple[str, Grid]]:
 
 
 def _run_tables(analysis: Analysis, summary: dict[str, Any]) -> Iterator[tuple[str, Grid]]:
-    if energy := run_table.energy_table(summary):
+    if energy := energy_table(summary):
         yield "Energy and cost", energy
     if failures := tables.failures_table(summary):
         yield "Failed requests", failures

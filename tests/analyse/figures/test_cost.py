@@ -17,7 +17,7 @@ from support.places import SCENARIOS
 
 from loadtest.analyse.figures.cost import Prices, add_cost
 from loadtest.analyse.findings.energy_findings import energy_findings
-from loadtest.analyse.reports import run_table
+from loadtest.analyse.reports import energy_table
 from loadtest.analyse.summary import analyse
 from loadtest.errors import ScenarioError
 from loadtest.scenario.price import Price
@@ -63,7 +63,7 @@ def test_an_hours_price_is_spread_over_the_tokens_of_an_hour(tmp_path: Path) -> 
     assert finding.startswith("At 3.60 EUR an hour, a million output tokens cost ")
     assert finding.endswith("at 1 stream.")
     assert "all of the price put on output tokens" in finding.evidence
-    grid = run_table.energy_table(summary)
+    grid = energy_table.energy_table(summary)
     assert grid is not None
     assert "1 M output tokens, at 3.60 EUR an hour" in grid.heads
     assert "energy not measured because" not in grid.heads  # each level said it, and the table of the run
@@ -76,7 +76,7 @@ def test_electricity_without_watts_is_not_measured_and_with_them_is_joules_times
     summary = analyse(path).summary
     add_cost(summary, prices)
     assert summary["levels"][0]["cost_by_kwh"] is None
-    grid = run_table.energy_table(summary)
+    grid = energy_table.energy_table(summary)
     assert grid is not None
     assert "energy not measured because" in grid.heads
     assert [str(each) for each in energy_findings(summary)] == [

@@ -13,7 +13,7 @@ from support.made_samples import add
 from support.two_models import two_models
 
 from loadtest.analyse.findings.energy_findings import energy_findings
-from loadtest.analyse.reports import run_table
+from loadtest.analyse.reports import energy_table
 from loadtest.analyse.run import frames
 from loadtest.analyse.summary import analyse
 
@@ -75,8 +75,8 @@ def test_nothing_sampled_is_nothing_said_but_the_fact(run: Path) -> None:
     assert "--monitor nvidia" in level["energy_reason"]
     assert said(run) == ""
     summary = analyse(run).summary
-    assert run_table.energy_table(summary) is None
-    assert run_table.energy_fact(summary).startswith("not measured: watts were not sampled")
+    assert energy_table.energy_table(summary) is None
+    assert energy_table.energy_fact(summary).startswith("not measured: watts were not sampled")
 
 
 def test_an_exporter_that_repeats_its_last_reading_is_read_by_its_new_ones(run: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_level_shorter_than_its_samples_is_not_measured(run: Path) -> None:
     assert all(level["energy"] is None for level in levels(run))
     assert "holds fewer than 3 readings of nvidia" in levels(run)[0]["energy_reason"]
     assert "Energy was not measured: the level's window of " in said(run)
-    assert "not measured" in run_table.energy_fact(analyse(run).summary)
+    assert "not measured" in energy_table.energy_fact(analyse(run).summary)
 
 
 def test_the_clients_own_gpu_is_not_the_remote_servers(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_simulated_watts_say_so_and_real_ones_are_no_simulated_servers(tmp_path:
     add(path, "dcgm", [facts, *read(path, lambda watts, _: {"values": {'DCGM_FI_DEV_POWER_USAGE{gpu="0"}': watts}})])
     assert levels(path)[0]["energy"]["simulated"]
     assert "J (simulated) at" in said(path)
-    assert run_table.energy_fact(analyse(path).summary).startswith("simulated; of the GPU")
+    assert energy_table.energy_fact(analyse(path).summary).startswith("simulated; of the GPU")
 
 
 def test_a_gpu_in_others_use_is_said(run: Path) -> None:
@@ -200,7 +200,7 @@ def test_figures_of_void_levels_are_not_quoted(run: Path) -> None:
 
 def test_the_table_has_a_row_a_level(run: Path) -> None:
     add(run, "nvidia", read(run, by_watts))
-    grid = run_table.energy_table(analyse(run).summary)
+    grid = energy_table.energy_table(analyse(run).summary)
     assert grid is not None
     assert grid.heads == (
         "level",

@@ -22,7 +22,7 @@ from loadtest.analyse.findings.measured_on import simulated_warning
 from loadtest.analyse.findings.run_findings import all_findings
 from loadtest.analyse.reports import pages, prediction_report, run_table
 from loadtest.analyse.reports.answers import verdict_in_words
-from loadtest.analyse.reports.run_table import command, serve_command
+from loadtest.analyse.reports.run_again import command, serve_command
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.levels import LevelData, Series, series_of
 from loadtest.analyse.server.timing.pace import PaceChange

@@ -19,7 +19,7 @@ from loadtest.analyse.charts import against_load, machine, ttft
 from loadtest.analyse.findings.run_findings import saturation
 from loadtest.analyse.findings.slot_findings import slots_finding
 from loadtest.analyse.reports import answers, glossary, pages, tables
-from loadtest.analyse.reports.run_table import command
+from loadtest.analyse.reports.run_again import command
 from loadtest.analyse.run import frames, told_apart
 from loadtest.analyse.run.levels import LevelData, Series
 from loadtest.analyse.summary import Analysis, analyse

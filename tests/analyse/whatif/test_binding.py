@@ -12,7 +12,7 @@ from support.virtual_runs import SessionLoad, play_sessions
 
 from loadtest.analyse.findings.binding_facts import cut_short, load_facts
 from loadtest.analyse.findings.run_findings import all_findings
-from loadtest.analyse.reports.run_table import command
+from loadtest.analyse.reports.run_again import command
 from loadtest.analyse.run.frames import load
 from loadtest.analyse.summary import analyse
 from loadtest.analyse.whatif.advice.binding import Binding, LoadFacts, what_binds
