@@ -61,7 +61,7 @@ def test_run(loadtest: Call, simulated_url: str, tmp_path: Path) -> None:
     assert code == found["exit_code"]
     assert found["summary"]["levels"][0]["requests"] == 2
     assert found["path"] == str(tmp_path / "run")
-    assert [each["judged"] for each in found["objectives"]] == ["met, but not surely"]
+    assert [each["judged"].partition(",")[0] for each in found["objectives"]] == ["met"]  # not surely, or void
     assert {"find_max", "failure"} <= found.keys()
     assert err  # notes and progress, which a run shorter than a quarter of a second has none of
 

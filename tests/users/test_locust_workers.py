@@ -15,6 +15,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from support.locust_runs import Run, Start, free_port, starting
 from support.odd_answers import Wire, control, is_trial, plain
@@ -299,8 +300,10 @@ def test_a_second_signal_ends_at_once_and_leaves_a_marked_folder(
     run.process.send_signal(signal.SIGINT)
     time.sleep(0.5)  # the first may not be over: it waits for tasks that are not
     assert run.process.poll() is None
+    workers = [psutil.Process(int(pid)) for pid in children_of(run)]
     run.process.send_signal(second)
     assert run.code == 130, run.said
+    assert not psutil.wait_procs(workers, timeout=30)[1]  # they waited for their tasks, as long as --stop-timeout
     assert run.facts["state"] == "interrupted"
     assert f"interrupted again, by {second.name}: ending at once" in run.said
     assert "Traceback" not in run.said

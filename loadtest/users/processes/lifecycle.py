@@ -153,8 +153,10 @@ class Signals:
         self._interrupt()
         os.write(2, f"interrupted again, by {signal.Signals(number).name}: ending at once\n".encode())
         if getattr(self._environment.parsed_options, "processes", None) and not isinstance(self._runner, WorkerRunner):
-            for child in psutil.Process().children():  # Locust's workers would wait a minute for their master
-                child.send_signal(signal.SIGINT)
+            # Locust's workers would wait a minute for their master, and after one signal for their tasks.
+            for child in psutil.Process().children():
+                for each in (signal.SIGINT, signal.SIGTERM):
+                    child.send_signal(each)
         os._exit(INTERRUPTED)
 
 
