@@ -18,7 +18,6 @@ from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.queue import at_work, slots
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing import steps, token_gaps
-from loadtest.analyse.server.timing.prefill_law import fit_prefill
 from loadtest.analyse.server.timing.step_law import fit_law
 from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.summary import analyse
@@ -402,16 +401,3 @@ def test_a_stream_that_stood_still_while_the_others_went_on_was_not_held_up_by_p
     at = int(np.flatnonzero(found.run.requests["id"] == one.id)[0])
     assert found.run.column("e2e_s")[at] > 1.0
     assert found.steps.stall_s[at] < 0.2
-
-
-@pytest.mark.parametrize(("fixed", "jitter"), [(0.0, 0.3), (0.1, 0.03)])
-def test_the_prefill_interval_holds(fixed: float, jitter: float) -> None:
-    """Where steps scatter by a third it held in 83 of 100, and beside a fixed part, which is known as badly, in 78."""
-    held = 0
-    for seed in range(100):
-        draw = np.random.default_rng(seed)
-        tokens = draw.uniform(100, 400, 40)
-        spent = (0.0005 * tokens + fixed) * np.maximum(draw.normal(1.0, jitter, 40), 0.1)
-        low, high = fit_prefill(tokens, spent, np.zeros(40), np.full(40, 0.02), "", None).ci95
-        held += low <= 0.0005 <= high
-    assert held >= 90

@@ -31,7 +31,7 @@ LEAST_PREFILL_ERROR = 0.005  # share of the speed that its error is never taken 
 MOST_JITTER = 0.3
 OUTLYING = 4.0  # times the median deviation, to which a larger one is cut
 NARROWED = 3  # times that a further part of the law is searched for between the neighbours of the best value so far
-LEAST_GAIN = 20.0  # F of a further part of the law, which has to improve the fit by more
+LEAST_GAIN = 8.0  # F of a further part of the law, which has to improve the fit by more: by chance 1 in 100 does
 FEWEST_FACTORS, MOST_FACTORS = 8, 400  # prompts that show how times scatter, and factors that are kept, evenly by rank
 FARTHEST = 1.1  # logarithm of a factor: a prompt takes a third to three times of what the law says, at most
 # by which a token may get dearer with each token before it, as shares of the first

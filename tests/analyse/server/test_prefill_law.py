@@ -1,0 +1,37 @@
+"""The law of prompts, fitted to prompts that are drawn: its interval, and a part that each prompt takes besides its tokens."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from loadtest.analyse.server.timing.prefill_law import fit_prefill
+
+
+@pytest.mark.parametrize(("fixed", "jitter"), [(0.0, 0.3), (0.1, 0.03)])
+def test_the_prefill_interval_holds(fixed: float, jitter: float) -> None:
+    """Where steps scatter by a third it held in 83 of 100, and beside a fixed part, which is known as badly, in 78."""
+    held = 0
+    for seed in range(100):
+        draw = np.random.default_rng(seed)
+        tokens = draw.uniform(100, 400, 40)
+        spent = (0.0005 * tokens + fixed) * np.maximum(draw.normal(1.0, jitter, 40), 0.1)
+        low, high = fit_prefill(tokens, spent, np.zeros(40), np.full(40, 0.02), "", None).ci95
+        held += low <= 0.0005 <= high
+    assert held >= 90
+
+
+@pytest.mark.parametrize(
+    ("share", "jitter", "least", "most"), [(0.1, 0.1, 27, 40), (0.3, 0.3, 23, 40), (0.0, 0.3, 0, 3)]
+)
+def test_a_fixed_part_of_prompts_is_found_where_there_is_one(
+    share: float, jitter: float, least: int, most: int
+) -> None:
+    """Of 40 runs of 24 prompts 18 showed a tenth, and 13 a third beside times that scatter by as much: F had to be 20."""
+    found = 0
+    for seed in range(40):
+        draw = np.random.default_rng(seed)
+        tokens = draw.integers(40, 400, 24).astype(np.float64)
+        spent = (0.001 * tokens + share * 0.22) * np.exp(draw.normal(0, jitter, 24))
+        found += fit_prefill(tokens, spent, np.zeros(24), np.zeros(24), "made up", 512).fixed_s > 0
+    assert least <= found <= most
