@@ -258,17 +258,20 @@ BUSY = chunk(b'data: {"code":500,"message":"busy"}\n\n')
 
 @pytest.mark.parametrize("before", [(), (PIECE, PIECE)], ids=["before any text", "behind text"])
 @pytest.mark.parametrize("apart", [False, True])
-def test_signs_of_life_do_not_put_off_the_look_for_such_an_end(before: tuple[bytes, ...], apart: bool) -> None:
+@pytest.mark.parametrize("ping", [PING, chunk(b": OPENROUTER PROCESSING\n\n")], ids=["short", "long"])
+def test_signs_of_life_do_not_put_off_the_look_for_such_an_end(
+    before: tuple[bytes, ...], apart: bool, ping: bytes
+) -> None:
     """With a sign of life each half a second an error lasted to the limit: up to an hour before the first token."""
     received = Received(AnswerReader(OpenAIChat("m")))
     for part in (CHUNKED, *before, *([BUSY[:9], BUSY[9:]] if apart else [BUSY])):
         received.add(part, [], 0)
     for t in range(100, 1001, 300):
-        received.add(PING, [], t * MS)
+        received.add(ping, [], t * MS)
         assert received.look_at == 1000 * MS
     assert received.look()
     assert (received.until, received.look_at) == (1000 * MS, None)
-    received.add(PING, [], 1300 * MS)
+    received.add(ping, [], 1300 * MS)
     assert received.expire(1300 * MS)
 
 

@@ -375,13 +375,14 @@ class Received:
             reader.take(body)
             if reader.began and not began:
                 self._content_at = i
-        end = self._ordinary_end = data[-ORDINARY_END:] if self._is_ordinary(body) else b""
+        ping = all(map(is_dataless, body.splitlines()))
+        self._pings = self._pings + 1 if ping else 0
+        # No read waits that ends like a sign of life: those are looked at one by one, for they do not put off the end.
+        end = self._ordinary_end = data[-ORDINARY_END:] if self._is_ordinary(body) and not ping else b""
         self._behind_text = end[end.rfind(b'"') :] if b'"' in end else ()
         if parser.over and not self.ended:
             self._end_at = i if self._end_at is None else self._end_at
             self._end(parser.error, t)
-        ping = all(map(is_dataless, body.splitlines()))
-        self._pings = self._pings + 1 if ping else 0
         is_error = parser.headers_done and self.marked is None and not (self.ended or self.success)
         if is_error and (self.until is None or not ping):
             self.until = t + FINISH_NS  # some servers leave open what they sent with an error status
