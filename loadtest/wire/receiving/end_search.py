@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+from loadtest.dialects.answers.lines.framing import is_dataless
 from loadtest.dialects.base import End, EndMarks
 
 UNFINISHED = 4096  # bytes; a longer line is looked at only when its newline has come
@@ -50,6 +51,20 @@ class EndSearch:
     def tail(self) -> bytes:
         """Return the last lines of the body, from the beginning of one on."""
         return bytes(self._body[self._line_start(max(len(self._body) - UNFINISHED, 0)) :])
+
+    def latest_data(self, known: int, is_empty: Callable[[bytes], bool] | None) -> int | None:
+        """Return where the latest line ends that holds data, if that is behind `known`; a line that `is_empty` holds none.
+
+        Comments, other fields of events and signs of life are no data.
+        """
+        body, end = self._body, len(self._body)
+        while end > known:
+            start = body.rfind(b"\n", 0, end) + 1
+            line = body[start:end]
+            if not is_dataless(bytes(line[:64])) and not (is_empty is not None and is_empty(bytes(line))):
+                return end
+            end = start - 1
+        return None
 
     def holds(self, data: bytes | bytearray) -> bool:
         """Whether a needle is in `data`."""

@@ -21,6 +21,7 @@ from loadtest.dialects.base import End, EndMarks
 from loadtest.wire.clock import STAMP_SIZE, Ancillary, LagLog, WallClock, stamps_ns
 from loadtest.wire.receiving.end_search import EndSearch
 from loadtest.wire.receiving.parser import AnswerParser
+from loadtest.wire.receiving.send_instants import SendInstants
 
 NO_STAMP = bytes(STAMP_SIZE)
 MARK_NS = 50_000_000  # how long to wait for the framing's end after an end mark; most often it comes within 0.2 ms
@@ -102,7 +103,7 @@ class Received:
         # Those bytes without what may be text: a read that ends so waits unless a needle is in it. With () none waits.
         self._behind_text: bytes | tuple[()] = ()
         self._quiet_ns = 0  # an answer is over when so long after its finish_reason no data came
-        self._sent: tuple[int, int, int] | None = None
+        self._sent: SendInstants | None = None
         self._headers_at: int | None = None
         self._end_at: int | None = None
         self._content_at: int | None = None  # index of the latest read known to hold content: see content_seen
@@ -195,12 +196,9 @@ class Received:
         return None if self._content_at is None else self._handled[self._content_at]
 
     def sent(self, began: int, before: int, after: int) -> None:
-        """Take when sending began, and the instants before and after the call that sent the request's last byte.
-
-        A long request takes several calls, and a server that refuses it may answer before the last.
-        """
+        """Take the instants of a send; see SendInstants."""
         if self.t_send is None:
-            self.t_send, self._sent, self.send_ns = after, (began, before, after), after - before
+            self.t_send, self._sent, self.send_ns = after, SendInstants(began, before, after), after - before
         else:
             self.t_resent = after
 
@@ -304,21 +302,11 @@ class Received:
         self._content_at = self._content_at if found is None else found
 
     def _latest(self, *, text: bool) -> int | None:
-        """Return the latest read, behind the latest known content, that brought data, or data that may be text.
-
-        Comments, other fields of events and signs of life are no data.
-        """
+        """Return the latest read, behind the latest known content, that brought data, or data that may be text."""
         self._unframe()
-        body, end = self._body, len(self._body)
         known = -1 if self._content_at is None else self._ends[self._content_at]
-        while end > known:
-            start = body.rfind(b"\n", 0, end) + 1
-            if not is_dataless(bytes(body[start : min(end, start + 64)])) and not (
-                text and self._reader is not None and self._reader.is_empty(bytes(body[start:end]))
-            ):
-                return bisect_left(self._ends, end)
-            end = start - 1
-        return None
+        end = self._search.latest_data(known, self._reader.is_empty if text and self._reader is not None else None)
+        return None if end is None else bisect_left(self._ends, end)
 
     def reads(self, wall: WallClock | None = None, lag: LagLog | None = None) -> Reads:
         """Return the reads that carried body bytes, and replace t_send, t_headers, t_first_byte and t_end by kernel stamps.
@@ -349,17 +337,10 @@ class Received:
         return bytes(self._body)
 
     def _decide_send(self, first: int) -> None:
-        """Decide when the request was sent: never after the answer's first stamp, for send(2) may return 7 ms late.
-
-        An answer that began before the last call leaves open which bytes the server waited for.
-        """
+        """Decide when the request was sent, now that the answer's first stamp is known."""
         if self._sent is None:
             return
-        began, before, after = self._sent
-        self.early_ns = max(began - first, 0)
-        self.t_send = after if first >= after else min(before, first)
-        if first < before:
-            self.send_ns = after - first
+        self.t_send, self.send_ns, self.early_ns = self._sent.held_against(first)
         if self.t_connect is not None and self.t_resent is None:
             self.t_connect = min(self.t_connect, self.t_send)
 
