@@ -59,7 +59,7 @@ class Received:
 
     __slots__ = (
         *("_asked", "_behind_text", "_body", "_content_at", "_end_at", "_ends", "_handled", "_headers_at"),
-        *("_most_waiting", "_ordinary_end", "_parser", "_pings", "_quiet_ns", "_reader", "_search", "_sent"),
+        *("_most_waiting", "_ordinary_end", "_parser", "_quiet_ns", "_reader", "_search", "_sent"),
         *("_stamps", "_unstamped", "_waiting", "broke_off", "early_ns", "ended", "failure", "hung_up", "marked"),
         *("new_conn", "send_ns", "t_connect", "t_end", "t_first_byte", "t_headers", "t_over", "t_resent"),
         *("t_send", "t_turn", "until"),
@@ -93,7 +93,6 @@ class Received:
         self._body = bytearray()
         self._search = EndSearch(EndMarks() if reader is None else reader.ends, self._body)
         self._asked = 0  # how many reads had come, up to the last with data, when the reader was asked whether the answer is whole
-        self._pings = 0  # how many of the latest reads brought nothing of the answer
         self._waiting: list[bytes] = []  # the latest reads, still in their HTTP framing
         self._most_waiting = _most_waiting()
         # The last bytes of the latest read without a needle. A read that ends in the same bytes waits, and only `look` searches
@@ -278,7 +277,8 @@ class Received:
     @property
     def _with_data(self) -> int:
         """How many reads came up to the latest that may have brought a part of the answer."""
-        return len(self._handled) - (0 if self._waiting else self._pings)
+        end = None if self._waiting else self._search.latest_data(0, None)
+        return len(self._handled) if self._waiting else 0 if end is None else bisect_left(self._ends, end) + 1
 
     def look(self) -> bool:
         """Have the last lines of an answer that fell silent decoded; True when it has ended, or they say that it is over.
@@ -356,16 +356,15 @@ class Received:
             reader.take(body)
             if reader.began and not began:
                 self._content_at = i
-        ping = all(map(is_dataless, body.splitlines()))
-        self._pings = self._pings + 1 if ping else 0
-        # No read waits that ends like a sign of life: those are looked at one by one, for they do not put off the end.
-        end = self._ordinary_end = data[-ORDINARY_END:] if self._is_ordinary(body) and not ping else b""
+        # Only a read that ends like JSON lets others wait: signs of life are looked at one by one, as they do not put off the end.
+        end = data[-ORDINARY_END:]
+        end = self._ordinary_end = end if self._is_ordinary(body) and (b"}" in end or b'"' in end) else b""
         self._behind_text = end[end.rfind(b'"') :] if b'"' in end else ()
         if parser.over and not self.ended:
             self._end_at = i if self._end_at is None else self._end_at
             self._end(parser.error, t)
         is_error = parser.headers_done and self.marked is None and not (self.ended or self.success)
-        if is_error and (self.until is None or not ping):
+        if is_error and (self.until is None or not all(map(is_dataless, body.splitlines()))):
             self.until = t + FINISH_NS  # some servers leave open what they sent with an error status
         if reader is not None and not self.ended and self.marked is None:
             self.hung_up = reader.hung_up()
