@@ -195,12 +195,6 @@ def test_columns_of_a_spreadsheet_are_known_with_blanks(tmp_path: Path) -> None:
     assert (row.text, row.id, row.output_tokens) == ("one", "7", 5)
 
 
-def har(body: Any) -> str:
-    """Return what a browser saves of a page that asks once for itself and once for an answer."""
-    post = {"url": "/v1/chat/completions", "postData": {"mimeType": "application/json", "text": json.dumps(body)}}
-    return json.dumps({"log": {"entries": [{"request": {"method": "GET"}}, {"request": post}]}})
-
-
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
@@ -212,30 +206,23 @@ def har(body: Any) -> str:
         ("object.jsonl", [{"prompt": "a", "system": {"content": "S"}}], "has an object for a system prompt (column system), not"),
         ("list.jsonl", [{"custom_id": "a", "body": {"input": ["a", "b"]}}], "has a list of texts under body.input; give each"),
         ("text.jsonl", [{"messages": "[{'role': user}]"}], "has a text that begins like JSON under messages and is none"),
-        ("deep.jsonl", [{"request": {"body": {"messages": [ONE]}}}], "the prompt is deeper, name it with --data-column request."),
-        ("empty.har", '{"log": {"version": "1.2"}}', "it has 'log'; write a row for each prompt."),
-        ("a.har", har({"messages": [ONE]}), "jq -c '.log.entries[].request.postData.text | strings | fromjson' FILE > rows.jsonl."),
-        ("answers.json", '[{"data": {"rows": [{"row": {"prompt": "a"}}]}}]', "deeper, at `.[].data.rows[].row`; save those"),
-        ("odd name.json", '{"my rows": [{"prompt": "a"}], "n": 1}', """jq -c '."my rows"[]' FILE"""),
+        ("deep.jsonl", [{"request": {"body": {"messages": [ONE]}}}], "it has 'request': name the prompt's with --data-column (a.b is b in a), or write"),
+        ("empty.har", '{"log": {"version": "1.2"}}', "it has 'log': name the prompt's with --data-column (a.b is b in a), or write a row for each prompt."),
         ("columns.json", '{"prompt": ["one", "two"], "id": [1, 2]}', "line 1, holds columns, not rows; write an object for"),
-        ("two.json", '{"train": [{"prompt": "a"}], "test": [{"prompt": "b"}]}', "deeper, at `.train[]` and `.test[]`; save those that"),
-        ("of.json", '{"conversations": [{"id": 1, "messages": [{"role": "user", "content": "a"}]}]}', "deeper, at `.conversations[]`; save"),
-        ("some.json", '{"data": [{"prompt": "a"}], "meta": [{"x": 1}]}', "keeps its rows deeper, at `.data[]`; save those that"),
-        ("texts.json", '{\n "prompts": [\n  "one"]}', "deeper, at `.prompts[]`; save those that you want one a line: jq -c '.pr"),
-        ("sides.json", [{"model_a": "x", "chat_a": [ONE], "chat_b": [ONE]}], "it has 'model_a, chat_a, chat_b': name one"),
+        ("of.json", '{"conversations": [{"id": 1, "messages": [{"role": "user", "content": "a"}]}]}', "it has 'conversations': name"),
+        ("sides.json", [{"model_a": "x", "chat_a": [ONE], "chat_b": [ONE]}], "it has 'model_a, chat_a, chat_b': name the"),
         ("far.jsonl", [{f"c{i}": "x" for i in range(20)}], "'c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11' and 8 more: name"),
         ("lines.md", "Write a poem\nTell a joke\n", "(A file with a prompt a line has a name in .txt; one text for every"),
         ("null.json", '[{"prompt": "one"}, null]', "line 1, column 21, is nothing, not an object"),
         ("second.json", '[{"prompt": "one"},\n {"prompt": 2}]', "line 2, has a number for a prompt"),
-        ("python.json", "[{'prompt': 'one'}]", "line 1, column 3, is not JSON: unexpected character, expected a string key; in JSON names"),
+        ("python.json", "[{'prompt': 'one'}]", "line 1, column 3, is not JSON: unexpected character, expected a string key; mend it"),
         ("typed.jsonl", [{"type": "post", "text": "one"}, {"type": "human", "text": "one"}], "line 2, is one message, not a"),
-        ("beside.json", '[\n {"prompt": "one", // mine\n  "n": 1}]', "line 2, column 20, is not JSON: unexpected character, expected a string key; JSON has no"),
-        ("python.jsonl", '{"prompt": "one", "stream": True}', "expected a JSON value; JSON writes true, false and null in small letters."),
-        ("comma.jsonl", '{"prompt": "one",}', "trailing comma is not allowed; take out the comma before the closing bracket."),
-        ("slash.jsonl", '{"prompt": "C:\\dir"}', "invalid escaped sequence in string; write a backslash inside a text twice."),
-        ("answers.jsonl", [{"id": 1, "choices": [{"turns": ["one"]}]}], "it has 'id, choices': name one with --data-column."),
-        ("span.jsonl", [{"output.value": '{"text": "one"}', "in": "x"}], "it has 'output.value, in': name one with --data-column."),
-        ("comment.jsonl", '# mine\n{"prompt": "one"}\n', "line 1, column 1, is not JSON: unexpected character, expected a JSON value; JSON has no"),
+        ("beside.json", '[\n {"prompt": "one", // mine\n  "n": 1}]', "line 2, column 20, is not JSON: unexpected character, expected a string key; mend it"),
+        ("python.jsonl", '{"prompt": "one", "stream": True}', "expected a JSON value; mend it, take the row out, or see whether it is the right file."),
+        ("comma.jsonl", '{"prompt": "one",}', "trailing comma is not allowed; mend it"),
+        ("slash.jsonl", '{"prompt": "C:\\dir"}', "invalid escaped sequence in string; mend it"),
+        ("answers.jsonl", [{"id": 1, "choices": [{"turns": ["one"]}]}], "it has 'id, choices': name the"),
+        ("comment.jsonl", '# mine\n{"prompt": "one"}\n', "line 1, column 1, is not JSON: unexpected character, expected a JSON value; mend it"),
         ("open.json", '{\n "prompt": "one",\n "a": [\n', "line 1, begins a row that never ends."),
         ("between.json", '{\n "prompt": "one"\n},\n{\n "prompt": "two"\n}', "line 3, column 2, has something between two rows; put"),
         ("behind.json", '{\n "prompt": "one"\n}\nend\n', "line 4, has something between two rows"),
@@ -262,7 +249,7 @@ def har(body: Any) -> str:
         ("word.docx", b"PK\x03\x04", "is a document, which loadtest does not read; save its rows as"),
         ("chart.png", b"\x89PNG\r\n\x1a\n\0\0\0", "is binary, not text; name the right file."),
         ("mac.txt", "one\rtwo", "line 1, has lone carriage returns; if they are its line ends, save the file anew"),
-        ("smart.jsonl", "{\u201cprompt\u201d: 1}", 'in JSON names and texts stand in quotes like "this".'),
+        ("smart.jsonl", "{\u201cprompt\u201d: 1}", "expected a string key; mend it"),
         ("joined.csv", "\ufeffid,prompt\n1,one\n\ufeffid,prompt\n2,two\n", "line 3, begins with a byte order mark, as where two"),
         ("joined.txt", "one\n\ufefftwo\n", "line 2, begins with a byte order mark, as where two files were joined"),
         ("said.jsonl", [{"messages": [{"role": "user", "content": {"text": "one"}}]}], "an object for the content of message 1"),

@@ -177,7 +177,7 @@ def _in_text(given: str, *, known: bool, name: str) -> Any:
         if read is None and known:
             raise RowError(
                 f"has a text that begins like JSON under {name} and is none: {error.msg} (character {error.colno} of the "
-                f"text){remedy(given.encode(), error.msg, error.doc[error.pos :])}"
+                f"text){remedy(given.encode(), error.msg)}"
             ) from None
     said = read.get("messages") if isinstance(read, dict) else read
     return read if known or is_conversation(said) or are_texts(said) else given

@@ -30,12 +30,10 @@ def split_head(line: str) -> tuple[str, list[str]]:
     return delimiter, [name.strip() for name in heads[delimiter]]
 
 
-def wrong_head(line: str, names: Sequence[str], read: Collection[str | None]) -> str | None:
+def wrong_head(names: Sequence[str], read: Collection[str | None]) -> str | None:
     """Say what is wrong with a first line that names columns, of which those in `read` are read; None where nothing is."""
     if not any(names):
         return "is blank; let the first line name the columns"
-    if line.lower().startswith("sep="):
-        return "is a note for Excel (sep=), and hides the names of the columns; take it out"
     twice = next((name for name in names if name in read and names.count(name) > 1), None)
     return None if twice is None else f"names the column {short_repr(twice)} twice; rename one of them"
 
@@ -50,8 +48,6 @@ def wrong_cells(cells: int, names: int, delimiter: str) -> str:
 
 def wrong_csv(error: csv.Error) -> str:
     """Say what is wrong with a row of CSV: a phrase that follows "line 7"."""
-    if "end of data" in str(error):
-        return "begins a text in quotes that never ends"
-    if "expected after" in str(error):
-        return 'is not CSV: it has more behind a closing quote; write a quote inside quotes twice, as ""'
-    return f"is not CSV: {f'it has lone carriage returns{LONE_RETURNS}' if 'new-line' in str(error) else error}"
+    if "new-line" in str(error):
+        return f"is not CSV: it has lone carriage returns{LONE_RETURNS}"
+    return f'is not CSV: {error}; close every quote, and write one inside quotes twice, as ""'

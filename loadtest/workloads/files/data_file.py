@@ -61,7 +61,6 @@ class DataFile:
     same_ids: int = 0  # rows with the id of one before
     goes_on: int = 0  # rows in which the user says more after the first answer
     unheard: dict[str, None] = field(default_factory=dict)  # roles of whose words nothing is sent
-    array: bool = False  # its rows are the elements of one JSON array
     in_turn: bool = False  # a column that the user named holds lists of texts
     strange: dict[str, None] = field(default_factory=dict)  # roles that are sent, and that chat APIs do not know
     template: str | None = None  # the first such name in a prompt
@@ -162,7 +161,7 @@ class DataFile:
         try:
             return read_row(value, self.column)
         except NoPromptError:
-            raise RowError(without_prompt(value, self.column, each=".[]" * self.array)) from None
+            raise RowError(without_prompt(value, self.column)) from None
         except UnicodeEncodeError:
             raise RowError("holds half a character (a lone surrogate)") from None
 
@@ -215,8 +214,7 @@ class DataFile:
         line = _first_line(file)
         lists = self.path.suffix.lower() != ".json" and len(line) <= BLOCK and _is_json(line) and _first_line(file)
         file.seek(begin)
-        self.array = line.lstrip()[:1] == b"[" and not lists
-        if self.array:
+        if line.lstrip()[:1] == b"[" and not lists:
             spans = array_rows(file, begin, self._wrong)
         elif is_spread(line):
             spans = object_rows(file, begin, self._wrong)
@@ -238,7 +236,7 @@ class DataFile:
             at = span.start + len(b"".join(span.body.splitlines(keepends=True)[: error.lineno - 1]))
             what = re.sub(r":? ?line \d+ column \d+ \(char \d+\)", "", str(error))
             raise ScenarioError(
-                f"the data file {self.path}, {self._place(at, error.colno)}, is not JSON: {what}{remedy(span.body, what, error.doc[error.pos :])}."
+                f"the data file {self.path}, {self._place(at, error.colno)}, is not JSON: {what}{remedy(span.body, what)}."
             ) from None
 
     def _line_rows(self, file: BinaryIO, begin: int) -> Iterator[RowSpan]:

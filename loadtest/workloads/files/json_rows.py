@@ -7,17 +7,12 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO, NamedTuple
 
 from loadtest.errors import ScenarioError
-from loadtest.workloads.files.csv_mistakes import LONE_RETURNS, MOST_ROW
+from loadtest.workloads.files.csv_mistakes import MOST_ROW
 
 BLOCK = 1 << 20  # bytes that are read at once
 MOST_BEGUN = 1 << 16  # bytes of a line that begins an object of several
 OPENING, CLOSING = (b"{", b"["), (b"}", b"]")
 MARKS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|"|[\[\]{},]', re.DOTALL)
-HINTS = {  # what is wrong with a row that is not JSON -> what to do
-    "trailing comma": "; take out the comma before the closing bracket",
-    "control character": "; write line ends and tabs inside a text as \\n and \\t",
-    "escape": "; write a backslash inside a text twice",
-}
 Wrong = Callable[[int, str], ScenarioError]  # makes what is raised, of an offset and of what is wrong there
 
 
@@ -121,23 +116,9 @@ def is_spread(line: bytes) -> bool:
     return opened > 0 and b'"' not in marks
 
 
-def remedy(row: bytes, wrong: str, rest: str) -> str:
-    """Return a hint where rows that are not JSON show why: what follows what is `wrong` with them where `rest` begins."""
+def remedy(row: bytes, wrong: str) -> str:
+    """Return what to do with rows that are not JSON, which follows what is `wrong` with them."""
     body = row.strip()
-    if rest.startswith(("//", "#", "/*")):
-        return "; JSON has no comments, take them out"
-    if rest.startswith(("True", "False", "None")):
-        return "; JSON writes true, false and null in small letters"
-    for sign, hint in HINTS.items():
-        if sign in wrong:
-            return hint
-    if b"\r" in body and b"\n" not in body:
-        return LONE_RETURNS
-    if body.endswith((b"},", b"],")) and "after document" in wrong:
-        return "; take out the comma between rows, or make all rows one array"
     if body.endswith((b"{", b",")) or body == b"[" or "after document" in wrong:
         return "; write each row on a line of its own (JSON lines), or all of them as one array"
-    quoted = body.lstrip(b"[{ ").startswith((b"'", "“".encode()))
-    if quoted or "string key" in wrong:
-        return '; in JSON names and texts stand in quotes like "this"'
-    return "; see whether it is the right file" if "JSON value" in wrong else "; mend it, or take the row out"
+    return "; mend it, take the row out, or see whether it is the right file"

@@ -315,7 +315,7 @@ def _json_rows(path: Path, rows: Sequence[tuple[int, str]]) -> Iterator[tuple[in
         try:
             row = row_json(line.encode()) if row is None else row
         except orjson.JSONDecodeError as error:
-            hint = remedy(line.encode(), error.msg, error.doc[error.pos :])
+            hint = remedy(line.encode(), error.msg)
             raise ScenarioError(
                 f"the trace {path}, line {number}, column {error.colno}, is not JSON: {error.msg}{hint}."
             ) from None
@@ -336,7 +336,7 @@ def _csv_rows(path: Path, rows: Sequence[tuple[int, str]]) -> Iterator[tuple[int
         if (other := next((name for name in names if plain_name(name) in NOT_OF_REQUESTS), None)) is not None:
             trouble = f"is no list of requests: it has {other}, {NOT_OF_REQUESTS[plain_name(other)]}"
         elif columns.instant is not None or columns.input is not None:
-            trouble = wrong_head(first, names, {columns.instant, columns.input, columns.output})
+            trouble = wrong_head(names, {columns.instant, columns.input, columns.output})
             rows = rows[1:]
         elif len(names) > 1:
             trouble = f"{NO_INSTANT} {short_repr(', '.join(names))}"
