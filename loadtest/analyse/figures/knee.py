@@ -60,57 +60,41 @@ class Knee:
         return counted(self.concurrency, *self.noun)
 
     @property
-    def sentence(self) -> str:
-        """Say what is sure of it: that levels differ only where their intervals do not overlap."""
-        streams, more = self.load, f"more {self.noun[1]}"
-        most = f"{number(self.tokens_per_s)} tokens/s in all"
+    def doubt(self) -> str:
+        """Say why it is not known whether output grows at `concurrency`, a clause; empty where levels show it.
+
+        Levels differ only where their intervals do not overlap.
+        """
         if self.interval is None:
-            return f"Output reaches {most} at {streams}; too few requests to tell whether {more} bring more."
-        low, high = self.interval
-        if self.grows and self.in_between:
-            return f"Output reaches {most} at {streams}; whether it still grows there is not known: {self.void_said}."
+            return "too few requests to tell"
         if self.grows:
-            beyond = f"; {self.void_said}" if self.void else ""
-            return f"Output still grows with concurrency: {most} at {streams}{beyond}."
+            return self.void_said if self.in_between else ""
         if self.dip:
-            return f"Output reaches {most} at {streams}; whether it grows there is not known: it {self.dip_said}."
-        if self._anywhere:
-            return (
-                f"Output reaches {most} at {streams}; from {low} to {high or self.last} {self.noun[1]} the intervals overlap, so "
-                "whether it grows there is not known."
-            )
-        if not self.stops:
-            return f"Output reaches {most} at {streams}; whether {more} bring more is not known: their intervals are too wide."
-        if self.in_between:
-            return (
-                f"Output grows no more from {streams} on, with {most}; it may stop growing earlier: {self.void_said}."
-            )
-        if low == high:
-            return f"Output stops growing at {streams}, with {most}{self._fall_said}."
-        return f"Output stops growing at {streams} (95 % interval: {low} to {high}), with {most}{self._fall_said}."
-
-    @property
-    def _fall_said(self) -> str:
-        return "" if self.falls is None else f", and falls to {number(self.falls)} at {self.last}"
-
-    @property
-    def dip_said(self) -> str:
-        """Say that output falls and rises again: "goes from 175 to 97.8 and 151 tokens/s at 2, 4 and 8 streams"."""
-        (_, before), (_, low), (_, after) = self.dip
-        loads = f"{listed([users for users, _ in self.dip])} {self.noun[1]}"
-        return f"goes from {number(before)} to {number(low)} and {number(after)} tokens/s at {loads}"
+            (_, before), (_, low), (_, after) = self.dip
+            loads = f"{listed([users for users, _ in self.dip])} {self.noun[1]}"
+            return f"output goes from {number(before)} to {number(low)} and {number(after)} tokens/s at {loads}"
+        first, last = self.interval
+        anywhere = last is None or first == self.first < last
+        return "" if self.stops and not anywhere else "the intervals are too wide to tell"
 
     @property
     def levels_off(self) -> bool:
         """Whether it is sure that output grows no more from `concurrency` on."""
-        return self.stops and not (self.dip or self.grows or self._anywhere)
+        return not (self.doubt or self.grows)
 
     @property
-    def _anywhere(self) -> bool:
-        """Whether the knee may be at every level from the first on."""
-        if self.interval is None or self.interval[1] is None:
-            return True
-        return self.interval[0] == self.first and self.interval[0] < self.interval[1]
+    def sentence(self) -> str:
+        streams, most = self.load, f"{number(self.tokens_per_s)} tokens/s in all"
+        if self.doubt:
+            return f"Output reaches {most} at {streams}; whether it grows there is not known: {self.doubt}."
+        if self.grows:
+            beyond = f"; {self.void_said}" if self.void else ""
+            return f"Output still grows with concurrency: {most} at {streams}{beyond}."
+        low, high = self.interval or (0, 0)
+        between = "" if low == high else f" (95 % interval: {low} to {high})"
+        falls = "" if self.falls is None else f", and falls to {number(self.falls)} at {self.last}"
+        earlier = f"; it may stop growing earlier: {self.void_said}" if self.in_between else ""
+        return f"Output stops growing at {streams}{between}, with {most}{falls}{earlier}."
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -160,11 +144,9 @@ def knee(levels: Sequence[dict[str, Any]], void: Sequence[dict[str, Any]] = ()) 
     """
     points = sorted((p for p in map(_LevelRate.of, levels) if p is not None), key=lambda p: p.users)
     if (loads := len({p.users for p in points})) < FEWEST_LEVELS:
-        good, be = " that are not void" if void else "", "is" if loads == 1 else "are"
-        return (
-            None,
-            f"a knee takes {FEWEST_LEVELS} loads of a closed loop with a throughput{good}, here {be} {loads}",
-        )
+        be = "is" if loads == 1 else "are"
+        good = f" that {be} not void" if void else ""
+        return None, f"it takes {FEWEST_LEVELS} loads to tell, and here {be} {loads}{good}"
     best = max(points, key=lambda p: p.rate)
     found = next(p for p in points if p.rate >= KNEE_SHARE * best.rate)
     last = points[-1]

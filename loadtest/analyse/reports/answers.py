@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from loadtest.analyse.figures.keeping_up import KeptUp, came_fewer, why_unclear
-from loadtest.analyse.figures.knee import FEWEST_LEVELS
 from loadtest.analyse.figures.stationarity import too_few_for_interval
 from loadtest.analyse.findings.measured_on import ALL, SOME, simulated_badge
 from loadtest.analyse.findings.slot_findings import only_void, slots_told, what_happens
@@ -216,36 +215,23 @@ def _levels_off(series: Series, *, named: bool = False) -> tuple[Tile, LevelData
         return _kept_up(series, levels)
     name = "Levels off at"
     found, why = believed_knee(series)
-    loads = len({level["concurrency"] for level in levels if level["output_tokens_per_s"]})
-    if found is None and loads >= FEWEST_LEVELS:
-        return Tile(name, "", str(why)), None
     if found is None:
-        be = "is" if loads == 1 else "are"
-        good = f" that {be} not void" if series.void else ""
-        return Tile(name, "", f"it takes {FEWEST_LEVELS} loads to tell, and here {be} {loads}{good}"), None
+        return Tile(name, "", str(why)), None
     level = next(one for one in levels if one["concurrency"] == found.concurrency)
-    again = f"{found.void_said}; measure {'it' if len(found.void) == 1 else 'them'} again"
-    if found.grows and found.in_between:
-        return Tile(name, "", again), None
-    if found.grows:
-        more = f"; {again}" if found.void else f": measure more {found.noun[1]}"
-        return Tile(name, "", f"output still grows at {level['label']}{more}"), None
-    if found.levels_off and found.in_between:
+    again = f"{found.void_said}; measure {'it' if len(found.void) == 1 else 'them'} again" if found.void else ""
+    if not found.levels_off:
+        said = found.doubt or f"output still grows at {level['label']}"
+        if again:
+            return Tile(name, "", again if said == found.void_said else f"{said}; {again}"), None
+        todo = f"measure more {found.noun[1]}" if found.grows else "measure longer"
+        return Tile(name, "", f"{said}: {todo}"), None
+    if found.in_between:
         return Tile(name, f"≤ {found.load}", again), level
-    if found.levels_off:
-        low, high = found.interval or (0, 0)
-        between = (
-            f"95 % interval: {low} to {high}"
-            if low != high
-            else series.label
-            if named
-            else f"more {found.noun[1]} bring {'no more' if found.falls is None else 'less'} output"
-        )
-        return Tile(name, found.load, between), level
-    if found.dip:
-        return Tile(name, "", f"output {found.dip_said}: measure again"), None
-    more = f", and {found.void_said}: measure longer" if found.void else f": measure longer, or more {found.noun[1]}"
-    return Tile(name, "", f"too few requests to tell{more}"), None
+    low, high = found.interval or (0, 0)
+    between = f"more {found.noun[1]} bring {'no more' if found.falls is None else 'less'} output"
+    if low != high or named:
+        between = f"95 % interval: {low} to {high}" if low != high else series.label
+    return Tile(name, found.load, between), level
 
 
 def _kept_up(series: Series, levels: Sequence[LevelData]) -> tuple[Tile, LevelData | None]:

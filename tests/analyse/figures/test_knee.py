@@ -80,7 +80,7 @@ def test_output_that_still_grows_has_no_knee_yet() -> None:
             [level(1, 42, 1), level(2, 62.9, 1), level(8, 84.1, 1)],
             4,
             (
-                "Output reaches 84.1 tokens/s in all at 8 streams; whether it still grows there is not known: the level at 4 "
+                "Output reaches 84.1 tokens/s in all at 8 streams; whether it grows there is not known: the level at 4 "
                 "streams is void."
             ),
             "Levels off at: not known (the level at 4 streams is void; measure it again)",
@@ -95,7 +95,7 @@ def test_output_that_still_grows_has_no_knee_yet() -> None:
             [level(1, 25, 1), level(4, 62, 1), level(8, 62, 1)],
             2,
             (
-                "Output grows no more from 4 streams on, with 62.0 tokens/s in all; it may stop growing earlier: the level at 2 "
+                "Output stops growing at 4 streams, with 62.0 tokens/s in all; it may stop growing earlier: the level at 2 "
                 "streams is void."
             ),
             "Levels off at: ≤ 4 streams (the level at 2 streams is void; measure it again)",
@@ -131,7 +131,7 @@ def test_without_intervals_two_levels_are_not_compared() -> None:
     assert found.interval is None
     assert found.to_dict()["ci95"] is None
     assert found.sentence == (
-        "Output reaches 62.0 tokens/s in all at 4 streams; too few requests to tell whether more streams bring more."
+        "Output reaches 62.0 tokens/s in all at 4 streams; whether it grows there is not known: too few requests to tell."
     )
 
 
@@ -143,9 +143,7 @@ def test_output_is_said_to_grow_only_where_intervals_part(last: float, grows: bo
     assert ("still grows" in found.sentence) is grows
     if not grows:
         assert found.interval == (4, None)
-        assert found.sentence.endswith(
-            "from 4 to 8 streams the intervals overlap, so whether it grows there is not known."
-        )
+        assert found.sentence.endswith("whether it grows there is not known: the intervals are too wide to tell.")
 
 
 def test_two_loads_or_open_loops_have_no_knee() -> None:

@@ -206,13 +206,22 @@ def test_slots_that_a_server_says_or_bursts_showed_stand_beside_a_limit_not_seen
             [(30, 28, 32), (44, 43, 45), (56, 54, 58)],
             "Output still grows with concurrency: 56.0 tokens/s in all at 4 streams.",
         ),
-        ([(30, 28, 32), (44, 40, 50), (56, 46, 66)], "the intervals overlap, so whether it grows there is not known"),
-        ([(30, 28, 32), (44, None, None), (56, 54, 58)], "too few requests to tell whether more streams bring more"),
+        (
+            [(30, 28, 32), (44, 40, 50), (56, 46, 66)],
+            "whether it grows there is not known: the intervals are too wide to tell",
+        ),
+        (
+            [(30, 28, 32), (44, None, None), (56, 54, 58)],
+            "whether it grows there is not known: too few requests to tell",
+        ),
         ([(30, 28, 32), (50, 49, 51), (50.5, 49, 52)], "Output stops growing at 2 streams"),
-        ([(26, 25, 27), (17, 8, 40), (24, 15, 33)], "their intervals are too wide"),  # was "stops growing at 1 stream"
+        (
+            [(26, 25, 27), (17, 8, 40), (24, 15, 33)],
+            "the intervals are too wide to tell",
+        ),  # was "stops growing at 1 stream"
         (  # was "stops growing at 1 stream" of a machine that others had begun to use
             [(175, 170, 180), (98, 95, 101), (151, 148, 154)],
-            "whether it grows there is not known: it goes from 175 to 98.0 and 151 tokens/s at 1, 2 and 4 streams.",
+            "whether it grows there is not known: output goes from 175 to 98.0 and 151 tokens/s at 1, 2 and 4 streams.",
         ),
     ],
 )
