@@ -15,7 +15,6 @@ from loadtest.records import Outcome
 from loadtest.text import capitalised, counted, listed, number, percent, seconds, some_of
 
 LEAST_SLOT_WAIT = 0.05  # of the mean TTFT, from which on requests queue
-MOST_OF_A_WAIT = 0.8  # of a wait
 SHORT_S = 0.005  # nobody calls that queueing
 
 
@@ -53,23 +52,13 @@ def queueing(analysis: Analysis, series: Series) -> Finding | None:
         return Finding(f"{capitalised(at)}, {percent(wait / ttft)} {of} is queue wait{above}.", unsplit)
     if not slot + batch and level.get("concurrency") == 1:
         return None  # what queue wait it has all the same is no wait for others
-    share = percent((slot + batch) / ttft)
-    if slot + batch <= LEAST_BATCH_WAIT * ttft:
-        if wait - slot - batch > LEAST_BATCH_WAIT * ttft:
-            return None  # before_work says it
-        if _left_waiting(level):
-            return None  # "at most" would be of those who stayed
-        longest = [level.figure(name, "max") or 0.0 for name in ("slot_wait_s", "batch_wait_s", "queue_wait_s")]
-        most = seconds(min(sum(longest[:2]), longest[2]))  # a request may wait for both, but not longer than in all
-        return Finding(f"{capitalised(at)}, waiting is {share} {of}, and at most {most} for one request{above}.")
-    if slot < 0.1 * batch:
+    share = (slot + batch) / ttft
+    if share <= LEAST_BATCH_WAIT < (wait - slot - batch) / ttft:
+        return None  # before_work says it
+    if share > LEAST_BATCH_WAIT and slot < 0.1 * batch:
         return None  # batching says it
-    mostly = (
-        "nearly all of it batch wait"
-        if batch >= MOST_OF_A_WAIT * (slot + batch)
-        else f"{percent(batch / (slot + batch))} of that batch wait"
-    )
-    return Finding(f"{capitalised(at)}, {share} {of} is waiting, {mostly}{above}.")
+    mostly = f", {percent(batch / (slot + batch))} of that batch wait" if share > LEAST_BATCH_WAIT else ""
+    return Finding(f"{capitalised(at)}, {percent(share)} {of} is waiting{mostly}{above}.")
 
 
 def loading(series: Series) -> Finding | None:
