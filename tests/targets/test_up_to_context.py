@@ -147,7 +147,10 @@ def test_figures_against_length_are_the_runs_own(tmp_path: Path) -> None:
     assert line.ttft_per_token_s == pytest.approx(1.75 / 3500)
     assert analysis.summary["lengths"] == [line.to_dict()]
     said = findings.all_findings(analysis)
-    assert "Prefill went from 2000 tokens/s at 500 prompt tokens to 2500 at 1000 and 2000 at 4000." in said
+    assert (
+        "Prefill: 2000 tokens/s at 500 prompt tokens, 2500 tokens/s at 1000 prompt tokens and 2000 tokens/s at 4000 prompt tokens."
+        in said
+    )
     assert (
         "TTFT p50 went from 252 ms at 500 prompt tokens to 2.00 s at 4000: 0.50 ms for each token (5 requests a length)."
         in said
@@ -157,9 +160,14 @@ def test_figures_against_length_are_the_runs_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("shape", "says"),
     [
-        ([(500, 250), (4000, 4000)], "Prefill went from 2000 to 1000 tokens/s between 500 and 4000 prompt tokens."),
-        ([(500, 500), (4000, 2000)], "Prefill went from 1000 to 2000 tokens/s between 500 and 4000 prompt tokens."),
-        ([(500, 250), (4000, 2040)], "Prefill stayed at about 1961 tokens/s between 500 and 4000 prompt tokens."),
+        (
+            [(500, 250), (4000, 4000)],
+            "Prefill: 2000 tokens/s at 500 prompt tokens and 1000 tokens/s at 4000 prompt tokens.",
+        ),
+        (
+            [(500, 500), (4000, 2000)],
+            "Prefill: 1000 tokens/s at 500 prompt tokens and 2000 tokens/s at 4000 prompt tokens.",
+        ),
     ],
 )
 def test_the_sentence_on_prefill_goes_by_the_measured_speeds(
@@ -179,7 +187,7 @@ def test_ttft_in_place_of_a_prefill_is_said_to_be_that(tmp_path: Path) -> None:
         records += [dataclasses.replace(record, server=None) for record in part.records]
     analysis = analyse(write(tmp_path / "run", records, levels))
     said = lengths_said(analysis)
-    assert any(sentence.startswith("Prompt tokens over TTFT stayed at about") for sentence in said), said
+    assert any(sentence.startswith("Prompt tokens over TTFT: ") for sentence in said), said
     axes = sheet.new(1)[1][0]
     chart.prefill_panel(axes, analysis, prompt_length.prompt_length_series(analysis.run, analysis.summary["levels"]))
     assert axes.get_title() == "prompt tokens / TTFT, tokens/s"
@@ -200,7 +208,7 @@ def test_no_name_of_a_point_lies_on_another(tmp_path: Path) -> None:
 def test_prompts_that_wait_for_each_other_tell_no_speed(tmp_path: Path) -> None:
     analysis = made(tmp_path / "run", [(500, 250), (1000, 500)], users=(4,))
     assert [level["prefill_tokens_per_s"] for level in analysis.summary["levels"]] == [None, None]
-    assert not any("Prefill went" in sentence or "Prefill stayed" in sentence for sentence in lengths_said(analysis))
+    assert not any(sentence.startswith("Prefill:") for sentence in lengths_said(analysis))
 
 
 def lengths_said(analysis: Analysis) -> list[str]:
@@ -229,7 +237,7 @@ def test_only_levels_that_differ_in_length_alone_make_a_line(tmp_path: Path) -> 
     assert chart.draw_lengths(tmp_path / "lengths.png", same) is None
 
 
-@pytest.mark.parametrize(("grows", "says"), [(0, "stayed at 42 GB"), (2, "went from 42 GB")])
+@pytest.mark.parametrize(("grows", "says"), [(0, "42 GB at 4000"), (2, "44 GB at 4000")])
 def test_memory_stands_beside_length(tmp_path: Path, grows: int, says: str) -> None:
     made(tmp_path / "run", [(500, 250), (4000, 1000)])
     first = analyse(tmp_path / "run")
@@ -241,7 +249,9 @@ def test_memory_stands_beside_length(tmp_path: Path, grows: int, says: str) -> N
     ]
     add(tmp_path / "run", "nvidia", beats)
     analysis = analyse(tmp_path / "run")
-    assert any(sentence.startswith(f"GPU memory {says}") for sentence in lengths_said(analysis))
+    assert any(
+        sentence.startswith(f"GPU memory: 42 GB at 500 prompt tokens and {says}") for sentence in lengths_said(analysis)
+    )
     points = analysis.summary["lengths"][0]["points"]
     assert [point["memory_bytes"] for point in points] == [42 * GB, (42 + grows) * GB]
 

@@ -12,11 +12,10 @@ import pandas as pd
 from loadtest.analyse.run import FloatArray, RunData, finite, grouped
 from loadtest.analyse.run.files.samples import known_values
 from loadtest.analyse.server.queue import at_work
-from loadtest.text import number, seconds, size
+from loadtest.text import listed, number, seconds, size
 
 TOKENS_OVER_TTFT = "Prompt tokens over TTFT"  # a way of 100 ms is in it: short prompts look slow
 FEWEST_LENGTHS = 2  # input lengths in a series
-CHANGED = 0.05  # of a figure; a smaller change counts as none
 NO_SPEED = "no prompt had the server to itself, or none was sure to be read anew"
 KnownFigures = list[tuple[float, float]]  # prompt tokens and a figure, in order of length
 
@@ -144,17 +143,8 @@ def prompt_length_sentences(series: PromptLengthSeries) -> list[str]:
 
 
 def _prefill_sentence(series: PromptLengthSeries, known: KnownFigures) -> str:
-    (low, first), (high, last) = known[0], known[-1]
-    at, best = max(known, key=lambda entry: entry[1])
-    if best > first * (1 + CHANGED) and best > last * (1 + CHANGED):
-        return (
-            f"{series.speed_of} went from {number(first)} tokens/s at {tokens(low)} to {number(best)} at {length(at)} and "
-            f"{number(last)} at {length(high)}."
-        )
-    between = f"between {length(low)} and {tokens(high)}"
-    if abs(last / first - 1) <= CHANGED:
-        return f"{series.speed_of} stayed at about {number(last)} tokens/s {between}."
-    return f"{series.speed_of} went from {number(first)} to {number(last)} tokens/s {between}."
+    told = sorted({known[0], max(known, key=lambda entry: entry[1]), known[-1]})
+    return f"{series.speed_of}: {listed([f'{number(speed)} tokens/s at {tokens(at)}' for at, speed in told])}."
 
 
 def _ttft_sentence(series: PromptLengthSeries, known: KnownFigures) -> str:
@@ -171,11 +161,8 @@ def _ttft_sentence(series: PromptLengthSeries, known: KnownFigures) -> str:
 
 
 def _memory_sentence(series: PromptLengthSeries, known: KnownFigures) -> str:
-    (low, first), (high, last) = known[0], known[-1]
-    most = max(value for _, value in known)
-    if most - min(value for _, value in known) < 0.02 * most:
-        return f"{series.memory_of} stayed at {size(most)} from {length(low)} to {tokens(high)}."
-    return f"{series.memory_of} went from {size(first)} at {tokens(low)} to {size(last)} at {length(high)}, {size(most)} at most."
+    told = listed([f"{size(held)} at {tokens(at)}" for at, held in (known[0], known[-1])])
+    return f"{series.memory_of}: {told}, {size(max(held for _, held in known))} at most."
 
 
 def length(value: float) -> str:

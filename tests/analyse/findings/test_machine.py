@@ -101,7 +101,7 @@ def test_what_other_programs_use_is_said(run: Path) -> None:
 
 def test_host_memory_stays_or_grows(run: Path) -> None:
     add(run, "host", beats(run, cores=[0.5], memory_used=12 * GB, swap_used=0), host="box", wall_ns=made_runs.WALL)
-    assert "Memory in use on box stayed at 12 GB." in said(run)
+    assert "Memory in use on box was 12 GB to 12 GB." in said(run)
     grown = beats(run, cores=[0.5], memory_used=lambda n: (12 + n) * GB, swap_used=lambda n: n * GB)
     add(run, "host", grown, host="box", wall_ns=made_runs.WALL)
     assert "Memory in use on box was 13 GB to 20 GB; 7 GB went to swap" in said(run)
@@ -112,23 +112,22 @@ def test_host_memory_stays_or_grows(run: Path) -> None:
 
 def test_gpu_memory_that_stays_and_that_grows(run: Path) -> None:
     add(run, "nvidia", beats(run, gpus=[{"gpu": 0, "memory_used": 42 * GB, "utilisation": 0.98, "power": 300.0}]))
-    assert "GPU memory stayed at 42 GB from 1 to 8 streams." in said(run)
+    assert "GPU memory in use: 42 GB at 1 stream and 42 GB at 8 streams, 42 GB at most." in said(run)
     assert "GPU at 98 % utilisation and 300 W at 8 streams (medians)." in said(run)
     two = beats(run, gpus=lambda n: [{"gpu": 0, "memory_used": 20 * GB}, {"gpu": 1, "memory_used": (20 + n) * GB}])
     add(run, "nvidia", two)
-    assert "GPU memory of 2 GPUs together went from 41 GB at 1 stream to 48 GB at 8 streams, 48 GB at most." in said(
-        run
-    )
+    said_of_two = "GPU memory of 2 GPUs together in use: 41 GB at 1 stream and 48 GB at 8 streams, 48 GB at most."
+    assert said_of_two in said(run)
 
 
 def test_an_exporter_says_the_same_as_the_driver_and_what_is_simulated_says_so(run: Path) -> None:
     values = {'DCGM_FI_DEV_FB_USED{gpu="0"}': 40_000, 'DCGM_FI_DEV_GPU_UTIL{gpu="0"}': 97}
     facts = {"t": 0, "facts": {"url": "http://h/metrics", "simulated": "profile=x; speed=1"}}
     add(run, "dcgm", [facts, *beats(run, values=values)])
-    assert "GPU memory (simulated) stayed at 41.9 GB from 1 to 8 streams." in said(run)
+    assert "GPU memory (simulated) in use: 41.9 GB at 1 stream and 41.9 GB at 8 streams, 41.9 GB at most." in said(run)
     assert "GPU (simulated) at 97 % utilisation at 8 streams (medians)." in said(run)
     add(run, "nvidia", beats(run, gpus=[{"gpu": 0, "memory_used": 42 * GB}]))
-    assert "GPU memory stayed at 42 GB" in said(run)  # the same card twice is not twice the memory
+    assert "GPU memory in use: 42 GB" in said(run)  # the same card twice is not twice the memory
     assert "simulated" not in said(run)
 
 
@@ -154,7 +153,7 @@ def test_the_servers_own_count_and_a_full_kv_cache(run: Path, prefix: str) -> No
         }
 
     add(run, prefix, beats(run, values=values(1.0)))
-    assert "The KV cache is full at 8 streams." in said(run)
+    assert "The KV cache was at most 100 % full when it was sampled, at 8 streams." in said(run)
     assert "the server itself counted up to 4 requests running, and up to 4 waiting at 8 streams." in said(run)
     add(run, prefix, beats(run, values=values(0.5)))
     assert "The KV cache was at most 50 % full when it was sampled, at 8 streams." in said(run)
@@ -287,7 +286,7 @@ def test_a_line_that_is_no_sample_costs_that_line_and_is_said(run: Path, line: d
     add(run, "nvidia", beats(run, gpus=[{"gpu": 0, "memory_used": 42 * GB}]))
     with (run / "samples-nvidia.jsonl").open("a") as file:
         file.write(json.dumps({"t": 5, **line}) + "\n")
-    assert said(run) == "GPU memory stayed at 42 GB from 1 to 8 streams."
+    assert said(run) == "GPU memory in use: 42 GB at 1 stream and 42 GB at 8 streams, 42 GB at most."
     assert analyse(run).summary["trouble"] == ["1 line of samples-nvidia.jsonl holds no sample and is left out."]
 
 

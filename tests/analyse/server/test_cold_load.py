@@ -107,7 +107,7 @@ def test_gpu_memory_is_seen_falling_and_coming_in(loadtest: Call, tmp_path: Path
         asked = (*ASKED, "--requests", "2", "--monitor", f"dcgm={url}", "--monitor-every", "0.05")
         code, text, err = loadtest("run", "--url", url, *asked, "--out", out)
     assert code in (0, 3), err
-    assert "The GPU memory (simulated) grew by" in text
+    assert "The GPU memory (simulated) went from" in text
     (level,) = orjson.loads((out / "summary.json").read_bytes())["levels"]
     grown = [cold_load.grown(one, "gpu_memory") or 0 for one in level["cold_load"]["loads"]]
     assert min(grown) > 20 * GB  # of 40: samples at the edges may be missing on a busy machine
@@ -243,13 +243,13 @@ def test_page_cache_of_the_first_load_and_later_ones_out_of_it(tmp_path: Path) -
     assert grown == pytest.approx([40 * GB, 0, 0], abs=GB)
     said = findings.all_findings(analysis)
     assert said[0] == ("The first load took 40.0 s: 40 GB at 1 GB/s; later ones 10.0 s (p50 of 2): 40 GB at 4 GB/s.")
-    assert said[1] == "The page cache grew by 40 GB in the first load, from 3 GB to 43 GB; in later ones by 0 MB (p50)."
+    assert said[1] == "The page cache went from 3 GB to 43 GB in load 1; in later ones it changed by 0 MB (p50)."
 
 
 def test_memory_that_a_load_does_not_touch_stays(tmp_path: Path) -> None:
     made(tmp_path / "run", (40.0,))
     analysis = watched(tmp_path / "run", "memory_used", per_s=(1e6,))
-    assert "The host memory stayed at 3.04 GB while the model loaded." in findings.all_findings(analysis)
+    assert "The host memory went from 3 GB to 3.04 GB while the model loaded." in findings.all_findings(analysis)
 
 
 def test_gpu_memory_from_before_the_unloading_is_not_taken_for_the_start(tmp_path: Path) -> None:

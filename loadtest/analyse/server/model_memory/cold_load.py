@@ -15,8 +15,6 @@ from loadtest.text import seconds, size
 from loadtest.urls import loopback
 
 ENOUGH_SAMPLES = 2  # fewest samples during a load that a growth is computed from
-UNLIKE_FIRST_LOAD = 0.5  # of the first load's growth; later ones that differ by less are not mentioned
-STAYED = 0.02  # of a memory; a smaller change counts as none
 FASTER = 0.8  # of the first load's time, below which later loads are called faster
 
 NOTHING_READ = "the server is simulated: it reads no file"
@@ -175,18 +173,9 @@ def _growth_sentence(cold: dict[str, Any], key: str, name: str, mark: str) -> st
     if not seen:
         return None
     number, load = seen[0]
-    change, grew = load[key], grown(load, key) or 0.0
     name += mark if key == "gpu_memory" else ""
-    which = (
-        "while the model loaded"
-        if cold["n"] == 1
-        else f"in {'the first load' if number == 0 else f'load {number + 1}'}"
-    )
-    verb = "grew" if grew >= 0 else "shrank"
-    text = f"The {name} {verb} by {size(abs(grew))} {which}, from {size(change['before'])} to {size(change['after'])}"
-    if abs(grew) < STAYED * change["after"]:
-        text = f"The {name} stayed at {size(change['after'])} {which}"
-    rest = [float(later) for _, one in seen[1:] if (later := grown(one, key)) is not None]
-    if rest and abs(float(np.median(rest)) - grew) > UNLIKE_FIRST_LOAD * max(abs(grew), 1.0):
-        text += f"; in later ones by {size(float(np.median(rest)))} (p50)"
+    which = "while the model loaded" if cold["n"] == 1 else f"in load {number + 1}"
+    text = f"The {name} went from {size(load[key]['before'])} to {size(load[key]['after'])} {which}"
+    if later := [float(grew) for _, one in seen[1:] if (grew := grown(one, key)) is not None]:
+        text += f"; in later ones it changed by {size(float(np.median(later)))} (p50)"
     return f"{text}."
