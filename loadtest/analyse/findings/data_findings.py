@@ -7,22 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import RunData
 from loadtest.doubts import VOID
 from loadtest.metrics import enough_for
-from loadtest.text import capitalised, counted, listed, number
+from loadtest.text import counted, listed, number, seconds
 
-# By the sources of token counts: whose tokens they are.
-SERVER = frozenset({"server"})
-COUNTED_BY = {
-    SERVER: "tokens as the server counts",
-    frozenset({"tiktoken"}): "tokens as tiktoken counts",
-    frozenset({"chunks"}): "pieces of text (no answer said its tokens)",
-    frozenset({"asked"}): "tokens as asked for (no answer said its tokens)",
-}
 SIDES = (("input_lengths", "Prompts", "prompt_tokens"), ("output_lengths", "Answers", "output_tokens"))
 
 
@@ -39,30 +30,19 @@ def batch_findings(run: RunData, levels: Sequence[dict[str, Any]]) -> list[Findi
             continue
         load = level["label"].partition(" · ")[0]
         good, of = run.requests[run.good(level["index"])], asked.get(level["index"]) or 0
-        speeds, uncounted = _speeds(good, span)
+        speeds = [
+            f"{number(float(good[column].sum()) / span)} {word} tokens/s"
+            for column, word in (("prompt_tokens", "input"), ("output_tokens", "output"))
+            if len(good) and good[column].notna().all()
+        ]
         failed = len(ended) - len(good) - int(run.left(level["index"]).sum())
-        took = f"{counted(len(ended), 'row')} of {name} took {_duration(span)} at {load}"
+        took = f"{counted(len(ended), 'row')} of {name} took {seconds(span)} at {load}"
         if len(ended) < of:
-            took = f"{len(ended)} of the {of} rows of {name} were over after {_duration(span)} at {load}, when the level ended"
+            took = f"{len(ended)} of the {of} rows of {name} were over after {seconds(span)} at {load}, when the level ended"
         found.append(
-            Finding(
-                f"{took}{f': {listed(speeds)}' if speeds else ''}{f'; {failed} of them failed' if failed else ''}.",
-                uncounted,
-            )
+            Finding(f"{took}{f': {listed(speeds)}' if speeds else ''}{f'; {failed} of them failed' if failed else ''}.")
         )
     return found
-
-
-def _speeds(good: pd.DataFrame, span: float) -> tuple[list[str], str]:
-    """Return the rates of both kinds of tokens where every answer's are counted, and which rates are unknown."""
-    speeds, unknown = [], []
-    for column, word in (("prompt_tokens", "input"), ("output_tokens", "output")):
-        known = int(np.isfinite(good[column]).sum())
-        if known and known == len(good):
-            speeds.append(f"{number(float(good[column].sum()) / span)} {word} tokens/s")
-        elif known:
-            unknown.append(f"{word} tokens/s are not known: {known} of {len(good)} answers came with a count")
-    return speeds, f"{capitalised('; '.join(unknown))}." if unknown else ""
 
 
 def length_findings(run: RunData, levels: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -72,6 +52,8 @@ def length_findings(run: RunData, levels: Sequence[dict[str, Any]]) -> Iterator[
             asked_for = run.good(*(level["index"] for level in levels if level.get(key) == asked))
             if key == "input_lengths":  # later turns hold what was said before
                 asked_for &= ~np.asarray(run.requests["turn"] > 0, dtype=np.bool_)
+            else:  # pieces of text, and lengths that are taken to be as asked, are no counts of tokens
+                asked_for &= run.requests["token_source"].isin(("server", "tiktoken")).to_numpy(dtype=np.bool_)
             got = run.requests[column][asked_for].dropna()
             if not len(got):
                 continue
@@ -79,12 +61,7 @@ def length_findings(run: RunData, levels: Sequence[dict[str, Any]]) -> Iterator[
             top = f"p95 {high}" if enough_for(0.95, len(got)) else f"at most {most}"
             shared = next((level["system_tokens"] for level in levels if level.get("system_tokens")), None)
             more = f", {shared} of them shared" if shared and key == "input_lengths" else ""
-            sources = frozenset(run.requests["token_source"].loc[got.index].dropna())
-            if key == "input_lengths":  # pieces, and what was asked for, are counts of answers alone
-                sources = frozenset("tiktoken" if one == "asked" else one for one in sources - {"chunks"}) or SERVER
-            some = "not all" if "server" in sources else "none"
-            counted_by = COUNTED_BY.get(sources, f"tokens, {some} as the server counts")
-            yield f"{what}: {asked} asked; median {middle}, {top} {counted_by}{more}."
+            yield f"{what}: {asked} asked; median {middle}, {top} tokens{more}."
 
 
 def counting_finding(run: RunData, levels: Sequence[dict[str, Any]]) -> str | None:
@@ -108,11 +85,3 @@ def clock_finding(run: RunData) -> Finding | None:
         "came.",
         "They are of another clock or unit, or count otherwise. Waits and prefill are told as of a server that says none.",
     )
-
-
-def _duration(seconds: float) -> str:
-    """Return a duration as people say it: 41.2 s, 12 min 3 s, 2 h 10 min."""
-    if seconds < 100:
-        return f"{number(seconds)} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -172,7 +172,7 @@ def test_lengths_of_void_levels_are_not_quoted(tmp_path: Path) -> None:
     levels[1]["stopped"] = "stopped after 20 errors"
     records = [dataclasses.replace(one, output_tokens=500) if one.level else one for one in truth.records]
     said = all_findings(analyse(write(tmp_path / "run", records, levels)))
-    assert "Answers: 10..30 asked; median 20, at most 20 tokens as the server counts." in said
+    assert "Answers: 10..30 asked; median 20, at most 20 tokens." in said
 
 
 def test_how_the_load_came_holds_with_pauses_and_with_requests_that_were_not_sent() -> None:
