@@ -119,15 +119,8 @@ def _are_warmups(e: Evidence) -> bool:
 
 def _only_warmups(e: Evidence) -> Iterator[Doubt]:
     """Doubt a level whose requests were all warm-ups; under Locust those are all until every user has started."""
-    if not _are_warmups(e) or e.run.facts.get("state") != "done":
-        return
-    why = ""
-    if e.run.facts.get("driver") == "locust":
-        why = ": under Locust requests count once all users have started"
-        rate, users = e.run.fact("locust", "spawn_rate"), e.level.get("concurrency")
-        if rate and users:
-            why += f", which takes {counted(users, 'user')} {seconds(users / rate)} at {rate:g} a second (-r)"
-    yield Doubt(VOID, f"every request of this level was a warm-up{why}")
+    if _are_warmups(e) and e.run.facts.get("state") == "done":
+        yield Doubt(VOID, "every request of this level was a warm-up")
 
 
 def _failed(e: Evidence, how: str) -> Iterator[Doubt]:
