@@ -101,19 +101,21 @@ def _may_be_compared(document: Document, analysis: Analysis) -> tuple[list[str],
         refused.append(f"server ({' → '.join(servers)})")
     if refused:
         return [f"Not scored: the run differs from the one predicted from in {', '.join(refused)}."], []
-    urls = [document.run.get("url"), run.fact("target", "url")]
-    drivers = [document.run.get("driver"), run.facts.get("driver")]
-    if servers[0] != servers[1]:
-        notes.append(f"Differs: server ({' → '.join(servers)}).")
-    if all(drivers) and drivers[0] != drivers[1]:
-        notes.append(f"Differs: driver ({' → '.join(map(str, drivers))}).")
-    if all(urls) and urls[0] != urls[1]:
-        notes.append(f"Differs: url ({' → '.join(map(str, urls))}): a prediction is for one machine.")
-    loaded = [document.run.get("loaded"), run.fact("server_at_end", "size")]
-    if all(loaded) and loaded[0] != loaded[1] and not any(each.slots_asked for each in document.loads):
-        notes.append(
-            f"Differs: memory of the loaded model ({' → '.join(map(size, loaded))}), as with other slots or another KV cache."
-        )
+    loaded = document.run.get("loaded"), run.fact("server_at_end", "size")
+    if any(each.slots_asked for each in document.loads):
+        loaded = None, None
+    for what, before, now, why in (
+        ("server", *servers, ""),
+        ("driver", document.run.get("driver"), run.facts.get("driver"), ""),
+        ("url", document.run.get("url"), run.fact("target", "url"), ": a prediction is for one machine"),
+        (
+            "memory of the loaded model",
+            *(each and size(each) for each in loaded),
+            ", as with other slots or another KV cache",
+        ),
+    ):
+        if before and now and before != now:
+            notes.append(f"Differs: {what} ({before} → {now}){why}.")
     return [], notes
 
 
