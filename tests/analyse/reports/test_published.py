@@ -163,8 +163,6 @@ def test_markdown_has_a_line_for_every_row_and_every_sentence(folder: Path) -> N
     widths = {line.count("|") for line in page.splitlines() if line.startswith("|")}
     assert len(widths) == 1
     assert all(f"- {sentence}" in page for sentence in found.sentences())
-    said = " ".join(found.sentences())
-    assert "1 of 28 (3.6 %) at 25 words, 1 stream, 1 of 1066.75 at 800 words" in said
 
 
 def test_another_test_is_a_mistake(tmp_path: Path) -> None:
