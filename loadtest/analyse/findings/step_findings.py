@@ -11,7 +11,7 @@ import numpy as np
 from loadtest.analyse.findings.cache_findings import may_be_warm
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.findings.machine_findings import others_finding
-from loadtest.analyse.run import SERIES_KEYS, RunData, Series, believed, finite
+from loadtest.analyse.run import SERIES_KEYS, RunData, Series, believed, finite, shared_parts
 from loadtest.analyse.run.overlaps import peak_at_once
 from loadtest.analyse.server.timing.pace import LEAST_CHANGE
 from loadtest.analyse.server.timing.prefill_law import FEWEST_PROMPTS, Prefill
@@ -95,7 +95,8 @@ def pace_finding(steps: Steps, levels: Sequence[dict[str, Any]]) -> Finding | No
     """
     if steps.apart:
         return None
-    labels = {level["index"]: str(level["label"]) for level in levels}
+    _, own = shared_parts([level["label"] for level in levels])
+    labels = {level["index"]: own[level["label"]] for level in levels}
     changes = {index: factor for index, factor in steps.changes.items() if index in labels}
     changed = max(changes, key=lambda one: abs(math.log(changes[one])), default=None)
     within = 1.0 if changed is None else max(changes[changed], 1 / changes[changed])
