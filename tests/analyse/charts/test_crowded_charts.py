@@ -8,14 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from matplotlib.path import Path as Line
-from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from support.drawn import labels_apart
 from support.made_runs import Made, make
 
 from loadtest.analyse.charts import against_load, distributions, sheet, style, ttft
-from loadtest.analyse.charts.point_names import PointNames
 from loadtest.analyse.run.levels import series_of
 from loadtest.analyse.summary import Analysis, analyse
 
@@ -70,30 +67,15 @@ def test_each_point_of_the_tradeoff_has_its_load_beside_it_or_is_counted_as_left
         named = [text for text in axes.texts if text.get_text().isdigit()]
         assert len(named) + left == len(each.points)
         assert unnamed is None or left == unnamed
-        said = [text.get_text() for text in axes.texts if not text.get_text().isdigit()]
-        has = "has" if left == 1 else "have"
-        assert bool(left) == any(f"{left} of {len(each.points)} points {has} no name" in text for text in said)
+        assert bool(left) == (f"({left} of {len(each.points)} points without a name)" in axes.get_xlabel())
         assert {text.get_text() for text in named} <= {str(number) for number in users}
-        boxes = [Text.get_window_extent(text) for text in axes.texts]  # without the line to its point
+        boxes = [text.get_window_extent() for text in named]
         signs = [
             Bbox.from_bounds(x - 3, y - 3, 6, 6) for x, y in axes.transData.transform([at for at, *_ in each.points])
         ]
         for box, other in itertools.combinations(boxes, 2):
             assert not box.overlaps(other), (box, other)
-        assert not [sign for sign in signs for text in named if sign.overlaps(Text.get_window_extent(text))]
-
-
-def test_how_many_points_have_no_name_is_said_in_a_corner_that_no_line_crosses() -> None:
-    figure, (axes,) = sheet.new(1)
-    at = [(i / 60, i / 60) for i in range(61)]
-    axes.plot(*zip(*at, strict=True))
-    names = PointNames(axes, side=1)
-    names.add(at, ["a long name"] * len(at), style.BLUE)
-    figure.draw_without_rendering()
-    assert names.write()
-    (note,) = (text for text in axes.texts if "for want of room" in text.get_text())
-    line = axes.transData.transform_path(Line(at))
-    assert not line.intersects_bbox(Text.get_window_extent(note), filled=False)
+        assert not [sign for sign in signs for box in boxes if sign.overlaps(box)]
 
 
 def test_fourteen_series_are_told_apart() -> None:
