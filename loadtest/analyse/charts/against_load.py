@@ -176,11 +176,8 @@ def percentiles_title(analysis: Analysis) -> str:
         return "Percentiles of TTFT and of the whole answer against load"
     name = name_among(last, levels)
     told = [part for part in ("p50", "p95", "p99") if last.figure("ttft_s", part) is not None]
-    said = [last.wait_in_words("ttft_s", part) for part in told]
-    if len(set(said)) == 1:
-        return f"{name}: {listed(told)} of TTFT are {'both' if len(told) == 2 else 'all'} {said[0]}"
-    tail = listed([f"{part} {value}" for part, value in zip(told[1:], said[1:], strict=True)])
-    return f"{name}: the median TTFT is {said[0]}, {tail}"
+    said = listed([f"{part} {last.wait_in_words('ttft_s', part)}" for part in told])
+    return f"{name}: TTFT {said}"
 
 
 # -- the trade-off ----------------------------------------------------------------------------------------------------

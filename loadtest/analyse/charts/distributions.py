@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -61,7 +61,7 @@ e2e = partial(_draw, column="e2e_s", called="E2E")
 
 
 def _title(analysis: Analysis, column: str, what: str) -> str:
-    """Say how far apart the first and the last of what users wait for are at the most load, and where half of them lie."""
+    """Say how long users wait at the highest load: the median, and the longest wait."""
     levels = analysis.levels
     last = heaviest(levels, column)
     if last is None:
@@ -72,12 +72,8 @@ def _title(analysis: Analysis, column: str, what: str) -> str:
     gone = f"; in {some_of(left, len(known) + left, 'request')} users hung up before it" if left else ""
     if not len(known):
         return f"{name}: all users hung up before their first token"
-    first, end = seconds(float(known.min())), seconds(float(known.max()))
-    if first == end:
-        return f"{name}: {'the' if len(known) == 1 else 'every'} {what} comes after {end}{gone}"
-    half = last.wait_in_words(column, "p50")
-    where = f"half of them or more after {half}" if half == end else f"half of them within {half}"
-    return f"{name}: {what}s come after {first} to {end}{'' if half.startswith('>') else f', {where}'}{gone}"
+    said = gone or f", the longest {seconds(float(known.max()))}"
+    return f"{name}: the median time to the {what} is {last.wait_in_words(column, 'p50')}{said}"
 
 
 ttft_title = partial(_title, column="ttft_s", what="first token")
@@ -94,16 +90,13 @@ def itl(axes: Axes, analysis: Analysis, series: Series) -> None:
     shortest = _shortest(every)
     for level, gaps, look in every:
         at = evenly(len(gaps), MOST_POINTS)
-        together = (bisect_right(gaps, 0.0) - bisect_left(gaps, 0.0)) / len(gaps)
-        label = style.or_void(level.load, level)
-        if together >= 0.001 and not _beside_others(axes):  # panels share a legend
-            label += f" ({percent(together)} in one read)"
-        axes.plot([max(gaps[rank], shortest) for rank in at], (at + 1) / len(gaps), label=label, **look)
+        x = [max(gaps[rank], shortest) for rank in at]
+        axes.plot(x, (at + 1) / len(gaps), label=style.or_void(level.load, level), **look)
     if not every:
         style.empty(axes, "No answer had two chunks, so there are no gaps to show.")
         return
     style.share_over_log(axes)
-    axes.set(xlabel=_axis(axes, [gaps for _, gaps, _ in every], shortest), ylabel="share of gaps at or below")
+    axes.set(xlabel=_axis([gaps for _, gaps, _ in every], shortest), ylabel="share of gaps at or below")
 
 
 def itl_tail(axes: Axes, analysis: Analysis, series: Series) -> None:
@@ -123,7 +116,7 @@ def itl_tail(axes: Axes, analysis: Analysis, series: Series) -> None:
     axes.set(yscale="log", ylim=(10.0 ** math.floor(math.log10(1.1 / most)), 1.3))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_formatter(lambda value, _: percent(value))
-    axes.set(xlabel=_axis(axes, [gaps for _, gaps, _ in every], shortest), ylabel="share of gaps this long or longer")
+    axes.set(xlabel=_axis([gaps for _, gaps, _ in every], shortest), ylabel="share of gaps this long or longer")
 
 
 def _gaps_of_levels(
@@ -143,16 +136,10 @@ def _shortest(every: Sequence[tuple[LevelData, Ordered, dict[str, Any]]]) -> flo
     return min((10.0 ** math.floor(math.log10(middle / 10)) for middle in usual), default=SHORTEST_S)
 
 
-def _axis(axes: Axes, every: list[Ordered], shortest: float) -> str:
+def _axis(every: list[Ordered], shortest: float) -> str:
     if not any(gaps[0] < shortest for gaps in every):
         return "ITL, logarithmic"
-    between = "\n" if _beside_others(axes) else "; "
-    return f"ITL, logarithmic{between}shorter gaps are drawn at {seconds(shortest, exact=True)}"
-
-
-def _beside_others(axes: Axes) -> bool:
-    """Return whether the page has more panels than this one."""
-    return axes.figure is not None and len(axes.figure.axes) > 1
+    return f"ITL, logarithmic\nshorter gaps are drawn at {seconds(shortest, exact=True)}"
 
 
 def itl_tail_title(analysis: Analysis) -> str:
@@ -161,26 +148,22 @@ def itl_tail_title(analysis: Analysis) -> str:
     if found is None:
         return "The longest gaps between tokens"
     where, gaps, usual = found
-    n, long, longest = len(gaps), _longer(gaps, 2 * usual), f"the longest is {seconds(float(gaps[len(gaps) - 1]))}"
+    n, longest = len(gaps), f"the longest is {seconds(float(gaps[len(gaps) - 1]))}"
+    long = n - bisect_right(gaps, 2 * usual)
     if not long or usual < SHORTEST_S:
         return f"{where}: of {number(n, exact=True)} gaps between tokens {longest}, the median {seconds(usual)}"
-    beyond = max(2 * usual, _round_below(float(gaps[n - long])))  # parts them from the others
-    said = seconds(beyond, exact=True) if beyond > 2 * usual else f"{seconds(beyond)} (twice the median)"
-    return f"{where}: {percent(_longer(gaps, beyond) / n)} of the gaps are longer than {said}, {longest}"
+    return (
+        f"{where}: {percent(long / n)} of the gaps are longer than {seconds(2 * usual)} (twice the median), {longest}"
+    )
 
 
 def itl_title(analysis: Analysis) -> str:
-    """Say how long the usual gap is, and how many are much longer."""
+    """Say how long the usual gap is at the highest load."""
     found = _gaps_at_most_load(analysis)
     if found is None:
         return "Gaps between tokens"
-    where, gaps, usual = found
-    at = f"{where}: the median gap between tokens is {seconds(usual)}"
-    if usual < SHORTEST_S:
-        return at
-    if not (long := _longer(gaps, 2 * usual)):
-        return f"{at}, and none is more than twice as long"
-    return f"{at}; {percent(long / len(gaps))} are more than twice as long"
+    where, _, usual = found
+    return f"{where}: the median gap between tokens is {seconds(usual)}"
 
 
 def _gaps_at_most_load(analysis: Analysis) -> tuple[str, Ordered, float] | None:
@@ -190,14 +173,3 @@ def _gaps_at_most_load(analysis: Analysis) -> tuple[str, Ordered, float] | None:
         return None
     gaps = stats.ranked(analysis.run.itl, analysis.run.good(level["index"]))
     return name_among(level, analysis.levels), gaps, level.figure("itl_s", "p50") or 0.0
-
-
-def _longer(gaps: Ordered, than: float) -> int:
-    """Count gaps: a percentile would lie between two of them where hardly any does."""
-    return len(gaps) - bisect_right(gaps, than)
-
-
-def _round_below(value: float) -> float:
-    """Return the largest of 1, 2, 3 and 5 times a power of ten that is at most `value`, which is above 0."""
-    power = 10.0 ** math.floor(math.log10(value))
-    return max(times * power for times in (1, 2, 3, 5) if times == 1 or times * power <= value)

@@ -15,10 +15,10 @@ from matplotlib.ticker import MaxNLocator
 
 from loadtest.analyse.charts import sheet, style
 from loadtest.analyse.findings import machine_findings
-from loadtest.analyse.findings.slot_findings import only_void
+from loadtest.analyse.findings.slot_findings import slots_finding
 from loadtest.analyse.run.event_times import blocks
 from loadtest.analyse.run.files.samples import SERVERS, Machine
-from loadtest.analyse.run.overlaps import Depth, peak_at_once
+from loadtest.analyse.run.overlaps import Depth
 from loadtest.analyse.server.model_memory import cold_load
 from loadtest.analyse.server.model_memory.cold_load import Sampled
 from loadtest.analyse.summary import Analysis
@@ -57,23 +57,9 @@ def streams(axes: Axes, analysis: Analysis) -> None:
 
 
 def streams_title(analysis: Analysis) -> str:
-    slots, levels = analysis.slots, analysis.levels
     if analysis.groups:
         return f"Streams of {listed([group.name for group, _ in analysis.groups])} together"
-    most = max((level["peak_decoding"] for level in levels), default=0)
-    if (limit := analysis.believed_slots.number) is not None:
-        # A last token that came late is drawn as it came, though it held no slot any more.
-        first, last = (analysis.run.column(name) for name in ("first_token", "last"))
-        seen = np.isfinite(first) & np.isfinite(last)
-        drawn = peak_at_once(first[seen], last[seen])
-        ever = "never" if drawn <= limit else "hardly ever"
-        return f"Decoding {ever} rises above {counted(limit, 'stream')}, however many wait"
-    if slots.estimate is None:
-        return "No stream was seen decoding"
-    shown = f"{only_void(levels)} a limit" if slots.limit else "no limit was seen"
-    if analysis.run.fact("server", "slots_said") == most:
-        shown = "the server says that it has no more slots"
-    return f"Up to {counted(most, 'stream')} {'decodes' if most == 1 else 'decode'} at once; {shown}"
+    return slots_finding(analysis).rstrip(".")
 
 
 MOST_METRICS = 3  # metrics of the user's own that get a panel

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -19,10 +15,9 @@ from loadtest.analyse.run.overlaps import peak_at_once
 from loadtest.analyse.server.queue.waits import SERVER
 from loadtest.analyse.summary import Analysis
 from loadtest.records import Outcome
-from loadtest.text import counted, listed
+from loadtest.text import counted
 
 MOST_ROWS, FEWEST_ROWS = 48, 8
-WIDEST, LETTER, SIGN = 8.6, 0.075, 0.65  # inches: a line of the legend, a letter of it, the sign of an entry
 LEAST_BAR = 0.001  # of the time shown: what is thinner has no visible colour, and no name in the legend
 
 FAILED, HUNG_UP = "failed or stopped", "the user hung up"
@@ -83,28 +78,19 @@ def request_rows(axes: Axes, analysis: Analysis, level: LevelData) -> None:
         last = rows["last"].to_numpy(dtype=np.float64) - start
         _bars(axes, (y, np.nan_to_num(first), np.where(seen, last - first, 0.0)), style.DECODING, fade)
     bad = ~rows["outcome"].isin((Outcome.OK, Outcome.LEFT))
-    handles: list[Artist] = [Patch(color=colour, label=label) for label, colour in used]
     if rows["warmup"].any():
-        handles.append(Patch(color=style.PALE, alpha=0.5, label="pale: warm-up"))
+        used.append(("pale: warm-up", style.PALE))
+    for label, colour in used:
+        axes.plot([], [], "s", color=colour, markersize=9, label=label)
     for label, which, look in ((FAILED, bad, FAILED_MARK), (HUNG_UP, rows["left"], HUNG_UP_MARK)):
         marked = np.asarray(which, dtype=np.bool_)
         if marked.any():
-            axes.plot(end[marked], y[marked], **look)
-            handles.append(Line2D([], [], label=label, **look))
-    _legend(axes, handles)
+            axes.plot(end[marked], y[marked], label=label, **look)
     _frame(axes, level_rows=count, skipped=skipped, shown=len(rows))
     begin, over = (float(rows["send"].min()) - start if skipped else 0.0), float(end.max())
     factor, unit = style.scale(over)
     axes.xaxis.set_major_formatter(lambda at, _: f"{at * factor:,.10g}")
     axes.set(xlim=(begin, over + 0.01 * (over - begin)), xlabel=f"time since the level began ({unit})")
-
-
-def _legend(axes: Axes, handles: list[Artist]) -> None:
-    """Put the legend above the rows, in as few lines as are no wider than they."""
-    letters = sum(len(str(handle.get_label())) for handle in handles)
-    lines = math.ceil((letters * LETTER + len(handles) * SIGN) / WIDEST)
-    columns = math.ceil(len(handles) / lines)
-    axes.legend(handles=handles, ncols=columns, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2)
 
 
 def _frame(axes: Axes, *, level_rows: int, skipped: int, shown: int) -> None:
@@ -144,16 +130,5 @@ def title(analysis: Analysis, level: LevelData) -> str:
     decoding = level["peak_decoding"]
     if not has_tokens(level):
         return f"Up to {counted(asked, 'request')} in flight: each bar is one, from its send to its whole answer"
-    if decoding == 0:
-        return f"{level['requests']} requests, and none of them saw a token"
-    if bad := level.failed:
-        return (
-            f"{counted(asked, 'request')} in flight, at most {decoding} decoding; "
-            f"{bad} of {level['requests']} failed{' (the level is void)' if level.is_void else ''}"
-        )
-    if asked > decoding:
-        return f"Up to {asked} requests in flight, and never more than {decoding} of them decoding"
-    if asked == 1:
-        others = level.get("beside")  # models of the same server, which requests may wait for
-        return f"A single stream, beside {listed(others)}" if others else "A single stream"
-    return f"All {counted(asked, 'stream')} in flight decode at once"
+    failed = f"; {level.failed} of {level['requests']} failed" if level.failed else ""
+    return f"Up to {counted(asked, 'request')} in flight, and never more than {decoding} decoding{failed}"

@@ -16,13 +16,11 @@ from loadtest.analyse.summary import Analysis
 from loadtest.text import seconds
 
 THINNEST_PART = 0.01  # of the highest bar: a thinner part, a line without a visible colour, is drawn with the next
-WIDTH_OF_MEAN = 0.42 * 72  # points: what a figure over a bar takes; where bars are closer, none is written …
-WIDTH_OF_WORD = 60  # points: what it takes with "mean" before it
+WIDTH_OF_MEAN = 0.7 * 72  # points, of a figure below a bar; where bars are closer, none is written
 TICKS, FEW_TICKS = 20, 8
 WAITS = ("batch_wait_s", "unsplit_wait_s", "slot_wait_s")  # which of them is cut first
 REST = "rest: neither a wait for others, load nor prefill"
 UNTOLD = "rest: prefill, and what else this server does not tell"
-HEIGHT_OF_MEAN = 0.1  # of the highest bar or mark: what a figure on a bar takes, with some room
 BAR = 0.62  # of a bar's place: its width
 
 
@@ -58,15 +56,15 @@ def ttft_parts(axes: Axes, analysis: Analysis, series: Series) -> None:
         if level.is_bound("ttft_s", name)
     ]
     style.bounds(axes, [(i, value * factor) for i, value in parts if value])
-    if apart >= WIDTH_OF_MEAN:
-        _name_means(axes, levels, factor, crowded=crowded, bare=crowded or room < WIDTH_OF_WORD)
     shown = evenly(len(levels), FEW_TICKS if crowded else TICKS)
-    axes.set_xticks(x[shown], [drawable(style.level_tick(levels[i])) for i in shown])
-    highest = max(_top(level) for level in levels) * factor * (1.24 if crowded else 1.14)
+    means = apart >= WIDTH_OF_MEAN and not crowded
+    ticks = [style.level_tick(level) + (f"\n{_mean_said(level)}" if means else "") for level in levels]
+    axes.set_xticks(x[shown], [drawable(ticks[i]) for i in shown])
+    highest = max(_top(level) for level in levels) * factor * 1.1
     axes.set(
         xlim=(-0.6, len(levels) - 0.4) if len(levels) > 1 else (-1.5, 1.5),
         ylim=(0, max(highest, axes.get_ylim()[1])),
-        xlabel=axis_of(levels),
+        xlabel=axis_of(levels) + ("; below it the mean TTFT" if means else ""),
         ylabel=f"mean TTFT and its parts ({unit})",
     )
     style.plain(axes.yaxis)
@@ -77,41 +75,10 @@ def ttft_parts(axes: Axes, analysis: Analysis, series: Series) -> None:
             style.slots_line(axes, within - 0.5, slots)
 
 
-def _name_means(axes: Axes, levels: list[LevelData], factor: float, *, crowded: bool, bare: bool) -> None:
-    """Write each level's mean on its bar, or in it where a mark is right above; a `bare` one without the word."""
-    room = HEIGHT_OF_MEAN * max(map(_top, levels))
-    for i, level in enumerate(levels):
-        if level.is_void:
-            continue
-        height, free = level.mean_ttft or 0.0, _free_above(level, room)
-        inside = free > height > 2 * room and not any(height - room < mark < height for mark in _marks(level))
-        axes.annotate(
-            f"{'stayed: ' if level.is_bound('ttft_s', 'mean') else '' if bare else 'mean '}{seconds(level.mean_ttft)}",
-            (i, (height if inside else free) * factor),
-            xytext=(0, -4 if inside else 4),
-            textcoords="offset points",
-            ha="center",
-            va="top" if inside else "bottom",
-            fontsize=7.5 if crowded else 8.5,
-            color=style.INK,
-        )
-
-
-def _free_above(level: LevelData, room: float) -> float:
-    """Return the least height on a level's bar, s, above which no mark is in the way of a figure that takes such a height.
-
-    A figure right above the mark of p95 would be read as that mark's.
-    """
-    height = level.mean_ttft or 0.0
-    for mark in _marks(level):
-        if height <= mark < height + room:
-            height = mark + room / 4
-    return height
-
-
-def _marks(level: LevelData) -> list[float]:
-    """Return the heights of the marks of p50 and p95, s, the lower one first."""
-    return [mark for name in ("p50", "p95") if (mark := level.figure("ttft_s", name)) is not None]
+def _mean_said(level: LevelData) -> str:
+    return (
+        "" if level.is_void else f"{'stayed: ' if level.is_bound('ttft_s', 'mean') else ''}{seconds(level.mean_ttft)}"
+    )
 
 
 def _top(level: LevelData) -> float:

@@ -1,4 +1,4 @@
-"""The commands that do a run again: `loadtest run` or Locust's, and the `loadtest serve` of a simulated server."""
+"""The command that does a run again: `loadtest run` or Locust's."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from loadtest.analyse.run import RunData
-from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.whatif.predictions.prediction_file import FILE_NAME
 from loadtest.scenario import Key, Scenario, keys_of
 from loadtest.scenario.parts.prompts import ANY
-from loadtest.simulate.profiles import PROFILES
-from loadtest.urls import origin
 
 
 def command(run: RunData, prediction: str | None = None) -> str | None:
@@ -72,22 +69,6 @@ def _locust_command(run: RunData, locust: dict[str, Any]) -> str | None:
     for name in ("tags", "exclude_tags"):
         words += [f"--{name.replace('_', '-')}", *said] if (said := locust.get(name)) else []
     return shlex.join(words)
-
-
-def serve_command(run: RunData, slots: Slots) -> str | None:
-    """Return the `loadtest serve` that brings a run's simulated server back, as far as the run shows it.
-
-    None of a real server, or of one whose profile is in a file.
-    """
-    said, where = run.simulated, origin(str(run.fact("target", "url") or ""))
-    profile = PROFILES.get(str(said.get("profile"))) if said else None
-    if said is None or profile is None or not (where and where[2]) or len(run.facts.get("targets") or [where]) != 1:
-        return None
-    context = run.fact("server", "context")
-    words = ["--profile", profile.name, "--speed", f"{float(said['speed']):g}", "--port", str(where[2])]
-    words += ["--slots", str(slots.estimate)] if slots.limit else []
-    words += ["--num-ctx", str(context)] if context and context != profile.num_ctx else []
-    return shlex.join(["loadtest", "serve", *words])
 
 
 def _words(key: Key, value: Any, *, always: bool = False) -> Iterator[str]:

@@ -9,7 +9,7 @@ import numpy as np
 from loadtest.analyse.findings.measured_on import ALL as SIMULATED
 from loadtest.analyse.findings.measured_on import measured_on, simulated_badge, simulated_mark
 from loadtest.analyse.reports.energy_table import energy_fact
-from loadtest.analyse.reports.run_again import command, serve_command
+from loadtest.analyse.reports.run_again import command
 from loadtest.analyse.reports.tables import sections
 from loadtest.analyse.run import LevelData, RunData, shared_parts
 from loadtest.analyse.summary import Analysis
@@ -56,7 +56,6 @@ def facts_table(analysis: Analysis) -> Grid:
         ("client", joined(", ", machine.get("host"), f"CPUs: {cpus}", f"kernel {kernel}", f"Python {python}")),
         ("hardware", _hardware(summary)),
         ("energy", energy_fact(summary)),
-        ("its server", _served(analysis)),
         ("run it again", command(analysis.run) or UNKNOWN),
         ("versions", versions or UNKNOWN),
     )
@@ -91,13 +90,6 @@ def _slots(one: Analysis) -> str:
     believed = one.believed_slots
     why = joined("; ", one.slots.method, "part of that is from void levels" if believed != one.slots else "")
     return f"{believed} ({why})"
-
-
-def _served(analysis: Analysis) -> str:
-    """Return how the simulated server was started that a run measured; empty of real ones."""
-    if not (said := serve_command(analysis.run, analysis.believed_slots)):
-        return ""
-    return f"{said} (a simulated one, as far as the run shows it: in another terminal, before the run)"
 
 
 def _loop(levels: list[LevelData]) -> str:
