@@ -58,9 +58,9 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A way to load the server. `slow` ones are installed and run only when they are named."""
+    """A way to load the server; `label` is its name in tables and charts. `slow` ones are installed and run only when named."""
 
-    what: str
+    label: str
     command: Callable[[Run], Iterable[object]]
     read: Callable[[Run, Meter, Truth], Seen]
     slow: bool = False
@@ -297,18 +297,18 @@ def _read_evalscope(run: Run, _meter: Meter, _truth: Truth) -> Seen:
 OFFLINE: Callable[[Run], dict[str, str]] = lambda _: {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}  # noqa: E731
 
 CLIENTS = {
-    "floor": Client("a bare epoll reader in C that keeps nothing", _floor, _read_floor),
-    "wire": Client("this project's sockets on asyncio, no records", _plain("wire"), _read_plain),
-    "asyncio": Client("loadtest run, all in", _asyncio, _read_loadtest),
-    "wire-gevent": Client("this project's sockets on gevent, no records", _plain("wire-gevent"), _read_plain),
-    "locust": Client("this project's Locust users, all in", _locust, _read_loadtest),
-    "aiohttp": Client("aiohttp, uvloop", _plain("aiohttp", "aiohttp"), _read_plain),
-    "httpx": Client("httpx, uvloop", _plain("httpx"), _read_plain),
-    "locust-fast": Client("FastHttpUser, iter_lines", _plain_locust, _read_plain, environment=_peer("fast")),
-    "locust-requests": Client("HttpUser, iter_lines", _plain_locust, _read_plain, environment=_peer("requests")),
+    "floor": Client("floor", _floor, _read_floor),
+    "wire": Client("sockets of loadtest run, no records", _plain("wire"), _read_plain),
+    "asyncio": Client("loadtest run", _asyncio, _read_loadtest),
+    "wire-gevent": Client("sockets of the Locust users, no records", _plain("wire-gevent"), _read_plain),
+    "locust": Client("Locust users of this project", _locust, _read_loadtest),
+    "aiohttp": Client("a loop of aiohttp", _plain("aiohttp", "aiohttp"), _read_plain),
+    "httpx": Client("a loop of httpx", _plain("httpx"), _read_plain),
+    "locust-fast": Client("Locust's FastHttpUser", _plain_locust, _read_plain, environment=_peer("fast")),
+    "locust-requests": Client("Locust's HttpUser", _plain_locust, _read_plain, environment=_peer("requests")),
     "aiperf": Client("AIPerf", _aiperf, _read_aiperf, slow=True),
     "guidellm": Client("GuideLLM", _guidellm, _read_guidellm, slow=True, environment=OFFLINE),
     "vllm": Client("vllm bench serve", _vllm, _read_vllm, slow=True, environment=OFFLINE),
-    "vllm-rust": Client("vllm bench serve, in Rust", _vllm, _read_vllm_rust, slow=True, environment=_rust),
+    "vllm-rust": Client("vllm bench serve in Rust", _vllm, _read_vllm_rust, slow=True, environment=_rust),
     "evalscope": Client("evalscope perf", _evalscope, _read_evalscope, slow=True, environment=OFFLINE),
 }

@@ -1,8 +1,8 @@
 """The same work through this project and the clients that people would pick, one after another in one run.
 
-    scripts/bench peers [CLIENT…] [--streams 300,1000] [--steps] [--repeats 5] [--plot plots/peers.png]
+    scripts/bench peers [CLIENT…] [--streams 300,1000] [--steps] [--repeats 5] [--plot FILE]
                         [--mlperf CHECKOUT]
-    scripts/bench peers --from docs/other-tools.md --repeats 3 --plot plots/other-tools.png
+    scripts/bench peers --from docs/other-tools.md --repeats 3 --plot plots/peers.png
 
 Server and client get a core each. Errors are the client's percentile less the truth's. CPU counts from the first request
 on the wire to the last answer taken (to the last record on disk for this project): start-up and closing tables of no
@@ -49,16 +49,16 @@ def measure(name: str, work: Work, programs: dict[str, Path], floor_us: float | 
             seen = client.read(run, meter, truth)
         except (OSError, ValueError, KeyError, IndexError) as error:
             sys.exit(f"{name} left nothing to read ({error!r}):\n{meter.output[-3000:]}")
-    return row_of(name, work, seen, truth, meter, floor_us)
+    return row_of(client.label, work, seen, truth, meter, floor_us)
 
 
-def row_of(name: str, work: Work, seen: Seen, truth: Truth, meter: Meter, floor_us: float | None) -> Row:
+def row_of(label: str, work: Work, seen: Seen, truth: Truth, meter: Meter, floor_us: float | None) -> Row:
     """Hold what a client saw against what was."""
     done = seen.done_ns or truth.ended_ns
     cpu = seen.cpu_s if seen.cpu_s is not None else meter.cpu_between(truth.started_ns, done)
     cpu_us = cpu / truth.chunks * 1e6
     return Row(
-        client=name,
+        client=label,
         ok=seen.ok,
         lost=seen.lost,
         ttft_p50=_error(seen.ttft, truth.ttft, 50),

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+from clients import CLIENTS
 from matplotlib.axes import Axes
 from peers_table import Row
 
 from loadtest.analyse.charts import sheet, style
 
-OURS = ("wire", "asyncio", "wire-gevent", "locust", "loadtest run", "Locust users of this project")
+OURS = tuple(CLIENTS[name].label for name in ("wire", "asyncio", "wire-gevent", "locust"))
 LEAST_MS = 0.01  # errors below this are drawn as this: a logarithmic axis has no zero
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from loadtest.analyse.findings.cache_findings import may_be_warm
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.findings.machine_findings import others_finding
-from loadtest.analyse.run import SERIES_KEYS, FloatArray, LevelData, RunData, Series, believed, finite
+from loadtest.analyse.run import SERIES_KEYS, FloatArray, LevelData, RunData, Series, believed, finite, shared_parts
 from loadtest.analyse.run.overlaps import peak_at_once
 from loadtest.analyse.server.timing.pace import LEAST_CHANGE
 from loadtest.analyse.server.timing.pauses import find_pauses
@@ -96,7 +96,8 @@ def pace_finding(steps: Steps, levels: Sequence[dict[str, Any]]) -> Finding | No
     """
     if steps.apart:
         return None
-    labels = {level["index"]: str(level["label"]) for level in levels}
+    _, own = shared_parts([level["label"] for level in levels])
+    labels = {level["index"]: own[level["label"]] for level in levels}
     change = steps.change if steps.change is not None and steps.change.level in labels else None
     within = 1.0 if change is None else max(change.factor, 1 / change.factor)
     lengths = {tuple(level.get(key) for key in (*SERIES_KEYS, "turns")) for level in levels}

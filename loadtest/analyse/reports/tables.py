@@ -258,7 +258,7 @@ def client_table(summary: dict[str, Any]) -> Grid:
         "stamps",
         "client lag max (token gap)",
         "schedule lag p99 (limit)",
-        "CPU of a core",
+        "CPU of one core",
         *(["of what it can measure"] if calibrated else []),
         "output tokens of asked",
         "prompt tokens",

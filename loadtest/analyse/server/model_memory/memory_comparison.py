@@ -131,7 +131,7 @@ def _on_gpus(run: RunData, plan: MemoryPlan) -> MemoryReading | None:
 
 def _part_rows(found: MemoryComparison) -> Iterator[tuple[str, str, str]]:
     """Yield (part, size, source) of the estimate without the total."""
-    slots = {"server": "", "inferred": "; slots as the run saw them", "assumed": "; slots assumed: no limit was seen"}
+    slots = {"server": "", "inferred": "; slots inferred from the run", "assumed": "; slots assumed: no limit was seen"}
     for part, size, where in report.estimate_rows(found.plan):
         if part == "KV cache":
             yield part, size, where + slots[found.slots_from]
