@@ -157,16 +157,14 @@ def _reload(e: Evidence) -> Iterator[Doubt]:
 def _coalesced(e: Evidence) -> Iterator[Doubt]:
     # Tokens that the server itself made at once, by its own stamps, were not merged on the way.
     merged = int((e.requests["first_coalesced"] & ~e.requests["together"]).sum())
-    spans = (e.requests["e2e_s"] - e.requests["ttft_s"]).to_numpy(dtype=np.float64)
-    of_each = zip(e.requests["chunks"].tolist(), spans.tolist(), e.requests["decode_s"].tolist(), strict=True)
-    held = [metrics.held_back_s(pieces, span, said) for pieces, span, said in of_each]
+    held = e.requests["held_back"]
     yield from doubts.doubt_coalesced(
         merged,
         len(e.requests),
         pieces=int(e.requests["chunks"].sum()),
         reads=int(e.requests["reads"].sum()),
-        held_back=sum(each > 0 for each in held),
-        held_back_s=sum(held),
+        held_back=int(held.sum()),
+        held_back_s=float(e.requests["decode_s"][held].sum()),
     )
 
 
