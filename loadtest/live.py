@@ -131,19 +131,21 @@ class Figures:
         self.arrivals += record.arrivals
         self.stamped += record.stamped
         self.late += record.late
-        self.late_uncounted += record.late if record.late_tokens is None else 0
-        self.late_spoiling += record.late if record.late_tokens else 0
-        self.late_tokens += record.late_tokens or 0
-        self.late_gaps += record.late_gaps or 0
         self.pieces += len(record.chunks)
         self.reads += record.reads
-        first, since = record.t_first_token, record.t_send
+        first, since, held = record.t_first_token, record.t_send, False
         if record.chunks and first is not None and since is not None:
             span = (since + record.chunks[-1] * 1000 - first) * metrics.S_PER_NS
             decode_s = metrics.server_said(record.server or {}).decode_s
-            if metrics.held_back(len(record.chunks), (first - since) * metrics.S_PER_NS, span, decode_s):
-                self.held_back += 1
-                self.held_back_s += 0.0 if math.isnan(decode_s) else decode_s
+            held = metrics.held_back(len(record.chunks), (first - since) * metrics.S_PER_NS, span, decode_s)
+        if held:
+            self.held_back += 1
+            self.held_back_s += 0.0 if math.isnan(decode_s) else decode_s
+        else:  # the gaps of others are nobody's
+            self.late_uncounted += record.late if record.late_tokens is None else 0
+            self.late_spoiling += record.late if record.late_tokens else 0
+            self.late_tokens += record.late_tokens or 0
+            self.late_gaps += record.late_gaps or 0
         self.coalesced += record.first_coalesced and not metrics.made_together(record.server_us)
 
     def _leave(self, record: Record) -> None:

@@ -131,6 +131,12 @@ def silent(tokens: int | None) -> Spoil:
             "the first token came alone and all others of an answer together, 400 ms after it, in 32 of 32 requests",
         ),
         (in_reads(2, *[400_000] * 19), 3, "valid", ""),  # of some, as where a machine paused
+        (
+            in_reads(5, *[200_000 * (1 + i // 5) for i in range(19)]),  # Apache's mod_ratelimit; was valid
+            1,
+            "suspect",
+            "several tokens came at a time, over 800 ms, although the server says that it wrote them over 190 ms, in 32 of 32",
+        ),
         (in_reads(6, *[20_000 * (1 + i // 4) for i in range(19)]), 1, "valid", ""),  # four accepted at each step
         (in_reads(20, *[400_000 + 500 * i for i in range(19)]), 1, "valid", ""),  # a stall: others come one by one
         (
@@ -138,6 +144,12 @@ def silent(tokens: int | None) -> Spoil:
             1,
             "suspect",
             "all tokens of an answer came together and faster than models write them, in 32 of 32 requests: a proxy on the",
+        ),
+        (
+            lambda r: {**at_once(80)(r), "late": 2, "late_tokens": 19, "late_gaps": 19},
+            1,
+            "suspect",
+            "came together and",
         ),
         (at_once(80, told=True), 1, "suspect", "although the server says that it wrote them over 190 ms, in 32 of 32"),
         (at_once(700), 1, "valid", ""),  # a fast server
