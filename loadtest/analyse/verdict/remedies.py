@@ -130,7 +130,7 @@ REMEDIES: dict[str, Remedy] = {
         "client was too busy to handle tokens one by one: end other programs there.",
     ),
     "bundled": Remedy(
-        "All tokens but the first came together.",
+        "Tokens behind the first came together.",
         "Have the gateway hand each piece on as it comes, or measure without it: TTFT may be right, the rest of an answer was held back.",
     ),
     "client_busy": Remedy("The client's processor was busy.", LESS_LOAD),

@@ -57,7 +57,19 @@ NUMBER_FIELDS = (
     "session",
     "turn",
 )
-COUNT_FIELDS = ("id", "level", "seed", "reads", "stamped", "arrivals", "late", "bytes", "target", "unsent_tokens")
+COUNT_FIELDS = (
+    "id",
+    "level",
+    "seed",
+    "reads",
+    "stamped",
+    "arrivals",
+    "late",
+    "bytes",
+    "target",
+    "unsent_tokens",
+    "connect_us",
+)
 TEXT_FIELDS = ("dialect", "model", "outcome", "token_source", "finish_reason", "said_model", "error")
 FLAG_FIELDS = ("warmup", "new_conn", "first_coalesced")
 REMARK_FIELDS = ("notes", "doubts")
