@@ -57,6 +57,7 @@ def all_findings(analysis: Analysis) -> list[Finding]:
         memory_comparison.difference_sentence(analysis.memory),
         *energy_findings.energy_findings(analysis.summary),
         *data_findings.length_findings(run, analysis.believed),
+        data_findings.hidden_finding(run, analysis.believed),
         data_findings.counting_finding(run, levels),
         *machine_findings.machine_findings(run),
         *outcome_rules.answer_notes(run),
