@@ -13,7 +13,7 @@ from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import RunData
 from loadtest.doubts import VOID
 from loadtest.metrics import enough_for
-from loadtest.text import capitalised, counted, listed, number
+from loadtest.text import capitalised, counted, listed, number, seconds, some_of
 
 # By the sources of token counts: whose tokens they are.
 SERVER = frozenset({"server"})
@@ -98,6 +98,22 @@ def counting_finding(run: RunData, levels: Sequence[dict[str, Any]]) -> str | No
     return f"{pieces} of {len(sources)} answers did not say their tokens: there each piece of text counts as one."
 
 
+def hidden_finding(run: RunData, levels: Sequence[dict[str, Any]]) -> str | None:
+    """Say in how many answers the first token is of hidden text, and how much later the text came that users read."""
+    good = run.good(*(level["index"] for level in levels)) & (run.column("chunks") > 0)
+    later = (run.column("first_visible") - run.column("first_token"))[good]
+    silent = np.isnan(later)
+    count, never = int((silent | (later > 0)).sum()), int(silent.sum())
+    if not count:
+        return None
+    came = "never came"
+    if never < count:
+        came = f"came {seconds(float(np.median(later[later > 0])))} later in the median"
+        came += f", and never in {never} of them" if never else ""
+    which = some_of(count, len(later), "answer")
+    return f"TTFT is that of hidden text, such as reasoning, in {which}: the text that users read {came}."
+
+
 def clock_finding(run: RunData) -> Finding | None:
     """Say that a server's durations are left out, because it took them by another clock."""
     factors = run.requests["clock_factor"].dropna()
@@ -110,9 +126,9 @@ def clock_finding(run: RunData) -> Finding | None:
     )
 
 
-def _duration(seconds: float) -> str:
+def _duration(took: float) -> str:
     """Return a duration as people say it: 41.2 s, 12 min 3 s, 2 h 10 min."""
-    if seconds < 100:
-        return f"{number(seconds)} s"
-    minutes, rest = divmod(round(seconds), 60)
+    if took < 100:
+        return f"{number(took)} s"
+    minutes, rest = divmod(round(took), 60)
     return f"{minutes} min {rest} s" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -35,7 +35,8 @@ class RunData:
     """A run folder that was read: what was run, and the outcome of every request.
 
     `requests` has one row per request in the order sent. It holds durations in seconds (`ttft_s`, …), instants in seconds
-    since the run's first t_sched (`sched`, `send`, `headers`, `first_token`, `last`, `end`; nan where there was none) and
+    since the run's first t_sched (`sched`, `send`, `headers`, `first_token`, `last`, `end`; nan where there was none; `reached`:
+    the second send of a request that was sent twice, else `send`: the server cannot have had it before) and
     facts of the level (`concurrency`, `rate`). `notes` and `doubts` are tuples of sentences. loadtest.analyse.summary adds
     the columns that it names INFERRED.
     """
@@ -278,6 +279,7 @@ def _request_frame(columns: Columns, chunks: Ragged, start: float, levels: list[
     c["made_before_s"] = np.where(c["first_coalesced"] | c["held_back"], np.array(list(early)), 0.0)
     c["schedule_lag_s"] = metrics.schedule_lag(c["t_send"], c["t_sched"], c["connect_us"])
     seconds = {name[2:]: (c.pop(name) - start) * metrics.S_PER_NS for name in INSTANT_FIELDS}
+    seconds["reached"] = seconds["send"] + np.nan_to_num(c["resent_after_s"])
     frame = pd.DataFrame({**c, **seconds, "last": (last - start) * metrics.S_PER_NS})
     join_levels(frame, levels)
     return frame

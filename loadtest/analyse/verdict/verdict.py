@@ -121,7 +121,7 @@ def reloaded(run: RunData, rows: BoolArray) -> pd.DataFrame:
 def _unserved(run: RunData, slow: pd.DataFrame) -> FloatArray:
     """Return the longest time within each request's load in which no other request to its model was worked on, seconds."""
     longest = np.zeros(len(slow))
-    start = slow["send"].to_numpy(dtype=np.float64)
+    start = slow["reached"].to_numpy(dtype=np.float64)
     end = start + slow["load_s"].to_numpy(dtype=np.float64)
     key = ["target", "model"]
     served = {name: work_spans(requests) for name, requests in run.requests.groupby(key)}
