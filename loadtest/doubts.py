@@ -141,16 +141,19 @@ def doubt_coalesced(
     Args:
         merged: of how many requests that holds.
         pieces: of all answers, which came in so many `reads`.
-        held_back: requests whose pieces all came together, though the server wrote them over `held_back_s` in all.
+        held_back: requests whose pieces all came together, though the server wrote them over `held_back_s` in all, 0 where
+            it does not say so.
     """
     if not requests:
         return
     cure = "(nginx: proxy_buffering off; HAProxy: option http-no-delay)"
     if 2 * held_back > requests:
+        why = "and faster than models write them"
+        if held_back_s:
+            why = f"although the server says that it wrote them over {seconds(held_back_s / held_back)}"
         yield Doubt(
             SUSPECT,
-            f"all tokens of an answer came together although the server says that it wrote them over "
-            f"{seconds(held_back_s / held_back)}, in {held_back} of {requests} requests: a proxy on the way {cure} or the "
+            f"all tokens of an answer came together {why}, in {held_back} of {requests} requests: a proxy on the way {cure} or the "
             "server itself holds answers back until they are whole, so neither TTFT nor token gaps are the model's",
         )
     elif merged / requests > COALESCED_FIRST_TOKENS_SHARE:

@@ -131,19 +131,21 @@ class Figures:
         self.arrivals += record.arrivals
         self.stamped += record.stamped
         self.late += record.late
-        self.late_uncounted += record.late if record.late_tokens is None else 0
-        self.late_spoiling += record.late if record.late_tokens else 0
-        self.late_tokens += record.late_tokens or 0
-        self.late_gaps += record.late_gaps or 0
         self.pieces += len(record.chunks)
         self.reads += record.reads
-        first, since = record.t_first_token, record.t_send
-        span = math.nan
+        first, since, held = record.t_first_token, record.t_send, False
         if record.chunks and first is not None and since is not None:
             span = (since + record.chunks[-1] * 1000 - first) * metrics.S_PER_NS
-        held = metrics.held_back_s(len(record.chunks), span, metrics.server_said(record.server or {}).decode_s)
-        self.held_back += held > 0
-        self.held_back_s += held
+            decode_s = metrics.server_said(record.server or {}).decode_s
+            held = metrics.held_back(len(record.chunks), (first - since) * metrics.S_PER_NS, span, decode_s)
+        if held:
+            self.held_back += 1
+            self.held_back_s += 0.0 if math.isnan(decode_s) else decode_s
+        else:  # the gaps of others are nobody's
+            self.late_uncounted += record.late if record.late_tokens is None else 0
+            self.late_spoiling += record.late if record.late_tokens else 0
+            self.late_tokens += record.late_tokens or 0
+            self.late_gaps += record.late_gaps or 0
         self.coalesced += record.first_coalesced and not metrics.made_together(record.server_us)
 
     def _leave(self, record: Record) -> None:
@@ -272,7 +274,7 @@ def durations_of(record: Record) -> Iterator[tuple[str, float]]:
         yield "prefill_s", said.prefill_s
     if record.t_send is None:
         return
-    yield "schedule_lag_s", metrics.schedule_lag(record.t_send, record.t_sched)
+    yield "schedule_lag_s", metrics.schedule_lag(record.t_send, record.t_sched, record.connect_us)
     if record.t_first_token is None:
         if record.outcome is Outcome.OK and record.output_tokens is None:  # an answer without text, as of embeddings
             yield "e2e_s", metrics.e2e(record.t_end, record.t_send)
@@ -282,8 +284,10 @@ def durations_of(record: Record) -> Iterator[tuple[str, float]]:
     yield "ttft_sched_s", metrics.ttft_sched(record.t_first_token, record.t_sched)
     headers = math.nan if record.t_headers is None else record.t_headers
     wait = metrics.queue_wait(record.t_send, headers, record.t_first_token, said)
-    if record.first_coalesced and record.chunks:
-        early = metrics.made_before_s(len(record.chunks), record.chunks[-1] * 1e-6 - ttft, said.decode_s)
+    pieces, span = len(record.chunks), record.chunks[-1] * metrics.S_PER_US - ttft if record.chunks else math.nan
+    at_once = metrics.held_back(pieces, ttft, span, said.decode_s)
+    if record.first_coalesced or at_once:
+        early = metrics.made_before_s(pieces, span, said.decode_s)
         if early:
             wait = max(ttft - early - said.prefill_s - (0.0 if said.starts_with_headers else said.load_s), 0.0)
     if not math.isnan(wait):
@@ -294,6 +298,6 @@ def durations_of(record: Record) -> Iterator[tuple[str, float]]:
     yield "e2e_s", e2e
     if record.sent_tokens > 1:
         tpot = metrics.tpot(e2e, ttft, record.sent_tokens)
-        if tpot > 0 and not metrics.shows_no_decoding(len(record.chunks), record.reads):
+        if tpot > 0 and not at_once and not metrics.shows_no_decoding(pieces, record.reads):
             yield "tpot_s", tpot
             yield "stream_tokens_per_s", metrics.stream_tokens_per_s(tpot)

@@ -36,7 +36,7 @@ FORMULAS: dict[str, str] = {
     "stall_s": "what a decode lost to others' prompts: its gaps above the step time, while prompts were worked on",
     "delivery_delay_s": "arrival − created_at, less its smallest value in the run",
     "server_itl_s": "gaps between consecutive created_at",
-    "schedule_lag_s": "t_send − t_sched",
+    "schedule_lag_s": "t_send − t_sched, less the time in which a connection was opened for it",
     "lag_s": "client lag: max(handling − kernel stamp, longest gap between polls of the loop)",
 }
 
@@ -76,9 +76,9 @@ def e2e_tokens_per_s(output_tokens: Any, e2e_s: Any) -> Any:
     return output_tokens / e2e_s
 
 
-def schedule_lag(t_send: Any, t_sched: Any) -> Any:
-    """How late a request was sent: t_send − t_sched. Seconds."""
-    return (t_send - t_sched) * S_PER_NS
+def schedule_lag(t_send: Any, t_sched: Any, connect_us: Any) -> Any:
+    """How late the client sent a request: t_send − t_sched, less what opening a connection took. Seconds."""
+    return (t_send - t_sched - connect_us * 1000) * S_PER_NS
 
 
 def queue_wait_ollama(ttft_s: Any, load_s: Any, prefill_s: Any) -> Any:
@@ -217,19 +217,23 @@ def busiest_second(bins: Sequence[int]) -> int:
 
 
 # An answer of so many pieces was held back on the way where they come within such a share of the time, of so many seconds
-# or more, over which the server wrote them.
+# or more, over which the server wrote them. Where it does not say that time, the wait for them stands for it; they are then
+# more than one step makes, and closer together than any model writes them for one stream.
 HELD_BACK_PIECES, HELD_BACK_SHARE, HELD_BACK_S = 8, 0.05, 0.1
+MOST_IN_A_STEP, FASTEST_S = 16, 0.0005
 AT_ONCE_READS = 2  # a buffer that is full in mid-answer makes two of one
 BUFFERED_PIECES = 4  # in one read on average, from there on an answer is said to have been buffered on the way
 
 
-def held_back_s(pieces: int, span_s: float, decode_s: float) -> float:
-    """Return over how long the server wrote an answer whose pieces all came together; 0 for any other answer.
+def held_back(pieces: int, ttft_s: float, span_s: float, decode_s: float) -> bool:
+    """Whether an answer's pieces came together, over `span_s`, once all of them were made, be it in a read each.
 
-    `decode_s` is what the server says of that, nan where it says nothing.
+    `decode_s` is over how long the server says that it wrote them, nan where it says nothing.
     """
-    held = pieces >= HELD_BACK_PIECES and decode_s >= HELD_BACK_S and span_s < HELD_BACK_SHARE * decode_s
-    return decode_s if held else 0.0
+    if math.isnan(decode_s):
+        fastest = FASTEST_S * (pieces - 1)
+        return pieces >= MOST_IN_A_STEP and ttft_s >= HELD_BACK_S and span_s < min(HELD_BACK_SHARE * ttft_s, fastest)
+    return pieces >= HELD_BACK_PIECES and decode_s >= HELD_BACK_S and span_s < HELD_BACK_SHARE * decode_s
 
 
 def made_before_s(pieces: int, span_s: float, decode_s: float) -> float:

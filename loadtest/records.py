@@ -65,7 +65,7 @@ class Clock:
         return cls(monotonic_ns, wall_ns)
 
 
-_LEFT_OUT_AT_ZERO = ("target", "send_us", "unsent_tokens")
+_LEFT_OUT_AT_ZERO = ("target", "connect_us", "send_us", "unsent_tokens")
 
 
 @dataclass(slots=True, kw_only=True)  # not frozen: that takes 5 µs more, and each request makes one
@@ -85,6 +85,7 @@ class Record:
     t_sched: int  # when it was due
     t_end: int  # when it was over, however it ended
     t_connect: int | None = None  # TCP (and TLS) ready, where a connection was opened for it
+    connect_us: int = 0  # time that opening it took
     t_send: int | None = None  # the request's last byte handed to the kernel
     send_us: int = 0  # time that handing it over took: t_send may be off by as much
     resent: int | None = None  # when it was sent again, because a kept connection died without a byte of answer

@@ -49,11 +49,11 @@ OTHER_NAME = f"advice-{PROMISE}"
 @out_option("Folder for the files.  [default: the run folder]")
 @json_option
 def advise(run: Path, slo: str | None, gpu_memory: str | None, out: Path | None, *, as_json: bool) -> None:
-    """Say what OLLAMA_NUM_PARALLEL should be, and what it would change.
+    """Say how many parallel slots the server should have (Ollama: OLLAMA_NUM_PARALLEL), and what they would change.
 
     From one run it predicts TTFT, queue wait and tokens/s for 1 to 16 slots, and says where --slo is met and which
-    other setting matters more. Writes advice.md, advice.json and advice.png into the run folder, and prediction.json,
-    which says what the advised slots should give; a run with them and --prediction scores that.
+    other setting matters more. It writes advice.md, advice.json, advice.png and prediction.json into the run folder. The
+    prediction is of the advised slots; a later run with them and --prediction scores it.
 
     \b
     Examples:

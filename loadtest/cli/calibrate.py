@@ -157,8 +157,7 @@ def _descriptors() -> int:
     show_default=True,
     callback=names_callback(ARRIVAL_PROFILES, f"{' or '.join(ARRIVAL_PROFILES)}, or both with a comma between"),
     metavar="KIND,…",
-    help="When tokens come: each stream's independently, or those of all streams together, as in the steps of a real "
-    "engine.",
+    help="When tokens come: each stream's by themselves, or those of all streams together, as from a real engine.",
 )
 @click.option(
     "--stamps",
@@ -184,13 +183,11 @@ def _descriptors() -> int:
 def calibrate(
     driver: str, *, arrivals: tuple[str, ...], stamps: str, streams_most: int, out: Path | None, as_json: bool
 ) -> int:
-    """Find how many streams this machine can measure truthfully, and keep the number for later runs to compare with.
+    """Find how many streams this machine can measure truthfully; later runs say how much of that each level used.
 
     A simulated server in a process of its own sends 50 tokens/s a stream and logs what it did. Streams are doubled until
     TTFT is wrong by more than 1 ms at p50 or p99, or ITL by 1 % at p50 or 1 ms at p99; then the gap is halved. Where the
-    server itself is late, the capacity is given as "at least". Takes about a minute for each kind of arrivals.
-
-    Later runs on this machine say how much of the capacity each level used.
+    server itself is late, the capacity is given as "at least". This takes about a minute for each kind of arrivals.
     """
     path = out or capacity_file.file_path()
     capacity_file.check_writable(path)

@@ -41,21 +41,22 @@ FIRST_TOKEN_S = 600.0  # for a first token: the model may have to be loaded
     "--try",
     "trying",
     is_flag=True,
-    help="Also send requests, short ones, until one is answered, and say what to add to the command for it. This may load "
-    "the model and cost tokens.",
+    help="Send short requests until one is answered, and print the command that works. This may load the model and cost tokens.",
 )
-@click.option("--slots", is_flag=True, help="Find how many requests it handles in parallel: sends a few bursts.")
+@click.option(
+    "--slots", is_flag=True, help="Send a few bursts to find how many requests the server handles in parallel."
+)
 @key_options(*(key.name for part in (RequestKeys, ConnectionKeys) for key in keys_of(part)), "connect_timeout")
 @json_option
 def check(place: str | None, *, trying: bool, slots: bool, url: str | None, as_json: bool, **values: Any) -> int:
-    """Say what server answers at URL, and what could spoil a measurement.
+    """Say which server answers at URL, and what could spoil a measurement.
 
-    Without URL: OLLAMA_HOST, OPENAI_BASE_URL (first with --api openai), else the local Ollama. No prompt is sent, except with
-    --try, which finds the options that this server needs, and with --slots. The other options are those of `loadtest run`.
-    Exit code 2 when no usable server answers; with --try 1 when no request is answered.
+    Without URL it asks the server at OLLAMA_HOST, else at OPENAI_BASE_URL (that first with --api openai), else the local
+    Ollama. It sends no prompt, except with --try and --slots. Exit code 2 when no usable server answers; with --try 1 when no
+    request is answered.
 
-    With --slots, bursts of 2, 4, 8 and 16 short requests follow, until one request has to wait for another to end. Each asks
-    for at most 64 tokens, and the command says what they cost in all. A server that says its slots is sent no bursts.
+    --slots sends bursts of 2, 4, 8 and 16 short requests, until one request has to wait for another to end. Each asks for at
+    most 64 tokens, and the command says what they cost in all. A server that says its slots is sent no bursts.
 
     \b
     Examples:

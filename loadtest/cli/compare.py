@@ -130,7 +130,7 @@ class Against(click.Command):
     type=TOLERANCE_PARAM,
     default=RUN_NOISE,
     metavar="SHARE",
-    help=f"How much runs of the same server differ (standard deviation), which one run a side cannot show.  [default: {RUN_NOISE:.0%}]",
+    help=f"How much runs of the same server differ (standard deviation), for one run a side.  [default: {RUN_NOISE:.0%}]",
 )
 @click.option(
     "--across",
@@ -156,8 +156,8 @@ def compare(
     p95, mean tokens/s a stream, output tokens/s and failures. All verdicts together hold with 99 % confidence. Several
     runs a side (BASE1 BASE2 … --against NEW1 NEW2 …) reveal smaller changes.
 
-    Three runs and more stand side by side, named by what differs (model, quantization, server, GPU, slots, settings): a
-    table of every level, a verdict on every pair, and one chart of all. So does one run of several models or servers.
+    Three runs and more, or one run of several models or servers, are set side by side and named by what differs (model,
+    quantization, server, GPU, slots, settings): a table of every level, a verdict on every pair, and one chart of all.
 
     \b
     Exit codes: 0 no regression, and of three runs and more always

@@ -86,9 +86,9 @@ def _cores_apart(server: int) -> Iterator[None]:
     help="Run the simulated server this many times faster than the profile.",
 )
 def demo(out: Path | None, speed: float) -> int:
-    """Show it all in about a minute: a simulated Ollama with four slots, a small grid, a report with charts.
+    """Show it all in about a minute: a simulated Ollama with four slots, four levels of load, a report with charts.
 
-    Everything printed and drawn is labelled simulated. Nothing but this machine is contacted. Where the machine is too
+    Everything printed and drawn is labelled simulated, and nothing but this machine is contacted. Where the machine is too
     busy to measure on, levels are void as in any run, but the exit code is still 0.
     """
     path = Path(str(importlib.resources.files("loadtest") / "demo.toml"))

@@ -51,7 +51,11 @@ PERCENTILE = re.compile(r"p?(\d{1,2}(?:\.\d+)?)")
     help="Level of --percentile and --slowest: its index from 0, or its label.  [default: the one of the highest load]",
 )
 @click.option(
-    "--by", type=click.Choice(["ttft", "e2e"]), default="ttft", show_default=True, help="What slow is judged by."
+    "--by",
+    type=click.Choice(["ttft", "e2e"]),
+    default="ttft",
+    show_default=True,
+    help="Figure that says which is slow.",
 )
 @out_option("Folder for the chart.  [default: the run folder]")
 @json_option
@@ -69,9 +73,9 @@ def explain(
     """Say why one request took as long as it did.
 
     Its time to the first token is split into parts, each with the requests that caused it: waiting for a slot, others'
-    prompts, what the cache had lost, the client's lag, a model that was loaded, its own prompt. What no part accounts
-    for is printed as unexplained. A simulation then plays the run again without the cause and says how long the request
-    would have taken. One request is drawn into explain.png in the run folder.
+    prompts, what the cache had lost, the client's lag, a model that was loaded, its own prompt. The rest is printed as
+    unexplained. A simulation then plays the run again without the cause and says how long the request would have taken.
+    Of a single request, explain.png in the run folder shows it among the others.
 
     \b
     Examples:

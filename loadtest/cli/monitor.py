@@ -95,7 +95,7 @@ def _sampled(sources: tuple[str, ...], servers: Sequence[str], *, serves: bool) 
     "servers",
     multiple=True,
     metavar="URL",
-    help="The measured server, the same as URL, or several: the CPU use of their processes on this machine is counted apart.",
+    help="The measured server, the same as URL; may be given again. The CPU use of its processes on this machine is counted apart.",
 )
 @connection_options
 @_metrics_options
@@ -119,11 +119,11 @@ def monitor(
     """Sample host, GPU and servers into a run folder, until Ctrl-C, --for or the run's end.
 
     `loadtest run --monitor` starts this beside a run. Started by hand it samples for a Locust run, or on the server's
-    own machine: copy its samples-*.jsonl into the run folder, and the report aligns them by the wall clock. A source
+    own machine: then copy its samples-*.jsonl into the run folder, and the report aligns them by the wall clock. A source
     that fails leaves a gap, never a zero.
 
-    With --metrics-port it also serves the figures of the run in that folder, from whichever driver; without --source it
-    does that alone.
+    With --metrics-port it also serves the figures of the run in that folder to Prometheus; without --source it does that
+    alone.
 
     \b
     Examples:
@@ -159,15 +159,15 @@ monitor_options = together(
         "--monitor",
         multiple=True,
         metavar="SOURCE,…",
-        help="Sample these beside the run, from a process of its own (`loadtest monitor --help`); ollama, vllm and "
-        "llamacpp without a URL are every measured server.  [default: none]",
+        help="Sample these during the run (`loadtest monitor --help` has the sources); ollama, vllm and llamacpp without a "
+        "URL are every measured server.  [default: none]",
     ),
     click.option(
         "--monitor-idle",
         type=seconds_param(0, MOST_IDLE_S),
         default=0.0,
-        help="Sample for so many seconds before the first request, so that energy can be told apart from what the idle "
-        "server takes; the first 2 s do not count.  [default: 0]",
+        help="Sample for so many seconds before the first request, to know what the idle server takes; the first 2 s do not "
+        "count.  [default: 0]",
     ),
     _every("--monitor-every", "Seconds between samples of --monitor."),
     _metrics_options,

@@ -25,8 +25,8 @@ MOST_USERS, MOST_SLOTS, MOST_RATE, MOST_LOADS, MOST_REQUESTS = 1024, 1024, 10_00
 
 @click.command()
 @click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--concurrency", type=LISTS_OF[int], help="Users of a closed loop to predict.")
-@click.option("--rate", type=LISTS_OF[float], help="Requests/s, Poisson, to predict.")
+@click.option("--concurrency", type=LISTS_OF[int], help="Numbers of users to predict (closed loop).")
+@click.option("--rate", type=LISTS_OF[float], help="Requests/s to predict, with Poisson arrivals.")
 @click.option(
     "--slots",
     type=LISTS_OF[int],
@@ -52,9 +52,9 @@ def predict(
 ) -> None:
     """Say beforehand what other loads would give, with 95 % bands.
 
-    From one run, which holds several concurrencies, it predicts TTFT, tokens/s and E2E at loads that were not measured,
-    and writes prediction.json and prediction.png. `loadtest run --prediction prediction.json` keeps it before the first
-    request, and its report scores it; `loadtest score` does so for any run.
+    From one run of several concurrencies it predicts TTFT, tokens/s and E2E at loads that were not measured, and writes
+    prediction.json and prediction.png. `loadtest run --prediction prediction.json` keeps the prediction before the first
+    request, and its report scores it; `loadtest score` scores it by any later run.
 
     \b
     Examples:

@@ -186,7 +186,7 @@ _price_options = together(
 )
 @_price_options
 @gate_options
-@out_option("Folder for the files, of several runs a folder each in it.  [default: the run folder]")
+@out_option("Folder for the files; several runs get a folder each in it.  [default: the run folder]")
 @json_option
 def report(
     runs: tuple[Path, ...],
@@ -202,9 +202,9 @@ def report(
 ) -> int:
     """Make summary.json, report.md, report.html and PNG charts in each run folder.
 
-    A folder can be reported any number of times; a run still in progress is reported as far as it got. With --slo, it also
-    says each level's goodput; without it the pages do so by the --slo of the run, and the exit code does not. A folder that
-    cannot be reported is named, and the others are reported.
+    A folder can be reported any number of times, also while its run goes on. --slo judges every level by these objectives,
+    and the exit code says the outcome. Without it the pages use the --slo of the run, and the exit code ignores it. A folder
+    that cannot be reported is named, and the others are reported.
 
     \b
     Exit codes: 0 done · 1 an objective is missed or not judged

@@ -18,10 +18,10 @@ from loadtest.run_folder import RunFolder
 @click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
 @json_option
 def score(prediction: Path, run: Path, *, as_json: bool) -> int:
-    """Hold a prediction against a run that was measured: errors and bands, beside those of textbook models.
+    """Compare a prediction with a run that was measured later: errors and bands, beside the errors of textbook models.
 
-    For every level that was predicted: each figure's error in percent of what was measured (+ is too much), whether the
-    95 % band held it, and the Winkler score; then the errors of four textbook models fitted to the same levels. What is
+    For every level that was predicted it prints each figure's error in percent of what was measured (+ is too much), whether
+    the 95 % band held it, and the Winkler score; then the errors of four textbook models fitted to the same levels. What is
     not scored is named, with the reason.
 
     \b

@@ -29,7 +29,7 @@ from loadtest.dialects.answers.errors.refusals import (
 from loadtest.errors import ScenarioError
 from loadtest.measure.failure import failure_of
 from loadtest.measure.request import Request
-from loadtest.metrics import S_PER_NS
+from loadtest.metrics import S_PER_NS, S_PER_US, held_back
 from loadtest.records import Clock, Outcome, Record
 from loadtest.scenario import EMBEDDINGS, ConnectionKeys, Key, RequestKeys, Scenario, keys_of
 from loadtest.targets.server.probe import ServedModel, Server
@@ -338,9 +338,11 @@ def _arrival(attempt: Attempt) -> str:
         if tokens >= 2 * FEWEST_PIECES:
             return f"{tokens} tokens in {counted(pieces, 'piece')}: ITL is of pieces, not of tokens"
         return f"{counted(pieces, 'piece')}: too few to say"
-    if reads <= 2:
+    after_s = record.chunks[0] * S_PER_US
+    said = attempt.dialect.server_said(record.server or {})
+    if reads <= 2 or held_back(pieces, after_s, record.chunks[-1] * S_PER_US - after_s, said.decode_s):
         return (
-            f"all {pieces} pieces at once, {seconds(record.chunks[0] / 1e6)} after the request: a proxy that buffers answers "
+            f"all {pieces} pieces at once, {seconds(after_s)} after the request: a proxy that buffers answers "
             "(nginx: proxy_buffering off; HAProxy: option http-no-delay) stands before the server, or the server sends whole answers, or this machine was too busy to read them apart (try again); "
             "TTFT would be E2E"
         )

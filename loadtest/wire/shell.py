@@ -166,8 +166,10 @@ class Shell:
         connection = self._pool.take(order.origin)
         while True:
             if connection is None:
+                began = now()
                 connection = await self._connect(order.origin, (order.limits or self.timeouts).connect)
                 received.new_conn, received.t_connect = True, now()
+                received.connect_ns = received.t_connect - began if received.t_send is None else 0
             call = self._call(order, connection)
             await call.send(order.payload_by(self.proxy_to(order.origin)))
             if not connection.stale:

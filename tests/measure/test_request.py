@@ -22,11 +22,13 @@ def test_instants_count_from_the_files_anchor() -> None:
     made = recorded.request(CHAT)
     made.received.new_conn = True
     made.received.t_connect = T_SEND - 200
+    made.received.connect_ns = 150_000
     feed(made.received, framed(at((5, line("a")), (7, DONE))))
     record = made.finish()
     start = T_SEND - ANCHOR.monotonic_ns
     assert record.t_sched == start - 1 * MS
     assert record.t_connect == start - 200
+    assert record.connect_us == 150
     assert record.t_send == start
     assert record.t_headers == record.t_first_byte == record.t_first_token == record.t_first_visible == start + 5 * MS
     assert record.t_end == start + 7 * MS

@@ -61,6 +61,14 @@ def anchors_of(page: Path) -> set[str]:
     return {str(slugify(re.sub(r"[`*]", "", heading), "-")) for heading in headings}
 
 
+def test_no_table_is_cut_by_a_blank_line() -> None:
+    """Ten kinds of data files stood as text below one in docs/data.md."""
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+        text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+        for rows in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+            assert re.match(r".+\n\|[-:| ]+\n", rows), f"{page.name}: {rows[:60]}"
+
+
 def test_the_site_builds_and_every_link_of_it_leads_somewhere(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}

@@ -75,8 +75,8 @@ temperature = 0.0
 ignore_eos = true
 ```
 
-Every key is also an option of [`loadtest run`](cli.md#loadtest-run) (with `-` for `_`), where its whole text is. It is a variable of
-the environment (`LOADTEST_` and the name in capitals), and a keyword of `Scenario` in Python. An option wins over the environment, and
+Every key is also an option of [`loadtest run`](cli.md#loadtest-run) (with `-` for `_`), which explains it in full. It is an environment
+variable (`LOADTEST_` and the name in capitals), and a keyword of `Scenario` in Python. An option wins over the environment, and
 the environment over the file, each also over a key there that excludes it: `--requests` takes the place of a file's `duration`. *Locust*
 says where Locust's users take the key: as an attribute of the user class, as an option of the command line, or both.
 """
@@ -125,7 +125,7 @@ def _place(keys: list[Key]) -> str:
 
 
 def _type(key: Key) -> str:
-    kind = {int: "whole number", float: "number", str: "text", bool: "true or false"}[key.kind]
+    kind = {int: "integer", float: "number", str: "string", bool: "boolean"}[key.kind]  # in TOML's words
     if key.choices:
         kind = ", ".join(f"`{one}`" for one in key.choices)
     if key.length or key.span:
@@ -148,7 +148,7 @@ def _locust(key: Key) -> str:
 
 def _what(key: Key) -> str:
     unit = f" [{key.unit}]" if key.unit else ""
-    first = re.split(r"(?<!e\.g)[.;] ", key.help.rstrip("."))[0]  # docs/cli.md has the rest
+    first = re.split(r"(?<!e\.g)(?<! loop)(?<!Name)[.;:] ", key.help.rstrip("."))[0]  # docs/cli.md has the rest
     text = re.sub(r"--[a-z-]+", lambda flag: KEYS.get(flag[0], flag[0]), f"{first}.{unit}")
     return text.replace("|", "\\|").replace("*", "\\*").replace("<", "&lt;")
 

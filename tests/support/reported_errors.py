@@ -202,7 +202,18 @@ OTHER_SHAPES: dict[str, Shape] = {
         504,
         b"<html><body><h1>504 Gateway Time-out</h1>\nThe server didn't respond in time.\n</body></html>\n",
         {},
-        "HTTP 504 with a web page, titled '504 Gateway Time-out'",
+        "HTTP 504 with a web page, titled '504 Gateway Time-out': 'The server didn't respond in time.'",
+    ),
+    "Apache's page": (
+        502,
+        (
+            b'<!DOCTYPE HTML PUBLIC "-//IETF//DTD HTML 2.0//EN">\n<html><head>\n<title>502 Proxy Error</title>\n</head><body>\n'
+            b"<h1>Proxy Error</h1>\n<p>The proxy server received an invalid\r\nresponse from an upstream server.<br />\r\n"
+            b"The proxy server could not handle the request<p>Reason: <strong>Error reading from remote server</strong></p></p>\n"
+            b"</body></html>\n"
+        ),
+        {},
+        "HTTP 502 with a web page, titled '502 Proxy Error': 'Error reading from remote server'",
     ),
     "Express's page": (
         404,

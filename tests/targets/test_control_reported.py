@@ -167,7 +167,7 @@ FIRST: dict[str, tuple[Any, list[str], list[str]]] = {  # a default answer, what
     "501": (refuse(501), ["--api openai --model NAME"], ["key may"]),
     "400 that asks for a key (LiteLLM)": (refuse(400, {"error": {"message": "No api key passed in."}}), [KEY], []),
     "400 for something else": (refuse(400, {"message": "bad tenant"}), ["status 400 (bad tenant)"], ["key may"]),
-    "500 without a word": (refuse(500), [KEY], []),
+    "500 without a word": (refuse(500), [KEY, "the server behind it does not: see its log"], []),
     "200 with an error (LM Studio)": (
         {"error": "Unexpected endpoint or method. (GET /v1/models)"},
         ["GET /v1/models: an error (Unexpected endpoint or method. (GET /v1/models))"],

@@ -154,6 +154,7 @@ def test_connections_are_kept_alive_unless_the_answer_forbids_it(kind: str) -> N
         got = ask(kind, *[httpx.Request("GET", server.url) for _ in range(5)])
     assert [one.received.new_conn for one in got] == [True, False, False, True, False]
     assert [one.received.t_connect is None for one in got] == [False, True, True, False, True]
+    assert [one.received.connect_ns == 0 for one in got] == [False, True, True, False, True]
     assert server.connections == 2
 
 

@@ -84,7 +84,7 @@ class Splitter:
         return tuple(self._cause(row, spent, how) for row, spent in ordered if spent >= LEAST_S)
 
     def _before(self, row: int) -> list[TimePart]:
-        """Return what passed before the request was sent: connecting, and the client's own lag."""
+        """Return what passed before the request was sent on a connection that held: connecting, the client's own lag, a second send."""
         timeline = self.timeline
         late = float(timeline.send[row] - timeline.sched[row])
         if not math.isfinite(late):  # it was never sent
@@ -95,13 +95,15 @@ class Splitter:
         fresh = bool(self.run.requests["new_conn"].to_numpy()[row]) and math.isfinite(ready)
         connecting = min(max(float(ready), 0.0), late) if fresh else 0.0
         found = [TimePart(time_parts.CONNECT, connecting)] if connecting >= LEAST_S else []
-        return [*found, TimePart(time_parts.CLIENT, late - (connecting if found else 0.0))]
+        found.append(TimePart(time_parts.CLIENT, late - (connecting if found else 0.0)))
+        again = float(self.run.column("reached")[row] - timeline.send[row])
+        return [*found, TimePart(time_parts.RESENT, again)] if again >= LEAST_S else found
 
     def _load(self, row: int) -> list[TimePart]:
         spent = self.run.column("load_s")[row]
         if not (math.isfinite(spent) and spent > 0):
             return []
-        spent = float(self.timeline.arrived[row] - self.timeline.send[row])
+        spent = float(self.timeline.arrived[row] - self.run.column("reached")[row])
         if spent <= (long := LONG_LOAD_S / self.run.speed):
             return [TimePart(time_parts.HANDLING, spent)]
         turn = "loaded_in_turn" in self.run.requests and bool(self.run.requests["loaded_in_turn"].to_numpy()[row])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 LEAST_S = 0.001  # a cause that took less is not named
 
 # Parts of the time to the first token, in the order in which they are told.
-CLIENT, CONNECT, HANDLING, LOAD, TURN = "client", "connect", "handling", "load", "turn"
+CLIENT, CONNECT, RESENT, HANDLING, LOAD, TURN = "client", "connect", "resent", "handling", "load", "turn"
 BEHIND = "behind_later_ones"
 SLOT, WAIT, PROMPTS, SILENT, STEP = "slot_wait", "wait", "others_prompts", "silent", "step"
 REREAD, OWN, SLOW, REST = "reread", "own_prompt", "slower", "unexplained"

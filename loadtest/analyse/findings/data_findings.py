@@ -12,7 +12,7 @@ from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import RunData
 from loadtest.doubts import VOID
 from loadtest.metrics import enough_for
-from loadtest.text import counted, listed, number, seconds
+from loadtest.text import counted, listed, number, seconds, some_of
 
 SIDES = (("input_lengths", "Prompts", "prompt_tokens"), ("output_lengths", "Answers", "output_tokens"))
 
@@ -73,6 +73,22 @@ def counting_finding(run: RunData, levels: Sequence[dict[str, Any]]) -> str | No
     if pieces == len(sources):
         return "No answer said its tokens: each piece of text counts as one, so tokens/s are pieces/s."
     return f"{pieces} of {len(sources)} answers did not say their tokens: there each piece of text counts as one."
+
+
+def hidden_finding(run: RunData, levels: Sequence[dict[str, Any]]) -> str | None:
+    """Say in how many answers the first token is of hidden text, and how much later the text came that users read."""
+    good = run.good(*(level["index"] for level in levels)) & (run.column("chunks") > 0)
+    later = (run.column("first_visible") - run.column("first_token"))[good]
+    silent = np.isnan(later)
+    count, never = int((silent | (later > 0)).sum()), int(silent.sum())
+    if not count:
+        return None
+    came = "never came"
+    if never < count:
+        came = f"came {seconds(float(np.median(later[later > 0])))} later in the median"
+        came += f", and never in {never} of them" if never else ""
+    which = some_of(count, len(later), "answer")
+    return f"TTFT is that of hidden text, such as reasoning, in {which}: the text that users read {came}."
 
 
 def clock_finding(run: RunData) -> Finding | None:

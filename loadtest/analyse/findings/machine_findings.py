@@ -247,20 +247,21 @@ def _reloads(machine: Machine, run: RunData) -> Iterator[str]:
     ]
     yield from (sentence for _, sentence in sampled)
     mark = " (simulated)" if run.simulated else ""
-    first_answer, told = float(run.requests["first_token"].min()), -np.inf
+    first_answer = float(run.requests["first_token"].min())
     for level in run.levels:
         slow = reloaded(run, run.good(level["index"])).sort_values("send")
         slow = slow[~slow.index.isin(in_turn.index)]  # the findings tell what turns cost
-        sends, answers, loads = (slow[name].to_numpy(dtype=np.float64) for name in ("send", "first_token", "load_s"))
-        for model, send, answer, took in zip(slow["model"], sends, answers, loads, strict=True):
-            if send <= first_answer:
-                continue  # the run's first load is no reload
-            seen = any(send - RELOAD_SLACK_S <= t <= answer + RELOAD_SLACK_S for t, _ in sampled)
-            if send >= told and not seen:  # those that waited for the same load are one
-                loaded = send + took  # long before its answer, where its prompt is long
-                at = f"at {_clock(run, loaded)} ({loaded:.0f} s into the run)"
-                yield f"{model}{mark} was reloaded {at}: a request waited {seconds(took)} for the load."
-            told = max(told, float(answer))
+        slow = slow[slow["send"] > first_answer]  # the run's first load is no reload
+        over = slow["first_token"].cummax().shift(1)
+        for _, waited in slow.groupby((slow["send"] >= over).cumsum()):  # those that waited for the same load are one
+            begin, end = waited["send"].min() - RELOAD_SLACK_S, waited["first_token"].max() + RELOAD_SLACK_S
+            if any(begin <= t <= end for t, _ in sampled):
+                continue
+            longest = waited.nlargest(1, "load_s").iloc[0]  # as the verdict says it
+            loaded = float(longest["reached"] + longest["load_s"])  # long before its answer, where its prompt is long
+            at = f"at {_clock(run, loaded)} ({loaded:.0f} s into the run)"
+            took = seconds(float(longest["load_s"]))
+            yield f"{longest['model']}{mark} was reloaded {at}: a request waited {took} for the load."
 
 
 def _sampled_reloads(samples: Models, mark: str, run: RunData) -> Iterator[tuple[float, str, str]]:

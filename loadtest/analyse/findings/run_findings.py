@@ -42,7 +42,7 @@ def all_findings(analysis: Analysis) -> list[Finding]:
     """Return what the run shows, the most telling first; each names its model or server where there are several."""
     run, levels = analysis.run, analysis.levels
     found = [
-        cut_off(run, levels),
+        cut_off(run),
         _found_max(run.facts.get("find_max") or {}),
         machine_findings.others_finding(run),
         by_slots.context_sentence(run),
@@ -55,6 +55,7 @@ def all_findings(analysis: Analysis) -> list[Finding]:
         memory_comparison.difference_sentence(analysis.memory),
         *energy_findings.energy_findings(analysis.summary),
         *data_findings.length_findings(run, analysis.believed),
+        data_findings.hidden_finding(run, analysis.believed),
         data_findings.counting_finding(run, levels),
         *machine_findings.machine_findings(run),
         *outcome_rules.answer_notes(run),
@@ -94,11 +95,12 @@ def _shared_servers(analysis: Analysis) -> Iterator[str]:
         named = [f"{group.name} ({counted(len(group.run.requests), 'request')})" for group, _ in analysis.groups]
         yield f"Figures are given apart for {listed(named)}."
         yield from _in_step(analysis)
+    in_turn = grouped((one.url, one.level) for one in analysis.alternating)
     for url, names in grouped((group.url, group.name) for group, _ in analysis.groups if group.beside).items():
-        yield (
-            f"{listed(names)} were in use at the same time at {url}: the waits, step times and speeds of each include what "
-            "the others cost it."
-        )
+        # Of models that are never loaded together none has a step beside another's.
+        whole = len(in_turn.get(url, ())) < len(analysis.run.levels)
+        used, what = ("in use", "waits, step times and speeds") if whole else ("asked for", "waits")
+        yield f"{listed(names)} were {used} at the same time at {url}: the {what} of each include what the others cost it."
     yield from (one.sentence for one in analysis.alternating)
     if analysis.alternating:
         yield alternating_models.what_helps(analysis.run)

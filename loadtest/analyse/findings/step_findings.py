@@ -83,9 +83,23 @@ def steps_findings(analysis: Analysis) -> list[Finding]:
         if (prefill.ci95[1] - prefill.ci95[0]) > WIDE * prefill.per_token_s:
             speed, wide = f"{number(1 / prefill.ci95[1])} to {number(1 / prefill.ci95[0])}", " (95 % interval)"
         said.append(
-            Finding(f"Prefill runs at {speed} prompt tokens/s{wide}.", f"Measured from {prefill.method}.{doubt}")
+            Finding(
+                f"Prefill runs at {speed} prompt tokens/s{wide}{_by_length(analysis.run, prefill)}.",
+                f"Measured from {prefill.method}.{doubt}",
+            )
         )
     return said
+
+
+def _by_length(run: RunData, prefill: Prefill) -> str:
+    """Say in clauses what a prompt takes besides its tokens, and how fast the shortest and the longest are read; "" where that is one."""
+    besides = f", and takes {seconds(prefill.fixed_s)} more for each prompt" if prefill.fixed_s else ""
+    if not prefill.context_s:
+        return besides
+    tokens = finite(run.uncached_tokens[run.flag("ok")])
+    ends = [float(tokens.min()), float(tokens.max())]
+    each = [f"{number(1 / (prefill.bare_s + prefill.context_s * end / 2))} in one of {end:,.0f} tokens" for end in ends]
+    return f"{besides}; it slows down with the length of a prompt: {listed(each)}"
 
 
 def pace_finding(steps: Steps, levels: Sequence[dict[str, Any]]) -> Finding | None:

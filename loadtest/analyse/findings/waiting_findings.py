@@ -135,11 +135,11 @@ def before_work(series: Series, alone_s: float) -> Finding | None:
 MANY_CUT_OFF = 0.1  # of a level's requests
 
 
-def cut_off(run: RunData, levels: Sequence[LevelData]) -> str | None:
+def cut_off(run: RunData) -> str | None:
     """Return a sentence on the last level of which many requests still waited for a token when the run ended."""
     silent = np.isfinite(run.column("send")) & np.isnan(run.column("first_token"))
     cut = silent & run.one_of("outcome", Outcome.CANCELLED)
-    for level in reversed(levels):
+    for level in reversed(run.levels):  # of the whole run: of several models each has but a part of the streams
         rows = run.of_level(level["index"])
         count, whole = int(cut[rows].sum()), int(rows.sum())
         if count > MANY_CUT_OFF * whole:

@@ -20,6 +20,7 @@ LARGE = 2.0  # times the median of its level, from which on a request's length i
 SHORT_NAMES = {
     time_parts.CLIENT: "client",
     time_parts.CONNECT: "connecting",
+    time_parts.RESENT: "sent again",
     time_parts.HANDLING: "handling",
     time_parts.LOAD: "model load",
     time_parts.TURN: "model's turn",
@@ -38,6 +39,7 @@ EXPENDABLE = ("E2E", "by", "TTFT without")
 PLAIN_WORDS = {  # of parts that are always said alike
     time_parts.CLIENT: "before the client sent it, although it was due",
     time_parts.CONNECT: "opening a connection",
+    time_parts.RESENT: "until it was sent again: the connection that was kept had died",
     time_parts.HANDLING: "before the server queued it",
     time_parts.TURN: "until its model's turn came: answers of another model, and the load",
     time_parts.BEHIND: "until the last request was taken in that came after it: it was held back on its way, or passed over; which is "

@@ -35,7 +35,8 @@ class RunData:
     """A run folder that was read: what was run, and the outcome of every request.
 
     `requests` has one row per request in the order sent. It holds durations in seconds (`ttft_s`, …), instants in seconds
-    since the run's first t_sched (`sched`, `send`, `headers`, `first_token`, `last`, `end`; nan where there was none) and
+    since the run's first t_sched (`sched`, `send`, `headers`, `first_token`, `last`, `end`; nan where there was none; `reached`:
+    the second send of a request that was sent twice, else `send`: the server cannot have had it before) and
     facts of the level (`concurrency`, `rate`). `notes` and `doubts` are tuples of sentences. loadtest.analyse.summary adds
     the columns that it names INFERRED.
     """
@@ -264,17 +265,21 @@ def _request_frame(columns: Columns, chunks: Ragged, start: float, levels: list[
     c["ttft_sched_s"] = metrics.ttft_sched(c["t_first_token"], c["t_sched"])
     c["e2e_s"] = metrics.e2e(last, c["t_send"])
     c["e2e_sched_s"] = metrics.e2e(last, c["t_sched"])
+    of_each = (each.tolist() for each in (chunks.counts, c["ttft_s"], c["e2e_s"] - c["ttft_s"], c["decode_s"]))
+    c["held_back"] = np.array(list(map(metrics.held_back, *of_each)), dtype=np.bool_)
     with np.errstate(divide="ignore", invalid="ignore"):
         c["tpot_s"] = metrics.tpot(c["e2e_s"], c["ttft_s"], tokens)
-        # All tokens came in one chunk, or nearly: no decode speed was seen.
-        c["tpot_s"][(c["tpot_s"] <= 0) | metrics.shows_no_decoding(chunks.counts, c["reads"])] = np.nan
+        # All tokens came in one chunk, or nearly, or once all were made: no decode speed was seen.
+        at_once = metrics.shows_no_decoding(chunks.counts, c["reads"]) | c["held_back"]
+        c["tpot_s"][(c["tpot_s"] <= 0) | at_once] = np.nan
         c["stream_tokens_per_s"] = metrics.stream_tokens_per_s(c["tpot_s"])
         c["e2e_tokens_per_s"] = metrics.e2e_tokens_per_s(c["output_tokens"], c["e2e_s"])
     server_clock.distrust_durations(c, chunks.counts)
     early = map(metrics.made_before_s, chunks.counts, c["e2e_s"] - c["ttft_s"], c["decode_s"])
-    c["made_before_s"] = np.where(c["first_coalesced"], np.array(list(early), dtype=np.float64), 0.0)
-    c["schedule_lag_s"] = metrics.schedule_lag(c["t_send"], c["t_sched"])
+    c["made_before_s"] = np.where(c["first_coalesced"] | c["held_back"], np.array(list(early)), 0.0)
+    c["schedule_lag_s"] = metrics.schedule_lag(c["t_send"], c["t_sched"], c["connect_us"])
     seconds = {name[2:]: (c.pop(name) - start) * metrics.S_PER_NS for name in INSTANT_FIELDS}
+    seconds["reached"] = seconds["send"] + np.nan_to_num(c["resent_after_s"])
     frame = pd.DataFrame({**c, **seconds, "last": (last - start) * metrics.S_PER_NS})
     join_levels(frame, levels)
     return frame

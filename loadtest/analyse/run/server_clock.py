@@ -18,7 +18,7 @@ def distrust_durations(c: Columns, pieces: IntArray) -> None:
     c["clock_factor"] = np.full(len(pieces), np.nan)
     for model, target in set(zip(c["model"].tolist(), c["target"].tolist(), strict=True)):
         mine = (c["model"] == model) & (c["target"] == target)
-        singly = mine & c["ok"] & ~c["first_coalesced"] & (2 * c["reads"] > pieces)
+        singly = mine & c["ok"] & ~c["first_coalesced"] & ~c["held_back"] & (2 * c["reads"] > pieces)
         factor = clock_factor(c["decode_s"], c["e2e_s"] - c["ttft_s"], pieces, singly)
         if factor is not None:
             c["clock_factor"][mine] = factor

@@ -110,7 +110,7 @@ def _of_level(run: RunData, models: Sequence[tuple[str, BoolArray]]) -> tuple[Bo
     # The first load of a level may be any model's; only one behind another model's work is a turn.
     if not any(_worked_between(work, name, -np.inf, end) for name, _, end in loads) or _beside_work(work, loads):
         return None
-    send, load = run.column("send")[waiting], run.column("load_s")[waiting]
+    send, load = run.column("reached")[waiting], run.column("load_s")[waiting]
     begin = float(np.nanmin(run.column("send")[everyone]))
     end = float(np.nanmax(run.column("end")[everyone]))
     waits, working = Depth.of(send, send + load), Depth.of(*work_spans(run.requests[everyone]))
@@ -130,7 +130,7 @@ def _of_level(run: RunData, models: Sequence[tuple[str, BoolArray]]) -> tuple[Bo
 
 def work_spans(requests: pd.DataFrame) -> tuple[FloatArray, FloatArray]:
     """Return when work on each request began (its load ended, else its first token) and when its last token came."""
-    begun = requests["send"] + requests["load_s"]
+    begun = requests["reached"] + requests["load_s"]
     known = pd.DataFrame({"begun": begun.fillna(requests["first_token"]), "over": requests["last"]}).dropna()
     known = known[known["over"] > known["begun"]]
     return known["begun"].to_numpy(dtype=np.float64), known["over"].to_numpy(dtype=np.float64)
@@ -141,7 +141,7 @@ def _loads(waiting: pd.DataFrame, work: dict[str, Depth]) -> Iterator[tuple[str,
 
     Before a later load of the same model another model was worked on, or the model was unloaded after an answer of its own.
     """
-    sends = waiting["send"].to_numpy(dtype=np.float64)
+    sends = waiting["reached"].to_numpy(dtype=np.float64)
     ends = sends + waiting["load_s"].to_numpy(dtype=np.float64)
     last: dict[str, float] = {}
     for name, send, end in sorted(zip(waiting["model"].astype(str), sends, ends, strict=True), key=lambda one: one[2]):

@@ -17,11 +17,12 @@ from loadtest import doubts
 from loadtest.analyse.run import RunData, grouped, groups
 from loadtest.analyse.verdict.evidence import Evidence
 from loadtest.doubts import SUSPECT, VOID, Doubt
-from loadtest.metrics import S_PER_NS
+from loadtest.metrics import S_PER_NS, S_PER_US
 from loadtest.records import NO_FAILURES, Outcome
 from loadtest.text import counted, listed, percent, seconds, shown
 
 MOST_NOTES = 5  # kinds of notes that are shown
+LEAST_CONNECT_US = 1000  # below it nobody feels that a connection is opened
 LONGEST_QUOTE = 200  # characters of a server's own words in one reason
 FEWEST_LAST = 3  # failures in a row at the end of a level, from which on the level is said to have stopped answering …
 ROW_BY_CHANCE = 0.01  # … if such a row is no more probable than this, given the share that failed before
@@ -83,6 +84,10 @@ def answer_notes(run: RunData) -> Iterator[str]:
             f"{len(mine)} of {len(measured)} requests were answered by the model {shown(str(name))}, by its answers' word; "
             f"{shown(str(asked))} was asked for."
         )
+    opened = measured["connect_us"][measured["connect_us"] >= LEAST_CONNECT_US]
+    if 2 * len(opened) > len(measured):
+        took = seconds(float(opened.median()) * S_PER_US)
+        yield f"For {len(opened)} of {len(measured)} requests a connection was opened first, in {took} (p50), which no TTFT holds."
     if len(after := measured["resent_after_s"].dropna()):
         twice = f"{len(after)} of {len(measured)} requests {'was' if len(after) == 1 else 'were'} sent twice"
         died = "a kept connection died without a byte of answer. TTFT counts from the first send"

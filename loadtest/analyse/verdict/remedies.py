@@ -39,9 +39,9 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "server_gone": Remedy(
         "Answers broke off, or no connection was made.",
-        "Where the error names a limit of this machine, raise it; where answers repeat themselves, give other prompts or a higher "
-        "--temperature. Else see in the server's log whether it ended, ran out of memory or was restarted, and in that of a gateway on "
-        "the way whether that closed connections; then run it again, with fewer streams where memory ran out.",
+        "Where the error names a limit of this machine, raise it. Where answers repeat themselves, give other prompts or a higher "
+        "--temperature. Otherwise look in the server's log whether it ended or ran out of memory, and in a gateway's whether that "
+        "closed connections; then run it again, with fewer streams where memory ran out.",
     ),
     "turned_away": Remedy(
         "Requests were turned away.",
@@ -60,7 +60,7 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "most_left": Remedy(
         "In half of the requests or more users hung up before their first token.",
-        "Send less load, or give users more --patience: this level shows what a few got, who waited.",
+        "Send less load, or give users more --patience: the figures are of the few who waited.",
     ),
     "run_failed": Remedy(
         "The run broke off in this level.",
@@ -101,9 +101,8 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "slow_send": Remedy(
         "Requests took long to send.",
-        "Send shorter prompts or measure over a faster network; where prompts are short and the server is near, end what runs "
-        "beside it and loadtest. TTFT (of embeddings E2E) begins when the kernel has the whole request, so it holds what the "
-        "network still has to carry.",
+        "Send shorter prompts or measure over a faster network; where prompts are short and the server is near, end other programs "
+        "on both machines.",
     ),
     "late_sends": Remedy("Requests left late.", LESS_LOAD),
     "client_lag": Remedy("The client read tokens late.", LESS_LOAD),
@@ -131,7 +130,7 @@ REMEDIES: dict[str, Remedy] = {
         "client was too busy to handle tokens one by one: end other programs there.",
     ),
     "bundled": Remedy(
-        "All tokens but the first came together.",
+        "Tokens behind the first came together.",
         "Have the gateway hand each piece on as it comes, or measure without it: TTFT may be right, the rest of an answer was held back.",
     ),
     "client_busy": Remedy("The client's processor was busy.", LESS_LOAD),
@@ -150,9 +149,9 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "unasked_lengths": Remedy(
         "Lengths are not as asked.",
-        "Answers that end early: add --ignore-eos where the server knows it, or ask for fewer --output-tokens. Answers that are "
-        "too long: the server takes no length by that name (--max-tokens-key has others), or its pieces, which are counted where "
-        "it counts no tokens, are no whole tokens. Prompts of another length: quote the length that the table shows.",
+        "Where answers end early, add --ignore-eos if the server knows it, or ask for fewer --output-tokens. Where answers are too "
+        "long, the server may take no length by that name (--max-tokens-key has another), or it counts no tokens, and its pieces are "
+        "no whole tokens. Where prompts have another length, quote the one that the table shows.",
     ),
     "cut_prompt": Remedy(
         "Prompts fill the context.",

@@ -70,11 +70,12 @@ def schedule_lag_p99(lags: FloatArray) -> float:
 
 
 def _client_lag(e: Evidence) -> Iterator[Doubt]:
-    reads, tokens = e.requests["late"], e.requests["late_tokens"]
+    mine = e.requests[~e.requests["held_back"]]  # others' gaps are nobody's
+    reads, tokens = mine["late"], mine["late_tokens"]
     old = (reads > 0) & tokens.isna()  # records of older versions do not count the tokens that late reads spoil
-    yield from doubts.doubt_late(int(reads[old].sum()), int(e.requests["arrivals"].sum()))
-    gaps = int(np.maximum(e.requests["chunks"].sum() - (e.requests["chunks"] > 0).sum(), 0))
-    spoilt = int(e.requests["late_gaps"].sum())
+    yield from doubts.doubt_late(int(reads[old].sum()), int(mine["arrivals"].sum()))
+    gaps = int(np.maximum(mine["chunks"].sum() - (mine["chunks"] > 0).sum(), 0))
+    spoilt = int(mine["late_gaps"].sum())
     yield from doubts.doubt_lag(int(reads[~old & (tokens > 0)].sum()), int(tokens.sum()), spoilt, gaps)
 
 
@@ -120,7 +121,7 @@ def reloaded(run: RunData, rows: BoolArray) -> pd.DataFrame:
 def _unserved(run: RunData, slow: pd.DataFrame) -> FloatArray:
     """Return the longest time within each request's load in which no other request to its model was worked on, seconds."""
     longest = np.zeros(len(slow))
-    start = slow["send"].to_numpy(dtype=np.float64)
+    start = slow["reached"].to_numpy(dtype=np.float64)
     end = start + slow["load_s"].to_numpy(dtype=np.float64)
     key = ["target", "model"]
     served = {name: work_spans(requests) for name, requests in run.requests.groupby(key)}
@@ -157,24 +158,28 @@ def _reload(e: Evidence) -> Iterator[Doubt]:
 def _coalesced(e: Evidence) -> Iterator[Doubt]:
     # Tokens that the server itself made at once, by its own stamps, were not merged on the way.
     merged = int((e.requests["first_coalesced"] & ~e.requests["together"]).sum())
-    spans = (e.requests["e2e_s"] - e.requests["ttft_s"]).to_numpy(dtype=np.float64)
-    of_each = zip(e.requests["chunks"].tolist(), spans.tolist(), e.requests["decode_s"].tolist(), strict=True)
-    held = [metrics.held_back_s(pieces, span, said) for pieces, span, said in of_each]
+    held = e.requests["held_back"]
     yield from doubts.doubt_coalesced(
         merged,
         len(e.requests),
         pieces=int(e.requests["chunks"].sum()),
         reads=int(e.requests["reads"].sum()),
-        held_back=sum(each > 0 for each in held),
-        held_back_s=sum(held),
+        held_back=int(held.sum()),
+        held_back_s=float(e.requests["decode_s"][held].sum()),
     )
 
 
+SLOWED = (
+    0.6  # of the time over which an answer came, by the server's word, below which something on the way slows it down
+)
 BUNDLED_PIECES = 16  # of an answer that is looked at: no server makes so many tokens but the first in one step
 
 
 def _bundled(e: Evidence) -> Iterator[Doubt]:
-    """Doubt answers whose first token came alone and all others at once, long after it; a stall leaves them one by one."""
+    """Doubt answers whose first token came alone and all others at once, long after it, or by and by more slowly than written.
+
+    A stall leaves them one by one.
+    """
     chunks, row = e.run.chunks, np.flatnonzero(e.run.good(e.level["index"]))
     row = row[
         (chunks.counts[row] >= BUNDLED_PIECES) & ~e.run.flag("together")[row] & ~e.run.flag("first_coalesced")[row]
@@ -190,6 +195,16 @@ def _bundled(e: Evidence) -> Iterator[Doubt]:
             SUSPECT,
             f"the first token came alone and all others of an answer together, {later} after it, in {at_once.sum()} of "
             f"{len(e.requests)} requests: a gateway on the way or the server itself gathers them, so token gaps are not the model's",
+        )
+        return
+    span, said = e.requests["e2e_s"] - e.requests["ttft_s"], e.requests["decode_s"]
+    slowed = (2 * e.requests["reads"] <= e.requests["chunks"]) & (span >= metrics.HELD_BACK_S) & (said < SLOWED * span)
+    if 2 * slowed.sum() > len(e.requests):
+        yield Doubt(
+            SUSPECT,
+            f"several tokens came at a time, over {seconds(float(span[slowed].median()))}, although the server says that it wrote them "
+            f"over {seconds(float(said[slowed].median()))}, in {slowed.sum()} of {len(e.requests)} requests: a gateway or the network "
+            "slows answers down, so token gaps and decode speeds are not the model's",
         )
 
 

@@ -132,8 +132,8 @@ class RunCommand(click.Command):
     is_flag=False,
     flag_value=DEFAULT_MOST,
     metavar="[N]",
-    help="Search for the most streams that meet --slo, up to N (people, with --turns). With --rate: for the highest rate, "
-    f"from the one given up to N times it.  [default N: {DEFAULT_MOST}]",
+    help="Search for the most streams (or people) that meet --slo, up to N; with --rate for the highest rate, up to N times "
+    f"the one given.  [default N: {DEFAULT_MOST}]",
 )
 @click.option(
     "--prediction",
@@ -159,16 +159,15 @@ def run(
 ) -> int:
     """Measure a server, level by level, into a run folder, and report on it.
 
-    URL is the same as --url. The grid is every combination of --concurrency, --input-tokens and --output-tokens (or --words); each cell is a
-    level. Ctrl-C ends cleanly and keeps every finished request. Options given here win over the scenario file.
+    URL is the same as --url. Every combination of --concurrency, --input-tokens and --output-tokens (or --words) is a level.
+    Ctrl-C ends the run and keeps every finished request.
 
-    With --rate (or --trace) instead of --concurrency the loop is open: each request is sent when it is due by a schedule
-    made beforehand, however many are still unanswered. TTFT then counts from when a request was due as well as from when
-    it was sent.
+    With --rate or --trace instead of --concurrency the loop is open: each request is sent when it is due, however many are
+    still unanswered, and TTFT is also given from when the request was due.
 
-    With --find-max the concurrency is searched for (or the rate, from the one given): it doubles until a level misses
-    --slo, then the gap is halved. The answer names what binds past it: slots, prefix cache, prefill, decode, memory or
-    context. Exit code 1 when no load surely meets --slo.
+    With --find-max the concurrency (or the rate, from the one given) doubles until a level misses --slo, then the gap is
+    halved. The result names the limit: slots, prefix cache, prefill, decode, memory or context. Exit code 1 when no load
+    surely meets --slo.
 
     \b
     Examples:
@@ -182,8 +181,8 @@ def run(
       loadtest run --monitor host,nvidia,ollama --duration 300 --metrics-port 9464
       loadtest run --concurrency 8 --prediction prediction.json
 
-    Times are seconds; 500ms, 2m and 1h have their unit. Every option here can be set in the environment as well:
-    --input-tokens is LOADTEST_INPUT_TOKENS. An option wins over the environment, and that over the scenario file.
+    Times are seconds, or have a unit: 500ms, 2m, 1h. Every option has an environment variable, too, such as
+    LOADTEST_INPUT_TOKENS. An option wins over the environment, and that over the scenario file.
     """
     showing, monitored = Showing.taken(values), {name: values.pop(name) for name in ("monitor", *MONITORING)}
     url = url_taken(values["url"], argument=file_and_url(given, None)[1] is not None)

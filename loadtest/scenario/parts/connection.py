@@ -35,11 +35,11 @@ class ConnectionKeys:
         metavar="FILE",
     )
     insecure: bool = request_key(
-        "Trust any certificate over https: for a test server of your own only, since anybody could answer in its place.",
+        "Trust any certificate over https. For a test server of your own only: anybody could answer in its place.",
         default=False,
     )
     cert: str | None = request_key(
-        "PEM file of your certificate, for a server that asks for one over https. It holds the key too, or --cert-key names it.",
+        "PEM file of your certificate, for a server that asks for one. It holds the key too, or --cert-key names it.",
         None,
         text=Text(4096, "name a PEM file, or leave it out"),
         file="",

@@ -25,15 +25,14 @@ class LimitKeys:
         "Longest time for a whole request.", None, unit="s", bounds=SECONDS, locust=(ATTRIBUTE,)
     )
     patience: float | str | None = request_key(
-        "How long users wait for the first token before they hang up: seconds, or a distribution like uniform(5, 15); "
-        "default: as long as the limits allow.",
+        "How long users wait for the first token before they hang up: seconds, or a distribution like uniform(5, 15).",
         None,
         unit="s",
         bounds=SECONDS,
         span=True,
     )
     leave: float | None = request_key(
-        "Share of the answers in which the user hangs up, like 0.05, at a random point of the expected length.",
+        "Share of the answers in which the user hangs up, like 0.05, at a random point of the answer.",
         None,
         bounds=Range(0, 1, instead="5 % is 5% or 0.05"),
         share=True,

@@ -26,7 +26,7 @@ class LoadKeys:
     """Keys that decide how many requests are sent, and when."""
 
     concurrency: Sequence[int] = key(
-        "Users at once (closed loop): each sends its next request when the last answer has ended. Each number of a list is a "
+        "Users at once (closed loop): each sends the next request when its last answer has ended. Each number of a list is a "
         "level.",
         [*USUAL_STREAMS],
         bounds=STREAM_COUNTS,
@@ -65,8 +65,8 @@ class LoadKeys:
         bounds=dataclasses.replace(STREAM_COUNTS, above_zero=True),
     )
     requests: int | None = key(
-        "Requests of a level in all; turns count, where users hold conversations. Default: --requests-per-stream × --concurrency; "
-        "at a rate, those of 60 s.",
+        "Requests of a level in all; turns, where users hold conversations. Default: --requests-per-stream × --concurrency; at a "
+        "rate, those of 60 s.",
         None,
         bounds=REQUEST_COUNTS,
     )
@@ -86,13 +86,13 @@ class LoadKeys:
     )
     warmup: int = key(
         "Warm-up requests of each user at the start of a level, kept but not counted. Open loop: so many in all, one after "
-        "another. Conversations: so many that each user ends before the level counts.",
+        "another. Conversations: how many each user ends before the level counts.",
         1,
         bounds=Range(0, 100_000),
         locust=(ATTRIBUTE,),
     )
     max_rate: float | None = key(
-        "Closed loop: never start more requests than this.", None, unit="requests/s", bounds=RATE
+        "Closed loop: start requests no faster than this.", None, unit="requests/s", bounds=RATE
     )
     think_time: float | str = key(
         "Pause of a user between an answer and the next request: seconds, or a distribution such as lognormal(20, 0.8), "
@@ -105,7 +105,7 @@ class LoadKeys:
         locust=(ATTRIBUTE, OPTION),
     )
     workers: int = key(
-        "Processes that send. They share the load exactly and begin levels together, and each can use a core of its own.",
+        "Processes that send. They share the load, and each can use a core of its own.",
         1,
         bounds=Range(1, 1024),
     )

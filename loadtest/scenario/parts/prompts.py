@@ -103,15 +103,15 @@ class SessionKeys:
         length=True,
     )
     follow_up_tokens: int | str | None = _session_key(
-        "Length of what a user says in each turn after the first, or a distribution; default: --input-tokens.",
+        "Length of what a user says in each later turn, or a distribution; default: --input-tokens.",
         None,
         unit="tokens",
         bounds=TOKEN_COUNTS,
         length=True,
     )
     answers: str | None = _session_key(
-        "What stands in a conversation as the model's answers: the server's own, or recorded ones (made up where nothing "
-        "is recorded). With --data: play its conversations turn by turn.  [default: server]",
+        "Which answers later turns of a conversation repeat: the server's own, or recorded ones (made up where nothing is "
+        "recorded). With --data: play its conversations turn by turn.  [default: server]",
         None,
         choices=ANSWERS,
     )

@@ -39,8 +39,8 @@ class RequestKeys:
     """Keys that decide where a request goes and what it says beside the prompt."""
 
     url: str | None = key(
-        "Base URL of the server; default: OLLAMA_HOST, else OPENAI_BASE_URL, else the local Ollama. May be given again: users "
-        "are then spread evenly over the servers, and arrivals at a rate take turns.",
+        "Base URL of the server; default: OLLAMA_HOST, else OPENAI_BASE_URL (that first with --api openai), else the local "
+        "Ollama. May be given again: the servers then share users and arrivals evenly.",
         None,
         joined=" ",
         text=Text(
@@ -49,13 +49,13 @@ class RequestKeys:
         metavar="URL",
     )
     api: str = key(
-        "API of the server: auto, ollama (native), openai or anthropic.",
+        "API of the server; ollama is Ollama's own.",
         "auto",
         choices=APIS,
         locust=(ATTRIBUTE, OPTION),
     )
     endpoint: str = key(
-        "chat, generate (Ollama), completions, responses (OpenAI), messages (Anthropic) or embeddings.",
+        "What is measured; generate is Ollama's, messages is Anthropic's.",
         "chat",
         choices=ENDPOINT_NAMES,
         locust=(ATTRIBUTE, OPTION),
@@ -83,7 +83,7 @@ class RequestKeys:
         "Sampling temperature; default: the server's.", None, bounds=Range(0, 100), locust=(ATTRIBUTE,)
     )
     max_tokens_key: str = key(
-        "OpenAI field for the answer length: max_tokens or max_completion_tokens.",
+        "OpenAI's field for the length of an answer.",
         "max_tokens",
         choices=MAX_TOKENS_KEYS,
         locust=(ATTRIBUTE,),

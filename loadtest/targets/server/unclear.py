@@ -97,7 +97,10 @@ def _what_to_do(url: str, listing: ControlAnswer, keys: ConnectionKeys) -> str:
         or _ASKS_FOR_A_KEY.search(listing.described)
         or (listing.status == 400 and _sent(url, keys))
     ):
-        return _of_a_key(url, keys)
+        behind = (
+            " Or a gateway answers, and the server behind it does not: see its log." if listing.status == 500 else ""
+        )
+        return _of_a_key(url, keys) + behind
     if listing.status == 404:
         return (
             " Nothing of a model server is at this path: the URL may lack a prefix, or its port is another program's."

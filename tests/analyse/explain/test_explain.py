@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 from support import planted
-from support.explained import TIMING, explained
+from support.explained import TIMING, explained, text
 from support.made_runs import MS, Made, grid, unanswered, write
 from support.planted import Case, Playing, Sent
 from support.scored import command
@@ -354,3 +354,16 @@ def test_users_who_hung_up_are_the_slowest_and_failed_requests_are_said_to_be_le
     code, said = command("explain", run, "--slowest", "2", "--by", "e2e")
     assert "users hung up in" in said
     assert json.loads(command("explain", run, "--json")[1])["left_out"].startswith("7 of 64 requests failed")
+
+
+def test_the_time_before_a_second_send_is_a_part_of_its_own(tmp_path: Path) -> None:
+    """Was "198 ms waiting for a slot; slots were held by #4 and #5", for it came when its first send had gone to a dead connection."""
+    levels, truth = grid(Made(), (2,))
+    first = truth.records[7]
+    sent = (first.t_send or 0) - 200 * MS
+    chunks = [chunk + 200_000 for chunk in first.chunks]
+    records = [*truth.records]
+    records[7] = dataclasses.replace(first, t_sched=sent, t_send=sent, chunks=chunks, resent=first.t_send)
+    found = explained(write(tmp_path / "run", records, levels), 7)
+    assert "200 ms until it was sent again: the connection that was kept had died" in text(found)
+    assert sum(part.seconds for part in found.parts.first) == pytest.approx(found.parts.total_s)

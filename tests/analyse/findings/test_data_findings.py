@@ -100,3 +100,29 @@ def test_pieces_that_are_counted_as_tokens_are_said_to_be_pieces(sources: tuple[
     rows = pd.DataFrame({"token_source": sources})
     run = cast("RunData", SimpleNamespace(requests=rows, good=lambda _: np.ones(len(rows), dtype=np.bool_)))
     assert data_findings.counting_finding(run, [LEVEL]) == said
+
+
+@pytest.mark.parametrize(
+    ("later", "said"),
+    [
+        ((0.0, 0.0, 0.0), None),
+        ((0.0, 0.2, 0.4), "2 of 3 answers: the text that users read came 300 ms later in the median"),
+        (
+            (0.2, 0.2, np.nan),
+            "all 3 answers: the text that users read came 200 ms later in the median, and never in 1 of them",
+        ),
+        ((np.nan, np.nan), "both answers: the text that users read never came"),
+    ],
+)
+def test_where_the_first_token_is_a_thought_it_is_said_when_users_read_something(
+    later: tuple[float, ...], said: str | None
+) -> None:
+    """A real Ollama's model that thinks: TTFT of its first thought, and not a word on when the text to read came."""
+    columns = {
+        "first_token": np.ones(len(later)),
+        "first_visible": 1 + np.array(later),
+        "chunks": np.full(len(later), 9),
+    }
+    run = cast("RunData", SimpleNamespace(column=columns.get, good=lambda *_: np.ones(len(later), dtype=np.bool_)))
+    found = data_findings.hidden_finding(run, [LEVEL])
+    assert found == (said and f"TTFT is that of hidden text, such as reasoning, in {said}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import platform
 import re
@@ -295,3 +296,20 @@ def test_a_file_that_does_not_parse_is_no_reason_to_refuse_a_run(run: Path) -> N
     assert said(run) == ""
     left_out = "samples-host.jsonl does not begin with a header that can be read and is left out."
     assert analyse(run).summary["trouble"] == [left_out]
+
+
+def test_a_load_that_several_waited_for_is_said_with_one_figure(tmp_path: Path) -> None:
+    """Was "waited up to 415 ms for a load" in the verdict, and "a request waited 403 ms" of the first that was sent below it."""
+    levels, truth = made_runs.grid(made_runs.Made(prefill_ms=2000), (1, 2))
+    late = [record.id for record in truth.records if record.level == 1 and not record.warmup][6:8]
+    records = made_runs.loading(truth.records, late, load_ms=800)
+    longer = [
+        dataclasses.replace(record, server={**(record.server or {}), "load_duration": 815_000_000})
+        if record.id == late[1]
+        else record
+        for record in records
+    ]
+    one = analyse(made_runs.write(tmp_path / "run", longer, levels))
+    (sentence,) = machine_findings.machine_findings(one.run)
+    assert "2 of 16 requests waited up to 815 ms for a load" in one.levels[1]["reasons"][0]
+    assert sentence.endswith("a request waited 815 ms for the load.")

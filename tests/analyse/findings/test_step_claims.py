@@ -10,7 +10,7 @@ import pytest
 from support.bare_analysis import LIMIT, Run, of
 
 from loadtest.analyse.findings import step_findings
-from loadtest.analyse.server.timing.prefill_law import fit_prefill
+from loadtest.analyse.server.timing.prefill_law import Prefill, fit_prefill
 from loadtest.analyse.server.timing.step_law import Law
 from loadtest.analyse.server.timing.steps import Steps
 
@@ -56,12 +56,41 @@ def test_a_law_is_said_where_it_fits() -> None:
 )
 def test_the_least_speed_of_prefill_is_said_as_the_least(*, least: bool, speeds: list[float], said: str | None) -> None:
     steps = steps_of(fits=True, reason=None)
-    steps.prefill = SimpleNamespace(per_token_s=0.001, ci95=(0.0009, 0.0011), least=least, method="stated", holds=True)
+    steps.prefill = Prefill(0.001, (0.0009, 0.0011), 0.0, 9, "stated", least=least)
     run = Run(facts={}, column=lambda _: np.array(speeds))
     found = [each for each in step_findings.steps_findings(of(LIMIT, steps=steps, run=run)) if "Prefill" in each]
     assert found == ([said] if said else [])
     if said and least:  # others may have used the server: was "prompts that had the server to themselves"
         assert found[0].evidence.startswith("Measured from prompts with no other request of this run at the server;")
+
+
+@pytest.mark.parametrize(
+    ("fixed_s", "context_s", "said"),
+    [
+        (0.0, 0.0, ""),
+        (0.02, 0.0, ", and takes 20.0 ms more for each prompt"),
+        (
+            0.0,
+            1e-6,
+            "; it slows down with the length of a prompt: 1818 in one of 100 tokens and 800 in one of 1,500 tokens",
+        ),
+    ],
+)
+def test_the_speed_of_prefill_is_said_by_length_where_it_goes_by_length(
+    fixed_s: float, context_s: float, said: str
+) -> None:
+    """Was one speed of a real server that reads short prompts far faster than long ones, or takes as long for each besides."""
+    steps = steps_of(fits=True, reason=None)
+    before = 500.0 if context_s else 0.0
+    steps.prefill = Prefill(0.001, (0.001, 0.00101), fixed_s, 9, "stated", context_s=context_s, before=before)
+    run = Run(
+        facts={},
+        requests={"status": [200.0] * 3, "ok": [True, True, False]},
+        uncached_tokens=np.array([100.0, 1500.0, 9.0]),
+    )
+    assert f"Prefill runs at 1000 prompt tokens/s{said}." in step_findings.steps_findings(
+        of(LIMIT, steps=steps, run=run)
+    )
 
 
 def test_a_speed_that_is_not_known_is_not_said() -> None:
@@ -75,7 +104,7 @@ def test_a_speed_that_is_not_known_is_not_said() -> None:
 def test_that_prompts_shared_steps_is_seen_where_none_was_alone(interference: float | None, *, said: bool) -> None:
     """Was half as fast again where streams have a clock each: the steps that they did not share were taken off."""
     steps = steps_of(fits=True, reason=None)
-    steps.prefill = SimpleNamespace(per_token_s=0.001, ci95=(0.0009, 0.0011), least=False, method="stated", holds=None)
+    steps.prefill = Prefill(0.001, (0.0009, 0.0011), 0.0, 9, "stated", holds=None)
     steps.interference_s = interference
     assert any("Prefill" in each for each in step_findings.steps_findings(of(LIMIT, steps=steps))) is said
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from support.made_runs import Made, grid, make, unanswered, write
+from support.two_models import FAST, SLOW, mixed, target
 from support.virtual_runs import Load, play
 
 from loadtest.analyse.charts import against_load, distributions
@@ -263,9 +264,17 @@ def test_who_still_waited_when_the_run_ended_is_counted(kept: int, said: str | N
     levels, truth = grid(Made(), (4,), each=4)
     cut = [unanswered(one, Outcome.CANCELLED) for one in truth.records[kept:]]
     one = analyse(write(tmp_path / "run", [*truth.records[:kept], *cut], levels))
-    found = waiting_findings.cut_off(one.run, one.levels)
+    found = waiting_findings.cut_off(one.run)
     assert (found or "").startswith(said or "")
     assert (found is None) == (said is None)
+
+
+def test_who_still_waited_is_counted_of_the_load_of_all_models(tmp_path: Path) -> None:
+    """Was "3 of 10 requests at 2 streams" of a real Ollama whose two models had two streams each: the 10 were of all four."""
+    levels, records = mixed(FAST, SLOW)
+    cut = [unanswered(one, Outcome.CANCELLED) if one.level and one.id % 2 else one for one in records]
+    one = analyse(write(tmp_path / "run", cut, levels, targets=[target("made"), target("other")]))
+    assert (waiting_findings.cut_off(one.run) or "").partition(" had ")[0].endswith("of 108 requests at 12 streams")
 
 
 def test_of_a_level_whose_users_mostly_hung_up_before_a_token_no_share_of_waiting_is_said(tmp_path: Path) -> None:

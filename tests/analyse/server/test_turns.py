@@ -91,6 +91,8 @@ def test_turns_are_counted_and_what_they_cost(tmp_path: Path) -> None:
     said = " ".join(all_findings(one))
     assert "mid and small took turns: 14 loads (mid 7, small 7), 5.60 s" in said
     assert "OLLAMA_MAX_LOADED_MODELS" in said
+    # was "in use at the same time …: the waits, step times and speeds of each include what the others cost it"
+    assert "mid and small were asked for at the same time at http://127.0.0.1:11434: the waits of each include" in said
     assert "was reloaded" not in said  # once, and not fourteen times more
     for _, part in one.groups:
         assert not any(
@@ -99,7 +101,11 @@ def test_turns_are_counted_and_what_they_cost(tmp_path: Path) -> None:
 
 
 def test_models_that_answer_at_the_same_time_take_no_turns(tmp_path: Path) -> None:
-    assert taking_turns(tmp_path / "run", 7, apart=False).summary["turns"] == []
+    one = taking_turns(tmp_path / "run", 7, apart=False)
+    assert one.summary["turns"] == []
+    assert "in use at the same time at http://127.0.0.1:11434: the waits, step times and speeds" in " ".join(
+        all_findings(one)
+    )
 
 
 def test_models_that_load_beside_each_others_answers_take_no_turns(tmp_path: Path) -> None:

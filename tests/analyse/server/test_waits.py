@@ -305,3 +305,30 @@ def test_headers_that_a_proxy_sends_at_once_give_way_to_llamacpp_s_timings(tmp_p
     run = frames.load(played.write(tmp_path / "run"))
     assert run.column("queue_wait_s").max() < 0.002
     assert float(np.quantile(np.abs(waits.split_waits(run, KNOWN).slot - truth_of(played, run)), 0.99)) < 0.005
+
+
+@pytest.mark.parametrize(("users", "says"), [(2, True), (2, False), (8, True)])
+def test_a_request_that_was_sent_twice_waits_in_the_server_from_its_second_send(
+    tmp_path: Path, users: int, *, says: bool
+) -> None:
+    """Was a batch wait of 200 ms, or a longer slot wait, of a request that had been sent to a connection that was dead."""
+    levels, truth = grid(Made(), (users,))
+    again = {record.id for record in truth.records if record.id % 5 == 4}
+    records = [resent(record, 200) if record.id in again else record for record in truth.records]
+    if not says:
+        records = [dataclasses.replace(record, server=None) for record in records]
+    run = analyse(write(tmp_path / "run", records, levels)).run
+    rows = run.one_of("id", *again) & run.flag("ok")
+    expected = [truth.slot_wait[number] for number in run.requests["id"][rows]]
+    assert run.column("slot_wait_s")[rows] == pytest.approx(expected, abs=0.005 if says else 0.08)
+    assert np.nan_to_num(run.column("batch_wait_s"))[rows] == pytest.approx(0.0, abs=0.005)
+    assert (run.column("ttft_s") - np.nan_to_num(run.column("queue_wait_s")))[
+        rows
+    ].min() > 0.2  # counts from the first send
+
+
+def resent(record: Record, after_ms: int) -> Record:
+    """Return a request that was sent so long before as well, on a connection that died."""
+    sent = (record.t_send or 0) - after_ms * MS
+    chunks = [chunk + after_ms * 1000 for chunk in record.chunks]
+    return dataclasses.replace(record, t_sched=sent, t_send=sent, chunks=chunks, resent=record.t_send)

@@ -32,6 +32,19 @@ def in_reads(reads: int, *after_us: int) -> Spoil:
     return spoilt
 
 
+def at_once(gap_us: int, *, told: bool = False) -> Spoil:
+    """Return answers whose tokens came so close together, in a read each, when all of them had been made."""
+
+    def spoilt(record: Record) -> dict[str, Any]:
+        chunks = [record.chunks[-1] + gap_us * i for i in range(len(record.chunks))]
+        known = {name: value for name, value in (record.server or {}).items() if told or name != "eval_duration"}
+        first, start = (record.t_send or 0) + chunks[0] * 1000, record.t_send or 0
+        end = {"t_first_token": first, "t_first_visible": first, "t_end": start + chunks[-1] * 1000}
+        return {"chunks": chunks, "server": known, "server_us": None, "server_first": None, **end}
+
+    return spoilt
+
+
 def server(record: Record, **changes: Any) -> dict[str, Any]:
     return {"server": {**(record.server or {}), **changes}}
 
@@ -82,6 +95,7 @@ def silent(tokens: int | None) -> Spoil:
             "(1 % of median TTFT or 5 ms); of 32 requests that is nearly the longest, which alone makes no level void",
         ),
         (late(2), 1, "valid", ""),
+        (lambda r: {**late(60)(r), "connect_us": 58_000}, 1, "valid", ""),  # a server that keeps no connection
         (lambda _: {"late": 1}, 1, "void", "32 of 640 arrivals (5 %), above the limit of 1 %"),
         (lambda _: {"late": 1}, 7, "suspect", "above half the limit of 1 %"),
         (
@@ -117,8 +131,28 @@ def silent(tokens: int | None) -> Spoil:
             "the first token came alone and all others of an answer together, 400 ms after it, in 32 of 32 requests",
         ),
         (in_reads(2, *[400_000] * 19), 3, "valid", ""),  # of some, as where a machine paused
+        (
+            in_reads(5, *[200_000 * (1 + i // 5) for i in range(19)]),  # Apache's mod_ratelimit; was valid
+            1,
+            "suspect",
+            "several tokens came at a time, over 800 ms, although the server says that it wrote them over 190 ms, in 32 of 32",
+        ),
         (in_reads(6, *[20_000 * (1 + i // 4) for i in range(19)]), 1, "valid", ""),  # four accepted at each step
         (in_reads(20, *[400_000 + 500 * i for i in range(19)]), 1, "valid", ""),  # a stall: others come one by one
+        (
+            at_once(80),  # a gateway that waits for the whole answer and sends it on piece by piece; was valid
+            1,
+            "suspect",
+            "all tokens of an answer came together and faster than models write them, in 32 of 32 requests: a proxy on the",
+        ),
+        (
+            lambda r: {**at_once(80)(r), "late": 2, "late_tokens": 19, "late_gaps": 19},
+            1,
+            "suspect",
+            "came together and",
+        ),
+        (at_once(80, told=True), 1, "suspect", "although the server says that it wrote them over 190 ms, in 32 of 32"),
+        (at_once(700), 1, "valid", ""),  # a fast server
         (lambda _: {"output_tokens": 12}, 1, "suspect", "output length is not as asked: 12.0 tokens a request instead"),
         (
             lambda _: {"output_tokens": 12, "token_source": "chunks"},

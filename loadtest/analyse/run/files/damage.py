@@ -63,7 +63,18 @@ RECORD_KINDS: dict[str, ValueKind] = {
         ("asked", "asked_input", "prompt_tokens", "output_tokens", "late_tokens", "late_gaps"), TOKENS_KIND
     ),
     **dict.fromkeys(
-        ("reads", "stamped", "arrivals", "late", "bytes", "lag_us", "lag_mean_us", "send_us", "unsent_tokens"),
+        (
+            "reads",
+            "stamped",
+            "arrivals",
+            "late",
+            "bytes",
+            "lag_us",
+            "lag_mean_us",
+            "connect_us",
+            "send_us",
+            "unsent_tokens",
+        ),
         COUNT_KIND,
     ),
     "seed": ValueKind(int, -(1 << 63), (1 << 63) - 1),

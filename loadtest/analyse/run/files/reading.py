@@ -57,7 +57,19 @@ NUMBER_FIELDS = (
     "session",
     "turn",
 )
-COUNT_FIELDS = ("id", "level", "seed", "reads", "stamped", "arrivals", "late", "bytes", "target", "unsent_tokens")
+COUNT_FIELDS = (
+    "id",
+    "level",
+    "seed",
+    "reads",
+    "stamped",
+    "arrivals",
+    "late",
+    "bytes",
+    "target",
+    "unsent_tokens",
+    "connect_us",
+)
 TEXT_FIELDS = ("dialect", "model", "outcome", "token_source", "finish_reason", "said_model", "error")
 FLAG_FIELDS = ("warmup", "new_conn", "first_coalesced")
 REMARK_FIELDS = ("notes", "doubts")
@@ -287,8 +299,9 @@ def _columns(rows: ParsedLines, server_chunks: Ragged, damage: Damage) -> Column
     said = [_trusted_durations(row, damage) for row in rows]
     told = np.array(said, dtype=np.float64).reshape(-1, 5)
     columns["load_s"], columns["prefill_s"], columns["cached_tokens"], columns["llamacpp"], columns["decode_s"] = told.T
-    instants = (columns[name] for name in ("t_send", "t_headers", "t_first_token"))
-    columns["queue_wait_s"] = np.array(list(map(metrics.queue_wait, *instants, said)), dtype=np.float64)
+    reached = np.where(np.isfinite(again), again, columns["t_send"])
+    waits = map(metrics.queue_wait, reached, columns["t_headers"], columns["t_first_token"], said)
+    columns["queue_wait_s"] = np.array(list(waits), dtype=np.float64)
     columns["stamped_by_server"] = np.array([row.get("server_first") is not None for row in rows], dtype=np.bool_)
     columns["server_first"] = np.array([row.get("server_first") or 0 for row in rows], dtype=np.int64)
     firsts = [server_chunks.row(index)[:2].tolist() for index in range(len(rows))]

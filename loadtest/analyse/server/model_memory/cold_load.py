@@ -100,7 +100,7 @@ def cold_load(run: RunData, index: int) -> dict[str, Any]:
     "file", else of its "memory" once loaded.
     """
     good = run.good(index)
-    times, sent = run.column("load_s")[good], run.column("send")[good]
+    times, sent = run.column("load_s")[good], run.column("reached")[good]
     known = np.isfinite(times)
     times, sent = times[known], sent[known]
     file, loaded = run.fact("server", "facts", "details", "file_size"), run.fact("server_at_end", "size")

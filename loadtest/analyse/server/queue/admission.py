@@ -102,7 +102,7 @@ def admission(run: RunData, slots: Slots, steps: Steps) -> Admission:
     gaps = read_gaps(run, slots)
     if not gaps.requests.told.any():
         return Admission(0.0, 0.0)
-    arrived = run.column("send") + np.nan_to_num(run.column("load_s"))
+    arrived = run.column("reached") + np.nan_to_num(run.column("load_s"))
     open_to = np.maximum(arrived, gaps.requests.free)
     known = np.isfinite(gaps.requests.started) & np.isfinite(open_to) & gaps.requests.told & ~_first_burst(run)
     step = min(entry.median_s for entry in steps.times)

@@ -63,7 +63,7 @@ def arrival(run: RunData, first: FloatArray) -> FloatArray:
     """
     load = run.column("load_s")
     usual = float(np.nanmedian(load)) if np.isfinite(load).any() else 0.0
-    loaded = run.column("send") + np.where(np.isfinite(load), load, usual)
+    loaded = run.column("reached") + np.where(np.isfinite(load), load, usual)
     return np.fmin(loaded, np.fmin(first, run.column("end")))
 
 

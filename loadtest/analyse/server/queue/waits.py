@@ -72,7 +72,7 @@ def split_waits(run: RunData, slots: Slots) -> Waits:
 
 def _waited_alone(run: RunData, wait: FloatArray) -> BoolArray:
     """Mark the requests that waited while no other was in flight at their server."""
-    send = run.column("send")
+    send = run.column("reached")
     alone = open_within(send, run.column("end"), send, send + np.nan_to_num(wait)) < 2
     return alone & ~np.asarray(run.requests.get("accompanied", False), dtype=np.bool_)
 
@@ -85,7 +85,8 @@ def _told_wait(run: RunData) -> FloatArray:
     """
     wait, held = run.column("queue_wait_s"), run.column("made_before_s")
     timed = run.column("llamacpp") == 1
-    until_prompt = np.maximum(run.column("ttft_s") - held - run.column("prefill_s"), 0.0)
+    until_first = run.column("first_token") - run.column("reached")
+    until_prompt = np.maximum(until_first - held - run.column("prefill_s"), 0.0)
     wait = np.where(~timed & (held > 0), np.maximum(until_prompt - run.column("load_s"), 0.0), wait)
     if not timed.any() or headers_mark_start(run):
         return wait
@@ -97,7 +98,7 @@ def _slot_wait(run: RunData, slots: int, wait: FloatArray, way: float) -> FloatA
 
     What passes on the `way` passes between a slot's end and its next first token as well, with no wait for a slot in it.
     """
-    send, end, first = run.column("send"), run.column("end"), run.column("first_token")
+    send, end, first = run.column("reached"), run.column("end"), run.column("first_token")
     arrived = arrival(run, first)
     admitted = _admitted(run, arrived, wait)
     left = left_slot(run)
@@ -183,9 +184,9 @@ def _held_without_token(
 
 def in_crowded_levels(run: RunData, slots: int) -> BoolArray:
     """Mark the requests of levels that ever had more than `slots` requests in flight."""
-    sent = run.requests.loc[run.requests["send"].notna(), ["level", "send", "end"]]
+    sent = run.requests.loc[run.requests["send"].notna(), ["level", "reached", "end"]]
     peaks = {
-        level: peak_at_once(*mine[["send", "end"]].to_numpy(dtype=np.float64).T)
+        level: peak_at_once(*mine[["reached", "end"]].to_numpy(dtype=np.float64).T)
         for level, mine in sent.groupby("level")
     }
     return run.one_of("level", *(level for level, peak in peaks.items() if peak > slots))

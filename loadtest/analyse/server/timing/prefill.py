@@ -174,7 +174,7 @@ def _from_idle(
     run: RunData, gaps: TokenGaps, tokens: FloatArray, step: StepTime | None, n_batch: Slice
 ) -> Prefill | None:
     """Take the cost from TTFT of requests, or of groups sent together, that found the server idle."""
-    send = run.column("send")
+    send = run.column("reached")
     told = run.column("unsent_tokens") == 0  # with unsent reasoning tokens TTFT holds their decode as well
     seen = np.flatnonzero(np.isfinite(gaps.requests.first) & np.isfinite(send) & (tokens > 0) & told)
     if len(seen) < FEWEST_PROMPTS:

@@ -137,7 +137,7 @@ class TokenInstants:
         spent = run.column("prefill_s")
         told = np.isfinite(spent)
         # Without durations prefill is taken to begin as early as possible: when the request was sent and a slot was free.
-        started = np.where(told, first - spent, np.minimum(np.maximum(run.column("send"), free), first))
+        started = np.where(told, first - spent, np.minimum(np.maximum(run.column("reached"), free), first))
         known = np.isfinite(started) & np.isfinite(first)
         every = (first[seen], last[seen], started[known], first[known])
         firsts, lasts, begun, ended = (np.sort(values) for values in every)

@@ -145,12 +145,17 @@ _TITLES = tuple(  # the first that says something is the page's title
 _SAYS_NOTHING = re.compile(
     r"\W*(?:error|errors|error page|application error|oops|whitelabel error page)?\W*", re.IGNORECASE
 )
-_SQUIDS = re.compile(r'<blockquote id="error">(.{1,500}?)</blockquote>', re.DOTALL)
+_CAUSE = re.compile(  # that Squid, Apache and HAProxy name behind a title which only says the status
+    r'(?:<blockquote id="error">|Reason: <strong>|(?<=\d{3} ).{1,40}</h1>\n(?=[^<>]+</body>))(.{1,500}?)</(?:blockquote|strong|body)>',
+    re.DOTALL,
+)
 _XML_WORDS = re.compile(r"<(?:\w+:)?(?:message|detail|reason|faultstring)\b[^<>]*>([^<]{1,400})</", re.IGNORECASE)
 
 
 def page_words(body: bytes) -> tuple[str, str] | None:
-    """Return a web page's title and what Squid says behind its own, "" for either that is not there; None for no page.
+    """Return a web page's title and the cause that a proxy's own page names behind it, "" for either that is not there.
+
+    None for no page.
 
     A title that says no more than "Error" gives way to the first heading or text of the page.
     """
@@ -159,8 +164,8 @@ def page_words(body: bytes) -> tuple[str, str] | None:
         return None
     found = list(filter(None, (_inside(text, opening, closing) for opening, closing in _TITLES)))
     title = next((one for one in found if not _SAYS_NOTHING.fullmatch(one)), found[0] if found else "")
-    squids = _SQUIDS.search(text)
-    return title, "" if squids is None else " ".join(_bare(squids[1]).split())
+    cause = _CAUSE.search(text)
+    return title, "" if cause is None else " ".join(_bare(cause[1]).split())
 
 
 def _inside(text: str, opening: re.Pattern[str], closing: re.Pattern[str]) -> str:

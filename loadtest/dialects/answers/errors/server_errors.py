@@ -123,8 +123,8 @@ def _page(body: bytes) -> str | None:
     """Name a web page by its title; None where the body is none."""
     if (found := page_words(body)) is None:
         return None
-    title, squids = (quoted(masked(text), 120) if text else "" for text in found)
-    return f"a web page, titled {title}{f': {squids}' if squids else ''}" if title else "a web page without a title"
+    title, cause = (quoted(masked(text), 120) if text else "" for text in found)
+    return f"a web page, titled {title}{f': {cause}' if cause else ''}" if title else "a web page without a title"
 
 
 def as_json(row: dict[str, Any]) -> bytes:
