@@ -49,6 +49,8 @@ def all_findings(analysis: Analysis) -> list[Finding]:
         *data_findings.batch_findings(run, levels),
         *_shared_servers(analysis),
         *(_each_servers_findings(analysis) if analysis.groups else _server_findings(analysis)),
+        # Of several models, one may have worked while another paused.
+        None if analysis.groups else step_findings.pause_finding(analysis),
         _prediction(analysis.summary),
         several_at_once(analysis),
         client_capacity.capacity_sentence(levels),
@@ -143,12 +145,13 @@ def _server_findings(analysis: Analysis) -> list[Finding]:
 
 
 def _of_series(analysis: Analysis, series: Series) -> Iterator[Finding]:
-    # Where the pace changed, no step time tells a stall from a step.
+    # Where the pace changed, no step time tells a stall from a step, nor what makes a prompt take longer.
     changed = step_findings.pace_finding(analysis.steps, analysis.believed)
     found = (
         loading(series),
         queueing(analysis, series),
         batching(analysis, series),
+        None if changed else step_findings.reading_together(analysis.run, series),
         None if analysis.steps.apart or changed else step_findings.stalling(analysis.run, series),
         saturation(series),
         range_of_ttft(series),

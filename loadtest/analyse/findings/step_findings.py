@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from loadtest.analyse.findings.cache_findings import may_be_warm
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.findings.machine_findings import others_finding
-from loadtest.analyse.run import SERIES_KEYS, RunData, Series, believed, finite, shared_parts
+from loadtest.analyse.run import SERIES_KEYS, FloatArray, LevelData, RunData, Series, believed, finite, shared_parts
 from loadtest.analyse.run.overlaps import peak_at_once
 from loadtest.analyse.server.timing.pace import LEAST_CHANGE
+from loadtest.analyse.server.timing.pauses import find_pauses
+from loadtest.analyse.server.timing.prefill import NEAR_S
 from loadtest.analyse.server.timing.prefill_law import FEWEST_PROMPTS, Prefill
 from loadtest.analyse.server.timing.step_law import well_seen
 from loadtest.analyse.server.timing.steps import Steps, prompts_hold_up
@@ -111,9 +112,8 @@ def pace_finding(steps: Steps, levels: Sequence[dict[str, Any]]) -> Finding | No
         return None
     _, own = shared_parts([level["label"] for level in levels])
     labels = {level["index"]: own[level["label"]] for level in levels}
-    changes = {index: factor for index, factor in steps.changes.items() if index in labels}
-    changed = max(changes, key=lambda one: abs(math.log(changes[one])), default=None)
-    within = 1.0 if changed is None else max(changes[changed], 1 / changes[changed])
+    change = steps.change if steps.change is not None and steps.change.level in labels else None
+    within = 1.0 if change is None else max(change.factor, 1 / change.factor)
     lengths = {tuple(level.get(key) for key in (*SERIES_KEYS, "turns")) for level in levels}
     paces = {index: pace for index, pace in steps.paces.items() if index in labels} if len(lengths) == 1 else {}
     by_pace = sorted(paces, key=lambda one: paces[one])
@@ -123,13 +123,13 @@ def pace_finding(steps: Steps, levels: Sequence[dict[str, Any]]) -> Finding | No
         if labels[slow] == labels[fast]:  # as a search may measure it
             times = f"{paces[slow] / paces[fast]:.1f} times as long in one level at {labels[slow]} as in another"
         return Finding(f"The server's pace changed between levels: the same steps took {times}.", PACE_EVIDENCE)
-    if changed is None:
+    if change is None:
         return None
-    became, halves = (
-        ("slower", "second half as in its first") if changes[changed] > 1 else ("faster", "first half as in its second")
-    )
-    said = f"on average the same steps took at least {within:.1f} times as long in its {halves}"
-    return Finding(f"The server became {became} within the level at {labels[changed]}: {said}.", PACE_EVIDENCE)
+    slower = change.factor > 1
+    when = "from then on as before" if slower else "before as from then on"
+    said = f"on average the same steps took at least {within:.1f} times as long {when}"
+    became = f"{'slower' if slower else 'faster'} within the level at {labels[change.level]}, after about {seconds(change.after_s)}"
+    return Finding(f"The server became {became}: {said}.", PACE_EVIDENCE)
 
 
 def _holds(steps: Steps, prefill: Prefill) -> bool:
@@ -158,12 +158,39 @@ def _ranges(values: list[int]) -> str:
     return f"{text} {'stream' if values == [1] else 'streams'}"
 
 
+def pause_finding(analysis: Analysis) -> Finding | None:
+    """Say when no token came to answers that had begun, and no prompt of the run explains it."""
+    labels = {level["index"]: level.load for level in believed(analysis.levels)}
+    pauses = [pause for pause in find_pauses(analysis.run, analysis.steps.prefill) if pause.level in labels]
+    if not pauses:
+        return None
+    longest = max(pauses, key=lambda pause: pause.seconds)
+    more = ""
+    if len(pauses) > 1:
+        in_all = seconds(sum(each.seconds for each in pauses))
+        more = f"; with {counted(len(pauses) - 1, 'shorter such pause')} it is {in_all} in all"
+    return Finding(
+        f"At {labels[longest.level]}, no token came for {seconds(longest.seconds)}, and {counted(longest.answers, 'answer')} that "
+        f"had begun stood still, from {seconds(longest.begin)} of the run on{more}.",
+        "Prompts of this run that may have been read then take less than half so long, and this client was awake. A paused process "
+        "or machine, swapping, a way to the server that was down, and others' requests do that. The figures of the level hold what "
+        "it cost.",
+    )
+
+
 LEAST_STALL = 0.05  # of the time that a stream decodes
-MOST_SILENT = 0.1  # of the requests, that got no token
+MOST_HIT = 0.6  # share of the answers that a few are at most
+LITTLE = 0.1  # share of their loss that the others lose at most; and of the requests that got no token
+LOSSES_ALIKE = 0.2  # share by which losses lie round their median, to be one figure
+LEAST_SHARED, LEAST_SLOWER = 0.5, 1.25  # share of the prompts that are read together; times as long as a prompt alone
+SAME_LENGTH = 0.1  # share by which prompts that are compared differ in length
 
 
 def stalling(run: RunData, series: Series) -> Finding | None:
-    """Say what share of the decode others' prompts took at the highest concurrency; None below a twentieth."""
+    """Say what share of the decode others' prompts took at the highest concurrency; None below a twentieth.
+
+    Where a few answers lose nearly all of it, a mean would stand for nobody: those are counted.
+    """
     levels = series.believed
     if not levels or levels[-1].get("concurrency") == 1:  # a stream alone has no others
         return None
@@ -171,13 +198,88 @@ def stalling(run: RunData, series: Series) -> Finding | None:
     stall, e2e, ttft = level.figure("stall_s"), level.figure("e2e_s"), level.mean_ttft
     if not stall or e2e is None or ttft is None or e2e <= ttft or stall < LEAST_STALL * (e2e - ttft):
         return None
-    good = run.good(level["index"])
+    at, share, good = level.load, percent(stall / (e2e - ttft)), run.good(level["index"])
     if peak_at_once(run.column("first_token")[good], run.column("last")[good]) < 2:
         return None  # as where one is answered at a time: a prompt that waits is not read beside an answer
     sent = run.of_level(level["index"]) & np.isfinite(run.column("send"))
-    if np.isnan(run.column("first_token")[sent]).mean() > MOST_SILENT:
+    if np.isnan(run.column("first_token")[sent]).mean() > LITTLE:
         return None  # when the prompts of those were read is not known, and they interrupt answers as well
+    if said := _loss_of_a_few(finite(run.column("stall_s")[good])):
+        return Finding(f"At {at}, {said}; the mean over all answers is {seconds(stall)}, {share} of their decode time.")
     return Finding(
-        f"At {level.load}, a stream loses {seconds(stall)} on average to others' prompts, {percent(stall / (e2e - ttft))} of its "
-        "decode time."
+        f"At {at}, a stream loses {seconds(stall)} on average to others' prompts, {share} of its decode time."
     )
+
+
+def _loss_of_a_few(stalls: FloatArray) -> str | None:
+    """Return what those lose who lose much, where the others lose next to nothing; None where the mean tells it."""
+    hit = stalls > stalls.mean() / 2 if len(stalls) else np.zeros(0, dtype=np.bool_)
+    if not hit.any() or hit.mean() > MOST_HIT:
+        return None
+    lost, usual = stalls[hit], float(np.median(stalls[hit]))
+    if stalls[~hit].max(initial=0.0) > LITTLE * usual:
+        return None
+    alike = bool((np.abs(lost - usual) <= LOSSES_ALIKE * usual).all())
+    each = f"about {seconds(usual)}" if alike else f"{seconds(float(lost.min()))} to {seconds(float(lost.max()))}"
+    return (
+        f"{percent(float(hit.mean()))} of the answers lose {each} each to other requests' prompts, which interrupt their decoding, "
+        "and the others next to nothing"
+    )
+
+
+class _Prefills(NamedTuple):
+    """The prefills of a level that the server gave durations of."""
+
+    seconds: FloatArray
+    together: FloatArray  # how many prompts began and ended with each, itself among them
+    tokens: FloatArray  # of its prompt that were not cached
+
+
+def reading_together(run: RunData, series: Series) -> Finding | None:
+    """Say how much longer prefill takes where most prompts are read with others at once, against prompts read alone."""
+    levels = series.believed
+    if not levels or any(level.is_open for level in levels) or levels[0]["concurrency"] != 1:
+        return None
+    alone = _prefills(run, levels[0])
+    if not len(alone.seconds) or (alone.together > 1).any():
+        return None
+    usual, found = float(np.median(alone.seconds)), None
+    for level in levels[1:]:
+        here = _prefills(run, level)
+        if not len(here.seconds) or (here.together > 1).mean() < LEAST_SHARED:
+            continue
+        slower = float(np.median(here.seconds))
+        same = abs(np.median(here.tokens) / np.median(alone.tokens) - 1) <= SAME_LENGTH
+        if (
+            same
+            and LEAST_SLOWER <= slower / usual <= LEAST_SLOWER * here.together.max()  # past that it was not they alone
+            and (found is None or slower > LEAST_SLOWER * found[1])
+        ):
+            found = level, slower, here
+    if found is None:
+        return None
+    level, slower, here = found
+    most = int(here.together.max())
+    return Finding(
+        f"At {level.load}, prompts are read together, up to {most} at once: the median prefill is {seconds(slower)}, "
+        f"against {seconds(usual)} of a prompt alone.",
+        f"{percent(float((here.together > 1).mean()))} of the prompts there began and ended their prefill with another one's, by "
+        "the server's own durations.",
+    )
+
+
+def _prefills(run: RunData, level: LevelData) -> _Prefills:
+    """Return the prefills of a level's measured requests; of its warm-ups too it is known whom they were read with."""
+    tokens = run.uncached_tokens
+    of_level = run.of_level(level["index"])
+    took, first = run.column("prefill_s"), run.column("first_token")
+    rows = np.flatnonzero(of_level & np.isfinite(took) & np.isfinite(first) & (tokens > 0))
+    rows = rows[np.argsort(first[rows], kind="stable")]
+    together = np.ones(len(rows))
+    if len(rows):
+        ends, starts = first[rows], first[rows] - took[rows]
+        apart = (np.diff(ends, prepend=ends[0]) > NEAR_S) | (np.abs(np.diff(starts, prepend=starts[0])) > NEAR_S)
+        group = np.cumsum(apart)
+        together = np.bincount(group)[group].astype(np.float64)
+    good = run.good(level["index"])[rows]
+    return _Prefills(took[rows][good], together[good], tokens[rows][good])

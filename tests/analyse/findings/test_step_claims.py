@@ -21,7 +21,7 @@ def steps_of(*, fits: bool, reason: str | None, per_stream_s: float = 0.002) -> 
     return cast(
         "Steps",
         SimpleNamespace(
-            law=law, law_reason=reason, times=times, prefill=None, apart=False, changes={}, paces={}, gathered=False
+            law=law, law_reason=reason, times=times, prefill=None, apart=False, change=None, paces={}, gathered=False
         ),
     )
 

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from support import made_runs
 from support.virtual_runs import Load, play
 
 from loadtest.analyse.findings.step_findings import pace_finding, steps_findings
-from loadtest.analyse.server.timing.pace import pace_error
+from loadtest.analyse.server.timing.pace import PaceChange, _change_at, pace_error
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.analyse.whatif.model.self_check import as_measured
 from loadtest.analyse.whatif.predictions.predict_loads import describe_basis, predict_loads
@@ -65,12 +66,12 @@ def test_another_run_lies_where_the_levels_paces_say(levels: int, least: float) 
         (
             1.5,
             (60, 240),
-            "slower within the level at 4 streams: on average the same steps took at least 1.4 times as long in its second half as in its first.",
+            "slower within the level at 4 streams, after about 20.7 s: on average the same steps took at least 1.5 times as long from then on as before.",
         ),
         (
             0.5,
             (60, 240),
-            "faster within the level at 4 streams: on average the same steps took at least 1.5 times as long in its first half as in its second.",
+            "faster within the level at 4 streams, after about 20.1 s: on average the same steps took at least 1.8 times as long before as from then on.",
         ),
         (1.05, (60, 240), None),
         (1.5, (600, 900), None),  # longer prompts, as in conversations: a step takes longer for their context
@@ -94,6 +95,32 @@ def test_a_pace_that_changes_within_a_level_is_said(
     assert prompt != (60, 240) or not any("of two kinds" in each for each in found)  # that would be the two paces
 
 
+@pytest.mark.parametrize(
+    ("paces", "contexts", "told"),
+    [
+        ((1.0, 1.0, 1.3, 1.3), (400, 400, 400, 400), 1.3),
+        ((1.0, 1.0, 1.3, 1.3), (300, 300, 380, 380), 1.0),  # was "1.3 times as long" of longer prompts
+        ((1.0, 1.0, 1.6, 1.0), (400, 400, 400, 400), 1.0),  # a hiccup: over before the end
+        ((1.0, 1.5, 1.5, 1.7), (400, 400, 400, 400), 1.0),  # it wavers
+        ((1.0, 1.0, 1.3, 1.3), (0, 0, 0, 0), 1.3),  # no context is known: was a traceback
+        ((1.0, 1.0, 1.3, 1.3), (-400, -400, 400, 400), 1.3),  # counts that cannot be
+    ],
+)
+def test_a_change_of_pace_is_neither_a_longer_context_nor_a_hiccup(
+    paces: Sequence[float], contexts: Sequence[int], told: float
+) -> None:
+    each = 100
+    steps = pd.DataFrame(
+        {
+            "at": np.arange(4 * each) * 0.1,
+            "row": np.arange(4 * each) // 20,
+            "step_s": np.repeat(paces, each) * (0.01 + 1e-4 * np.sin(np.arange(4 * each))),
+            "context": np.repeat(contexts, each),
+        }
+    )
+    assert math.exp(_change_at(20.0, [(1, steps)])) == pytest.approx(told, rel=0.05)
+
+
 def test_a_pace_that_differs_between_levels_is_said(tmp_path: Path) -> None:
     found = ran(tmp_path / "run", (1.001, 0.9, 1.001, 1.3))
     (said, *_) = steps_findings(found)
@@ -112,10 +139,10 @@ def test_a_pace_that_differs_between_levels_is_said(tmp_path: Path) -> None:
 def test_a_pace_that_differs_between_two_levels_of_one_load_is_said(tmp_path: Path) -> None:
     """Was silent on 2.2 times as long in one trial of a search as in the next, for another level changed a little within."""
     found = ran(tmp_path / "run", (0.9, 2.2, 1.001), users=(4, 4, 8))
-    changed = dataclasses.replace(found.steps, changes={2: 1.3})
+    changed = dataclasses.replace(found.steps, change=PaceChange(2, 1.3, 4.0))
     said = str(pace_finding(changed, found.summary["levels"]))
     assert said.endswith("in one level at 4 streams as in another.")
-    said = str(pace_finding(dataclasses.replace(changed, changes={2: 3.0}), found.summary["levels"]))
+    said = str(pace_finding(dataclasses.replace(changed, change=PaceChange(2, 3.0, 4.0)), found.summary["levels"]))
     assert said.startswith("The server became slower within the level at 8 streams")
 
 

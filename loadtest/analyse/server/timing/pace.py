@@ -7,7 +7,8 @@ shows it by its levels: each was measured at a time of its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -17,10 +18,13 @@ from loadtest.analyse.run import RunData
 from loadtest.analyse.server.timing.token_gaps import TokenGaps
 
 FEWEST_OF_A_LEVEL = 100  # steps of one number of streams, from which on their mean counts: few are a choice of moments
-LEAST_CHANGE = 1.2  # times as long, or as short, as steps take later, for the pace to have changed
-FEWEST_OF_A_QUARTER = 32  # steps of one number of streams in each quarter of a level
-SHORTEST_S = 2.0  # of a level whose halves are compared: what is over sooner is a hiccup, of the machine or of its host
-BLOCKS = 8  # of consecutive steps, whose means scatter
+PARTS = 16  # of a level, at whose borders, the outermost apart, a change is looked for
+LEAST_CHANGE = 1.2  # times as long, or as short, as steps take behind a border, for the pace to have changed there
+FEWEST_OF_A_SIDE = 32  # steps of one number of streams before a border, and behind it
+LEAST_SIDE_S = 1.0  # before a border, and behind it: what is over sooner is a hiccup, of the machine or of its host
+LEAST_ERROR = 0.02  # of a mean step: the blocks may agree by chance
+SURELY = 4.0  # standard errors that a change is more than none
+BLOCKS = 8  # of consecutive steps on a side, whose means give the error of its mean
 LEAST_FREEDOM = 2  # of Student's t: with one the spread of two levels would be taken twelve times
 
 
@@ -95,33 +99,70 @@ def _steps(run: RunData, gaps: TokenGaps) -> pd.DataFrame:
     )
 
 
-def pace_changes(run: RunData, gaps: TokenGaps) -> dict[int, float]:
-    """Return by what factor the same steps took longer in a level's second half than in its first, by the level's index.
+@dataclass(frozen=True, slots=True)
+class PaceChange:
+    """A change of a server's pace within a level."""
 
-    Only where both quarters of one half took longer than either of the other: a hiccup is over before. At most in proportion to
-    its context does a step grow, so the growth of that is taken off.
-    """
-    found = {}
-    every = _steps(run, gaps)
+    level: int
+    factor: float  # by which the same steps took longer behind the change than before it
+    after_s: float  # from the level's first step to the change
+
+
+def pace_change(run: RunData, gaps: TokenGaps) -> PaceChange | None:
+    """Return the plainest change of pace within a level; None where steps took about as long to its end, or wavered."""
+    found: list[tuple[float, PaceChange]] = []
+    every = _steps(run, gaps).sort_values("at", kind="stable")
     for level in np.unique(every["level"]).tolist():
         steps = every[every["level"] == level]
-        since = steps["at"] - steps["at"].min()
-        # One request a stream would show how its context grows in place of the server's pace.
-        if since.max() < SHORTEST_S or steps["row"].nunique() < 4 * (steps["streams"].max() + 2):
-            continue
-        quarter = np.minimum(4 * since / since.max(), 3).astype(int)
-        sizes, means = (
-            steps.pivot_table("step_s", "streams", quarter.rename("quarter"), aggfunc=how) for how in ("count", "mean")
-        )
-        known = (sizes >= FEWEST_OF_A_QUARTER).all(axis=1)
-        if sizes.shape[1] < 4 or not known.any():
-            continue
-        first, second, third, last = np.average(np.log(means[known]), axis=0, weights=sizes[known].sum(axis=1))
-        early, late = steps["context"].groupby(quarter > 1).mean()
-        by_context = math.log(late / early) if early > 0 and late > 0 else 0.0
-        change = float(third + last - first - second) / 2
-        change -= np.clip(by_context, min(change, 0.0), max(change, 0.0))
-        apart = min(third, last) > max(first, second) or max(third, last) < min(first, second)
-        if apart and abs(change) > math.log(LEAST_CHANGE):
-            found[level] = math.exp(change)
-    return found
+        at = steps["at"].to_numpy()
+        of_each = [(number, steps[steps["streams"] == number]) for number in np.unique(steps["streams"]).tolist()]
+        for border in np.linspace(at[0], at[-1], PARTS + 1)[2:-2]:
+            if min(border - at[0], at[-1] - border) < LEAST_SIDE_S:
+                continue
+            log = _change_at(border, of_each)
+            if abs(log) > math.log(LEAST_CHANGE):
+                share = float(np.searchsorted(at, border)) / len(at)
+                change = PaceChange(level, math.exp(log), float(border - at[0]))
+                found.append((log**2 * share * (1 - share), change))  # what a step there explains of the scatter
+    return max(found, key=lambda one: one[0], default=(0.0, None))[1]
+
+
+def _change_at(border: float, of_each: Sequence[tuple[int, pd.DataFrame]]) -> float:
+    """Return the logarithm of how much longer steps of the same numbers of streams took behind a border; 0 where that is not sure.
+
+    It is sure where the change is larger than its error, and where steps took longer in both halves of one side than in
+    either half of the other.
+    """
+    changes, weights, halves = [], [], []
+    for number, steps in of_each:
+        place = int(np.searchsorted(steps["at"], border))
+        sides = steps.iloc[:place], steps.iloc[place:]
+        before, behind = (_log_mean(side, number) for side in sides)
+        if before and behind:
+            early, late = (float(side["context"].mean()) for side in sides)
+            change = behind[0] - before[0]
+            # At most in proportion to its context does a step grow.
+            by_context = math.log(late / early) if early > 0 and late > 0 else 0.0
+            changes.append(change - np.clip(by_context, min(change, 0.0), max(change, 0.0)))
+            weights.append(1 / max(math.hypot(before[1], behind[1]), LEAST_ERROR) ** 2)
+            of_halves = (np.array_split(side["step_s"].to_numpy(), 2) for side in sides)
+            halves.append([math.log(half.mean()) for side in of_halves for half in side])
+    if not changes:
+        return 0.0
+    log = float(np.average(changes, weights=weights))
+    early_1, early_2, late_1, late_2 = np.average(halves, axis=0, weights=weights) * math.copysign(1.0, log)
+    apart = min(late_1, late_2) > max(early_1, early_2)
+    return log if apart and abs(log) > SURELY / math.sqrt(sum(weights)) else 0.0
+
+
+def _log_mean(steps: pd.DataFrame, streams: int) -> tuple[float, float] | None:
+    """Return the logarithm of the mean step, in order of time, and its standard error; None where steps or requests are few.
+
+    A step grows with the context of its streams, so one request a stream would show that in place of the server's pace.
+    """
+    if len(steps) < FEWEST_OF_A_SIDE or steps["row"].nunique() < streams + 2:
+        return None
+    step_s = steps["step_s"].to_numpy()
+    means = np.array([block.mean() for block in np.array_split(step_s, BLOCKS)])
+    middle = float(step_s.mean())
+    return math.log(middle), float(means.std(ddof=1)) / math.sqrt(BLOCKS) / middle

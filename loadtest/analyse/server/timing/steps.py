@@ -14,7 +14,7 @@ from loadtest.analyse.figures.intervals import robust_deviation, t_quantile
 from loadtest.analyse.run import FloatArray, IntArray, RunData, finite
 from loadtest.analyse.server.queue import at_work
 from loadtest.analyse.server.queue.slots import Slots
-from loadtest.analyse.server.timing.pace import level_paces, pace_changes, pace_error, pace_scatter
+from loadtest.analyse.server.timing.pace import PaceChange, level_paces, pace_change, pace_error, pace_scatter
 from loadtest.analyse.server.timing.prefill import StepTime, measure_prefill, stalls
 from loadtest.analyse.server.timing.prefill_law import Prefill
 from loadtest.analyse.server.timing.step_law import (
@@ -67,8 +67,7 @@ class Steps:
     pace_scatter: float = 0.0  # standard deviation of the pace within the run, a share
     # by level: factors by which its steps took longer, if known
     paces: Mapping[int, float] = field(default_factory=dict)
-    # by level: factors by which its steps took longer in its second half than in its first, where that is plain
-    changes: Mapping[int, float] = field(default_factory=dict)
+    change: PaceChange | None = None  # of the pace within a level
     out_of_step: float | None = None  # share of the pairs of streams that share no steps; None: unknown
     gathered: bool = False  # whether tokens come several at once, so that no single step was seen
     read_from: str | None = None  # which part of a very long run the gaps are from; None: all of it
@@ -173,7 +172,7 @@ def measure_steps(run: RunData, slots: Slots) -> Steps:
         pace_error=pace_error(paces),
         pace_scatter=pace_scatter(found) if times else 0.0,
         paces=paces,
-        changes=pace_changes(run, found) if times else {},
+        change=pace_change(run, found) if times else None,
         out_of_step=out_of_step,
         gathered=found.gathered,
         read_from=found.said,

@@ -1,0 +1,98 @@
+"""Pauses: told where no token came, and where nothing of the run explains that."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.made_runs import INSTANTS, MS, Made, grid, write
+
+from loadtest.analyse.findings.run_findings import all_findings
+from loadtest.analyse.summary import analyse
+from loadtest.records import Record
+
+MADE = Made(tokens=1000, prefill_ms=100)
+
+
+def paused(records: Iterable[Record], at: int, seconds: float) -> list[Record]:
+    """Return the records as they are where nothing happens for so long from `at` on."""
+    by = round(seconds * 1000) * MS
+    found = []
+    for record in records:
+        moved: dict[str, Any] = {
+            name: value + by for name in INSTANTS if (value := getattr(record, name)) is not None and value > at
+        }
+        sent = record.t_send or 0
+        if sent <= at:
+            moved["chunks"] = [chunk + by // 1000 * (sent + chunk * 1000 > at) for chunk in record.chunks]
+        found.append(dataclasses.replace(record, **moved, server=None, server_us=None, server_first=None))
+    return found
+
+
+def said(
+    path: Path, records: list[Record], levels: list[dict[str, Any]], *, sampled: bool = True, asleep_until: int = -1
+) -> list[str]:
+    """Return what is said of pauses; the client may have taken no samples, or slept for 10 s until this second."""
+    sample = {"level": 1, "in_flight": 4, "decoding": 4, "waiting": 0, "cpu": 0.1}
+    seconds = range(max(each.t_end for each in records) // (1000 * MS) if sampled else 0)
+    samples = [
+        {**sample, "t": t * 1000 * MS, "loop_gap_us": 10_000_000 if t == asleep_until else 1000} for t in seconds
+    ]
+    found = all_findings(analyse(write(path, records, levels, samples=samples)))
+    return [each for each in found if "no token came" in each]
+
+
+def test_a_pause_is_told_with_when_and_how_long(tmp_path: Path) -> None:
+    levels, truth = grid(MADE, (1, 4))
+    at = levels[1]["started_ns"] + 1_000 * MS
+    (sentence,) = said(tmp_path / "run", paused(truth.records, at, 10), levels)
+    assert sentence.startswith(
+        f"At 4 streams, no token came for 10.0 s, and 4 answers that had begun stood still, from {at / 1e9:.1f} s"
+    )
+    assert said(tmp_path / "twice", paused(paused(truth.records, at, 10), at + 12_000 * MS, 5), levels)[0].endswith(
+        "with 1 shorter such pause it is 15.0 s in all."
+    )
+
+
+@pytest.mark.parametrize(
+    "why",
+    [
+        "nothing",
+        "a short one",
+        "a prompt",
+        "a slice of a prompt",
+        "an unknown prompt",
+        "the client",
+        "no samples",
+        "every token",
+    ],
+)
+def test_what_the_run_explains_is_no_pause(tmp_path: Path, why: str) -> None:
+    levels, truth = grid(MADE, (1, 4))
+    at = levels[1]["started_ns"] + 1_000 * MS
+    records = paused(truth.records, at, {"nothing": 0, "a short one": 0.9, "every token": 0}.get(why, 10))
+    asleep_until = at // (1000 * MS) + 11 if why == "the client" else -1
+    after = min((r for r in records if (r.t_first_token or 0) > at), key=lambda r: r.t_first_token or 0)
+    if "prompt" in why:  # read from the pause's beginning to its end, or on for 3 s between the others' tokens
+        length: dict[str, Any] = {"prompt_tokens": None if "unknown" in why else 20_000, "asked_input": None}
+        chunks = [10_020_000 + 3_000_000 * (why == "a slice of a prompt") + i * 10_000 for i in range(MADE.tokens)]
+        changed = arriving(dataclasses.replace(after, **length, t_sched=at - 10 * MS, t_send=at - 10 * MS), chunks)
+        records = [changed if r is after else r for r in records]
+    if why == "every token":  # comes in a flush every 1.5 s
+        records = [arriving(r, [_flushed((r.t_send or 0) // 1000, chunk) for chunk in r.chunks]) for r in records]
+    assert said(tmp_path / "run", records, levels, sampled=why != "no samples", asleep_until=asleep_until) == []
+
+
+def arriving(record: Record, chunks: list[int]) -> Record:
+    """Return a record whose content came at these instants."""
+    sent = record.t_send or 0
+    first: dict[str, Any] = dict.fromkeys(INSTANTS[2:6], sent + chunks[0] * 1000)
+    server: dict[str, Any] = dict.fromkeys(("server", "server_us", "server_first"))
+    return dataclasses.replace(record, chunks=chunks, **first, **server, t_end=sent + chunks[-1] * 1000 + MS)
+
+
+def _flushed(sent_us: int, chunk: int) -> int:
+    return -(-(sent_us + chunk) // 1_500_000) * 1_500_000 - sent_us
