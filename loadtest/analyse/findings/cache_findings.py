@@ -14,8 +14,9 @@ from loadtest.analyse.server.queue.waits import INFERRED, UNKNOWN
 from loadtest.analyse.summary import Analysis
 from loadtest.text import capitalised, counted, listed, percent, seconds, shown
 
-KEPT = 0.9  # share of later turns that find their history cached, from which on all do
-LITTLE = 0.05  # of the history: what is read again up to that is little
+KEPT, LOST = 0.9, 0.1  # share of later turns that find their history cached: from KEPT on all do, up to LOST none does
+# Share of the history: up to NOTHING cached is none of it, up to LITTLE read again is little.
+NOTHING, LITTLE = 0.1, 0.05
 LEAST_SHARED = 64  # tokens; a chat template's own beginning is no text that conversations share
 LEAST_CACHED = 0.1  # of the prompt tokens, or between two loads, from which on a share is worth a sentence
 FEWEST_TURNS = 5  # later turns of a level, from which on a share of them is worth a sentence
@@ -111,10 +112,14 @@ def _claim(
         told = f"{slots}{', ' if slots else ''}the conversations of {most}{people} are kept"
         return capitalised(f"{told}{_read_again(analysis, use, kept)}.")
     cost, who = _cost(analysis, use, worst), _people(worst)
+    their, its = ("their whole history", "its whole history")
+    if not _all_lost(analysis, use, worst):
+        their, its = ("more than half of their history", "more than half of its history")
     if use.shared > LEAST_SHARED:
         cost = f" but for the {use.shared:.0f} tokens that all begin with{cost}"
     many = percent(1 - share) if use.source != INFERRED else "most" if share < 0.5 else "some"  # times tell no share
-    lost = f"{many} of the later turns of {who} read more than half of their history again{cost}"
+    some = f"{many} of the later turns of {who} read {their} again{cost}"
+    lost = f"nearly every later turn of {who} reads {its} again{cost}" if share <= LOST else some
     before = [level for level in kept if level.amount < worst.amount]
     if not before:
         return capitalised(f"{slots}{', ' if slots else ''}{lost}.")
@@ -138,6 +143,12 @@ def _read_again(analysis: Analysis, use: CacheUse, kept: list[LevelData]) -> str
     return (
         f" in part: later turns read {percent(float(again[rows].sum() / history[rows].sum()))} of their history again"
     )
+
+
+def _all_lost(analysis: Analysis, use: CacheUse, level: LevelData) -> bool:
+    """Whether the turns that did not find their conversation found hardly anything of it."""
+    lost = _later(analysis, level, use) & (use.kept == 0)
+    return bool((use.cached[lost] - use.shared <= NOTHING * (use.history[lost] - use.shared)).mean() >= KEPT)
 
 
 def _cost(analysis: Analysis, use: CacheUse, worst: LevelData) -> str:

@@ -59,7 +59,7 @@ def test_conversations_that_are_kept_and_those_that_are_not_are_told_with_their_
     [found] = cache_findings(few_slots)
     assert found.startswith("With 2 slots and no host cache seen, the conversation")
     assert "turn of 6 people read" in found or "turns of 6 people read" in found
-    assert "more than half of their history again (prefill" in found
+    assert "whole history again (prefill" in found
     assert " instead of " in found
     assert "server says how many prompt tokens" in found.evidence
     assert "replayed" in found.evidence
@@ -74,13 +74,25 @@ def test_a_history_that_is_kept_but_for_its_answers_is_kept_in_part(tmp_path: Pa
     assert "are kept in part: later turns read " in found
 
 
+def test_a_text_that_all_begin_with_is_no_whole_history_lost(tmp_path: Path) -> None:
+    """Was "read their whole history again" where a fifth of it, which all conversations share, was found each time."""
+    made = play_sessions(TIMING, [SessionLoad(users=6, sessions=30, first=(250, 300), turns=3)], slots=2)
+    for record in made.records:
+        timings = (record.server or {})["timings"]
+        more = max(60 - timings["cache_n"], 0) if record.turn else 0
+        timings |= {"cache_n": timings["cache_n"] + more, "prompt_n": timings["prompt_n"] - more}
+    [found, *_] = cache_findings(analyse(made.write(tmp_path / "run", scenario=SCENARIO, server=LLAMA)))
+    assert "more than half of" in found
+    assert "whole history" not in found
+
+
 def test_a_text_that_all_begin_with_is_no_conversation_found(tmp_path: Path) -> None:
     """On llama.cpp without a host cache: "it has a host cache; 15 turns found their history cached", the 390 tokens of its system prompt."""
     loads = [SessionLoad(users=each, sessions=6 * each, first=(700, 720), turns=3) for each in (1, 6)]
     made = play_sessions(TIMING, loads, slots=2, shared=600)
     [found] = cache_findings(analyse(made.write(tmp_path / "run", scenario=SCENARIO, server=LLAMA)))
     assert found.startswith("With 2 slots and no host cache seen, the conversations of 1 person are kept; ")
-    assert "more than half of their history again but for the 600 tokens that all begin with (prefill" in found
+    assert "whole history again but for the 600 tokens that all begin with (prefill" in found
     assert " behind the 600 tokens that all begin with in the cache." in found.evidence
 
 
