@@ -22,29 +22,6 @@ from loadtest.scenario import Scenario
 from loadtest.simulate.model.timing import StepLaw, Timing
 
 
-def in_reads(reads: int, *after_us: int) -> Spoil:
-    """Return answers whose tokens after the first came so long after it, in so many reads with it."""
-
-    def spoilt(record: Record) -> dict[str, Any]:
-        chunks = [record.chunks[0], *(record.chunks[0] + each for each in after_us)]
-        return {"chunks": chunks, "t_end": (record.t_send or 0) + chunks[-1] * 1000, "reads": reads, "server_us": None}
-
-    return spoilt
-
-
-def at_once(gap_us: int, *, told: bool = False) -> Spoil:
-    """Return answers whose tokens came so close together, in a read each, when all of them had been made."""
-
-    def spoilt(record: Record) -> dict[str, Any]:
-        chunks = [record.chunks[-1] + gap_us * i for i in range(len(record.chunks))]
-        known = {name: value for name, value in (record.server or {}).items() if told or name != "eval_duration"}
-        first, start = (record.t_send or 0) + chunks[0] * 1000, record.t_send or 0
-        end = {"t_first_token": first, "t_first_visible": first, "t_end": start + chunks[-1] * 1000}
-        return {"chunks": chunks, "server": known, "server_us": None, "server_first": None, **end}
-
-    return spoilt
-
-
 def server(record: Record, **changes: Any) -> dict[str, Any]:
     return {"server": {**(record.server or {}), **changes}}
 
@@ -124,35 +101,6 @@ def silent(tokens: int | None) -> Spoil:
         (lambda _: {"lag_us": 6000}, 1, "valid", ""),  # the kernel's stamps are right all the same
         (lambda r: server(r, load_duration=25 * MS), 8, "valid", ""),
         (lambda _: {"first_coalesced": True}, 4, "suspect", "one read with a later one in 8 of 32 requests (25 %)"),
-        (
-            in_reads(2, *[400_000] * 19),  # a gateway that gathers; was valid, with a median token gap of 0
-            1,
-            "suspect",
-            "the first token came alone and all others of an answer together, 400 ms after it, in 32 of 32 requests",
-        ),
-        (in_reads(2, *[400_000] * 19), 3, "valid", ""),  # of some, as where a machine paused
-        (
-            in_reads(5, *[200_000 * (1 + i // 5) for i in range(19)]),  # Apache's mod_ratelimit; was valid
-            1,
-            "suspect",
-            "several tokens came at a time, over 800 ms, although the server says that it wrote them over 190 ms, in 32 of 32",
-        ),
-        (in_reads(6, *[20_000 * (1 + i // 4) for i in range(19)]), 1, "valid", ""),  # four accepted at each step
-        (in_reads(20, *[400_000 + 500 * i for i in range(19)]), 1, "valid", ""),  # a stall: others come one by one
-        (
-            at_once(80),  # a gateway that waits for the whole answer and sends it on piece by piece; was valid
-            1,
-            "suspect",
-            "all tokens of an answer came together and faster than models write them, in 32 of 32 requests: a proxy on the",
-        ),
-        (
-            lambda r: {**at_once(80)(r), "late": 2, "late_tokens": 19, "late_gaps": 19},
-            1,
-            "suspect",
-            "came together and",
-        ),
-        (at_once(80, told=True), 1, "suspect", "although the server says that it wrote them over 190 ms, in 32 of 32"),
-        (at_once(700), 1, "valid", ""),  # a fast server
         (lambda _: {"output_tokens": 12}, 1, "suspect", "output length is not as asked: 12.0 tokens a request instead"),
         (
             lambda _: {"output_tokens": 12, "token_source": "chunks"},
