@@ -23,9 +23,9 @@ def test_what_a_longer_prompt_costs_is_not_said_where_the_pace_changed(tmp_path:
         shift = dict.fromkeys(("t_sched", "t_send", "t_headers", "t_first_byte", "t_end"), index * 10000 * MS)
         shift |= dict.fromkeys(("t_first_token", "t_first_visible"), index * 10_000 * MS)
         levels.append(level | {"index": index})
-        for one in truth.records:
-            moved = {name: getattr(one, name) + more for name, more in shift.items()}
-            records.append(dataclasses.replace(one, **moved, id=one.id + 100 * index, level=index))
+        for record in truth.records:
+            moved = {name: getattr(record, name) + more for name, more in shift.items()}
+            records.append(dataclasses.replace(record, **moved, id=record.id + 100 * index, level=index))
     one = analyse(write(tmp_path / "run", records, levels))
     assert any("for each token" in said for said in longer_prompts(one))
     changed = dataclasses.replace(one.steps, change=PaceChange(level=0, factor=2.0, after_s=1.0))
