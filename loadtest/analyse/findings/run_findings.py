@@ -190,6 +190,8 @@ def cold_loads(analysis: Analysis) -> list[Finding]:
 
 def longer_prompts(analysis: Analysis) -> list[Finding]:
     """Say what a longer prompt costs, where levels differ in input length alone; of many such lines the first ones'."""
+    if step_findings.pace_finding(analysis.steps, analysis.believed):
+        return []  # what differs between levels is then not of their lengths alone
     every = prompt_length.prompt_length_series(analysis.run, analysis.believed)
     return [
         Finding(sentence).about(line.label if len(every) > 1 else "")

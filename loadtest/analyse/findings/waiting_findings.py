@@ -8,7 +8,7 @@ import numpy as np
 
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import LevelData, RunData, Series, believed
-from loadtest.analyse.server.alternating_models import LONG_LOAD_S
+from loadtest.analyse.server.alternating_models import loading_share
 from loadtest.analyse.server.queue.waits import ADMISSION_ERROR_S, LEAST_BATCH_WAIT, held_by_others
 from loadtest.analyse.summary import Analysis
 from loadtest.records import Outcome
@@ -63,9 +63,10 @@ def queueing(analysis: Analysis, series: Series) -> Finding | None:
 
 def loading(series: Series) -> Finding | None:
     """Say where loads of the model are a large part of TTFT, as where each request finds it unloaded (--keep-alive 0)."""
-    known = [((each.figure("load_s") or 0.0) / each.mean_ttft, each) for each in series.believed if each.mean_ttft]
-    share, level = max(known, key=lambda each: each[0], default=(0.0, None))
-    if level is None or share <= LEAST_BATCH_WAIT or (level.figure("load_s") or 0.0) < LONG_LOAD_S:
+    share, level = max(
+        ((loading_share(each), each) for each in series.believed), key=lambda each: each[0], default=(0.0, None)
+    )
+    if level is None or share <= LEAST_BATCH_WAIT:
         return None
     said = f"At {level.load}, {percent(share)} of {level.mean_ttft_said} passes until the model is loaded."
     return Finding(said, "The server's own figures of how long each load took.")

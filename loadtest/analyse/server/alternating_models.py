@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -27,6 +27,13 @@ LONG_LOAD_S = 0.2  # a model that is loaded reports 1-25 ms, a tiny one loads in
 OVERLAP_SHARE = 0.02  # of a model's working time beside another's; with more both were loaded
 SOONER = 0.5  # of the time that loads take behind another model's work: one that ended sooner had begun beside it
 OFTEN = 3  # loads in a level, from which on models "took turns"
+
+
+def loading_share(level: Mapping[str, Any]) -> float:
+    """Return the share of a level's mean TTFT that passes until the model is loaded; 0 where loads are short."""
+    ttft, load = level.get("ttft_s") or {}, (level.get("load_s") or {}).get("mean") or 0.0
+    mean = ttft.get("mean_stayed", ttft.get("mean"))
+    return float(load / mean) if mean and load >= LONG_LOAD_S else 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from loadtest.analyse.verdict.evidence import Evidence
 from loadtest.doubts import SUSPECT, VOID, Doubt
 from loadtest.metrics import S_PER_NS, S_PER_US
 from loadtest.records import NO_FAILURES, Outcome
-from loadtest.text import counted, listed, percent, seconds, shown
+from loadtest.text import capitalised, counted, listed, percent, seconds, shown, some_of
 
 MOST_NOTES = 5  # kinds of notes that are shown
 LEAST_CONNECT_US = 1000  # below it nobody feels that a connection is opened
@@ -88,6 +88,11 @@ def answer_notes(run: RunData) -> Iterator[str]:
     if 2 * len(opened) > len(measured):
         took = seconds(float(opened.median()) * S_PER_US)
         yield f"For {len(opened)} of {len(measured)} requests a connection was opened first, in {took} (p50), which no TTFT holds."
+    warm = run.requests[run.requests["warmup"].astype(bool)]
+    failed = warm[~warm["outcome"].isin(NO_FAILURES)]
+    if len(failed) and measured["ok"].any():
+        which = capitalised(some_of(len(failed), len(warm), "warm-up request"))
+        yield f"{which} failed, which no figure counts ({list_outcomes(failed)})."
     if len(after := measured["resent_after_s"].dropna()):
         twice = f"{len(after)} of {len(measured)} requests {'was' if len(after) == 1 else 'were'} sent twice"
         died = "a kept connection died without a byte of answer. TTFT counts from the first send"

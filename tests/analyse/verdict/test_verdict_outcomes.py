@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from support.judged import failed, judged, without_answer
-from support.made_runs import MS, Made, grid, write
+from support.made_runs import MS, Made, grid, unanswered, write
 
 from loadtest.analyse.findings.run_findings import all_findings
 from loadtest.analyse.summary import analyse
@@ -210,6 +210,19 @@ def test_notes_and_few_resent_requests_are_said_once(tmp_path: Path) -> None:
     assert [line.partition(". ")[2] for line in twice] == [
         "TTFT counts from the first send, up to 0.30 ms before the second."
     ]
+
+
+def test_warm_ups_that_failed_are_said(tmp_path: Path) -> None:
+    """A real Ollama turned away 7 of 12 requests that came while its model was loaded, all of them warm-ups: not a word."""
+    levels, truth = grid(Made(), (4,))
+    refused = [
+        unanswered(one, Outcome.HTTP_ERROR, status=503, error="HTTP 503: busy") if one.id in (1, 2, 3) else one
+        for one in truth.records
+    ]
+    one = analyse(write(tmp_path / "run", refused, levels))
+    assert one.summary["verdict"] == "valid"
+    said = "3 of 4 warm-up requests failed, which no figure counts (3 http_error: HTTP 503: busy)."
+    assert said in all_findings(one)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import orjson
 import pytest
+from support.made_runs import Made, make
 from support.scored import command, measured, predicted
 
 from loadtest.analyse.reports.prediction_report import notes
@@ -105,3 +106,15 @@ def test_cold_loads_tell_nothing_of_other_loads(tmp_path: Path, asked: tuple[obj
     code, said = command(asked[0], run, *asked[1:], *out)
     assert code == 2
     assert "measured cold loads" in said
+
+
+@pytest.mark.parametrize("asked", [("predict", "--concurrency", 3), ("advise",)])
+def test_loads_in_each_request_tell_nothing_of_other_loads(tmp_path: Path, asked: tuple[object, ...]) -> None:
+    """A real Ollama with --keep-alive 0: each request of one user waits for a load, those of three hardly ever do."""
+    make(tmp_path / "run", Made(slots=2, load_ms=400), users=(1, 2, 4))
+    out = ("--out", tmp_path / "p.json") if asked[0] == "predict" else ()
+    code, said = command(asked[0], tmp_path / "run", *asked[1:], *out)
+    assert code == 2
+    assert "at 1 stream · 100 in · 20 out 89 % of the mean TTFT passed until the model was loaded" in " ".join(
+        said.split()
+    )

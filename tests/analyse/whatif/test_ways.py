@@ -201,3 +201,12 @@ def test_an_open_loop_that_the_model_does_not_play_is_no_ground_for_predictions(
             levels_used(run, [level])
     else:
         assert levels_used(run, [level]) == [level]
+
+
+def test_streams_that_share_steps_have_no_clocks_of_their_own(tmp_path: Path) -> None:
+    """Was "each stream has a clock of its own" of a noisy run of a real Ollama, whose streams all got their tokens together."""
+    one = analyse(play(shared(SLICED), loads(1, 2, 4), slots=2, seed=3).write(tmp_path / "run"))
+    assert one.steps.out_of_step == 0.0
+    tried = [way for way, _ in fit._ways(one.run, one.slots, one.steps)]
+    assert tried
+    assert not [way for way in tried if way.startswith(fit.CLOCKS_WAY)]

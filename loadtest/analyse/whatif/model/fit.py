@@ -22,13 +22,14 @@ import numpy as np
 
 from loadtest.analyse.run import RunData, excerpts, series_of
 from loadtest.analyse.run.overlaps import Depth
+from loadtest.analyse.server.alternating_models import loading_share
 from loadtest.analyse.server.prompt_cache.cache import measure_cache
 from loadtest.analyse.server.queue import admission
 from loadtest.analyse.server.queue.at_work import RequestInstants
 from loadtest.analyse.server.queue.kept_out import UnwaitedTtft
 from loadtest.analyse.server.queue.slots import Slots, known_slots
 from loadtest.analyse.server.queue.token_budget import kv_budget
-from loadtest.analyse.server.queue.waits import held_by_others
+from loadtest.analyse.server.queue.waits import LEAST_BATCH_WAIT, held_by_others
 from loadtest.analyse.server.timing.step_law import FEWEST_STEPS, StepTimes, growth_per_stream
 from loadtest.analyse.server.timing.steps import Steps, step_table, times_by_number
 from loadtest.analyse.whatif.model import self_check
@@ -40,7 +41,7 @@ from loadtest.analyse.whatif.predictions.prediction_file import AS_KNOWN, LIMIT_
 from loadtest.doubts import VOID
 from loadtest.errors import PredictionError
 from loadtest.simulate.model.timing import BEFORE, BESIDE, SLICED, StepLaw, Timing
-from loadtest.text import joined
+from loadtest.text import joined, percent
 
 UNSTEADY = ("rate_to", "trace", "sessions", "shed")  # of a level that the model's open loop does not play
 
@@ -177,6 +178,11 @@ def fitted_way(
                 f"No prediction: at {level['label']} requests waited through many steps of other streams, with no more of them than the "
                 "server handles, so others may use it, of whom the run knows nothing. Measure it with no one else there."
             )
+        if level["verdict"] != VOID and (share := loading_share(level)) > LEAST_BATCH_WAIT:
+            raise PredictionError(
+                f"No prediction: at {level['label']} {percent(share)} of the mean TTFT passed until the model was loaded, and how often "
+                "another load finds it unloaded is not known. Measure with the model kept loaded (--keep-alive 10m)."
+            )
     require_predictable(run)
     missed = ""
     try:
@@ -220,7 +226,8 @@ def _ways(run: RunData, slots: Slots, steps: Steps) -> Iterator[tuple[str, Serve
         for held, limit in limits:
             for way, name in ((SLICED, SLICED_WAY), (BEFORE, BEFORE_WAY), (BESIDE, BESIDE_WAY)):
                 yield name + limit, _worked(usual, prefill_way=way, kv_tokens=held)
-    clocks = _of_own_clocks(run, slots, steps)
+    # Streams that were seen to get their tokens together have no clocks of their own, though those may give back a noisy run.
+    clocks = _of_own_clocks(run, slots, steps) if steps.out_of_step is None or steps.apart else None
     if clocks is not None and clocks.streams > 1:  # one stream has its steps to itself on any server
         for held, limit in limits:
             yield CLOCKS_WAY + limit, _worked(clocks, kv_tokens=held)
@@ -239,12 +246,13 @@ def _of_own_clocks(run: RunData, slots: Slots, steps: Steps) -> ServerModel | No
         return None
     timing, times = found
     prompts, outputs = admission.request_lengths(run)
+    most = max(entry.streams for entry in times)  # a request may seem to be at work that waits for a slot
     return ServerModel(
         timing=timing,
         slots=slots.number,
         prompts=prompts,
         outputs=outputs,
-        streams=max(entry.streams for entry in times),
+        streams=min(most, slots.number or most),
         simulated=run.simulated is not None,
         pattern=admission.load_pattern(run, slots),
         step_errors={entry.streams: entry.error_s / entry.mean_s for entry in times},
