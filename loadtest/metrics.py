@@ -232,8 +232,10 @@ def held_back(pieces: int, ttft_s: float, span_s: float, decode_s: float) -> boo
     """
     if math.isnan(decode_s):
         fastest = FASTEST_S * (pieces - 1)
-        return pieces >= MOST_IN_A_STEP and ttft_s >= HELD_BACK_S and span_s < min(HELD_BACK_SHARE * ttft_s, fastest)
-    return pieces >= HELD_BACK_PIECES and decode_s >= HELD_BACK_S and span_s < HELD_BACK_SHARE * decode_s
+        return (
+            pieces >= MOST_IN_A_STEP and ttft_s >= HELD_BACK_S and 0 <= span_s < min(HELD_BACK_SHARE * ttft_s, fastest)
+        )
+    return pieces >= HELD_BACK_PIECES and decode_s >= HELD_BACK_S and 0 <= span_s < HELD_BACK_SHARE * decode_s
 
 
 def made_before_s(pieces: int, span_s: float, decode_s: float) -> float:
