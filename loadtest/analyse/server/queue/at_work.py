@@ -32,14 +32,14 @@ def headers_mark_start(run: RunData) -> bool:
     headers is compared with TTFT − prompt time from the server's own timings, by the median over all requests.
     """
     timed = (run.column("llamacpp") == 1) & run.flag("ok")
-    if timed.any() and held_back(run, timed):
+    if timed.any() and mostly_held_back(run, timed):
         return False
     waited = np.maximum(run.column("ttft_s") - run.column("prefill_s"), 0.0)
     off = finite(np.abs(run.column("headers") - run.column("send") - waited)[timed])
     return bool(len(off)) and float(np.median(off)) <= max(HEADERS_ERROR_S, token_gap(run))
 
 
-def held_back(run: RunData, rows: BoolArray | None = None) -> bool:
+def mostly_held_back(run: RunData, rows: BoolArray | None = None) -> bool:
     """Whether a proxy held most answers back, so that their tokens came together."""
     held = run.column("made_before_s")[run.flag("ok") if rows is None else rows]
     return bool(len(held)) and float((held > 0).mean()) > MOSTLY_HELD_BACK

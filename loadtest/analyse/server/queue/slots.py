@@ -21,7 +21,7 @@ import numpy as np
 from loadtest.analyse.run import BoolArray, FloatArray, RunData, excerpts, finite
 from loadtest.analyse.run.excerpts import TimedEvents
 from loadtest.analyse.run.overlaps import Depth, count_within, last_before, latest_end, peak_at_once
-from loadtest.analyse.server.queue.at_work import RequestInstants, held_back
+from loadtest.analyse.server.queue.at_work import RequestInstants, mostly_held_back
 from loadtest.analyse.server.queue.kept_out import (
     UnwaitedTtft,
     at_work_while_waiting,
@@ -131,7 +131,7 @@ def estimate_slots(run: RunData) -> Slots:
     events, ttft = excerpts.events(run), UnwaitedTtft.of(run, requests, peak)
     passed = _passed_over(run, requests, events)
     if requests.told:
-        whole = held_back(run)  # a cluster of arrivals is then an answer, and no batch
+        whole = mostly_held_back(run)  # a cluster of arrivals is then an answer, and no batch
         full = _full_batches(requests, events, near=requests.slack if whole else REFILLED_S)
         full = None if full is not None and full.slots != peak and whole else full
     else:
