@@ -199,3 +199,12 @@ def test_prompts_of_one_conversation_count_once_and_the_cached_share_is_scored(
     ]
     notes = list(prediction_report.notes(replace(document, loads=tuple(beyond))))
     assert notes[0] == "4 and 6 people: it is a guess.", "what is true of both is said once"
+
+
+def test_users_who_think_between_single_requests_are_people(tmp_path: Path) -> None:
+    loads = [Load(users=each, requests=30, prompt=(200, 400), output=(16, 24)) for each in (1, 2, 4)]
+    found = analyse(virtual_runs.play(TIMING, loads, slots=2).write(tmp_path / "run"))
+    assert said(found, 8).loads[0].label == "8 streams"
+    levels = [{**level, "thinks": True} for level in found.summary["levels"]]
+    thinking = predict_loads(found.run, found.slots, found.steps, levels, {}, concurrencies=(8,))
+    assert thinking.loads[0].label == "8 people"

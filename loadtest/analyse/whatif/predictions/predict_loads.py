@@ -258,7 +258,7 @@ def _predicted_load(
     nobody_waits = load.users is not None and load.users <= servers
     if len(cases) > 1 and nobody_waits and alike:
         cases = [dataclasses.replace(cases[0], name=AS_KNOWN)]
-    people = any(model.sessions is not None for model in models.values())
+    people = any(model.sessions is not None for model in models.values()) or any(level.get("thinks") for level in used)
     beside = _textbook_beside(used, servers, load.users, load.rate, load.slots)
     return PredictedLoad(load.users, load.rate, load.slots, tuple(cases), beside, people)
 

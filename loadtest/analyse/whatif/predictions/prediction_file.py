@@ -78,7 +78,7 @@ class PredictedLoad:
     slots_asked: int | None
     cases: tuple[Case, ...]
     textbook: dict[str, Figures] = field(default_factory=dict)  # by model
-    people: bool = False  # whether its users hold conversations
+    people: bool = False  # whether its users hold conversations, or think between requests
 
     @property
     def label(self) -> str:
