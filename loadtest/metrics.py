@@ -230,12 +230,14 @@ def held_back(pieces: int, ttft_s: float, span_s: float, decode_s: float) -> boo
 
     `decode_s` is over how long the server says that it wrote them, nan where it says nothing.
     """
+    if span_s < -S_PER_US:  # the last piece is said to have come before the first, by more than instants are rounded
+        return False
     if math.isnan(decode_s):
         fastest = FASTEST_S * (pieces - 1)
-        return (
-            pieces >= MOST_IN_A_STEP and ttft_s >= HELD_BACK_S and 0 <= span_s < min(HELD_BACK_SHARE * ttft_s, fastest)
-        )
-    return pieces >= HELD_BACK_PIECES and decode_s >= HELD_BACK_S and 0 <= span_s < HELD_BACK_SHARE * decode_s
+        return pieces >= MOST_IN_A_STEP and ttft_s >= HELD_BACK_S and span_s < min(HELD_BACK_SHARE * ttft_s, fastest)
+    # what took longer to write than to come was written by another clock, or in another unit
+    possible = HELD_BACK_S <= decode_s <= ttft_s + span_s
+    return possible and pieces >= HELD_BACK_PIECES and span_s < HELD_BACK_SHARE * decode_s
 
 
 def made_before_s(pieces: int, span_s: float, decode_s: float) -> float:

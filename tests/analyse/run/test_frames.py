@@ -77,7 +77,7 @@ def test_an_answer_in_two_reads_has_no_decode_speed(tmp_path: Path, reads: int, 
     """A gateway that held 24 tokens back and let them go in two reads made 102,941 tokens/s of 0.2 ms."""
     record = two_users().records[0]
     first = record.chunks[0]
-    chunks = [first + 100 * min(place, reads - 1) for place in range(20)]
+    chunks = [first + 10_000 * min(place, reads - 1) for place in range(20)]
     record = dataclasses.replace(record, chunks=chunks, reads=reads)
     run = frames.load(write(tmp_path / "run", [record], [LEVEL]))
     assert np.isfinite(run.column("stream_tokens_per_s")).tolist() == [seen]

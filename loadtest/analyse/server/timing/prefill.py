@@ -56,8 +56,10 @@ def measure_prefill(run: RunData, gaps: TokenGaps, step: StepTime | None) -> tup
 
 def _prefill_of(run: RunData, gaps: TokenGaps, step: StepTime | None) -> tuple[Prefill | None, str | None]:
     tokens = run.uncached_tokens
-    if len(tokens) and not np.isfinite(tokens).any() and run.shares_prefix:
-        return None, "prompts share a prefix, and the server does not say how much of each it had cached"
+    if len(tokens) and not np.isfinite(tokens).any():
+        if run.shares_prefix:
+            return None, "prompts share a prefix, and the server does not say how much of each it had cached"
+        return None, "the server does not say how many tokens prompts have"
     if gaps.requests.told.any():
         alike = run.shares_prefix or run.has_turns  # then what a token looks back at is in the cache, too
         found, reason = _from_durations(gaps, tokens, step, grows=not alike)
