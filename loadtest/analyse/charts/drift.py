@@ -10,10 +10,11 @@ from matplotlib.axes import Axes
 from loadtest.analyse.charts import style
 from loadtest.analyse.run import FloatArray, LevelData
 from loadtest.analyse.summary import Analysis
-from loadtest.text import listed, seconds
+from loadtest.text import counted, listed, percent, seconds
 
 FEWEST_REQUESTS = 12  # requests of a level whose thirds are compared …
 FEWEST_ROUNDS = 2  # … and in each third at least so many of each stream
+LEAST_DRIFT = 0.1  # between two medians: a smaller change is not told
 MOST_POINTS = 4000  # drawn in all
 THIRDS = 3
 
@@ -75,12 +76,19 @@ def _thirds(level: LevelData, sent: FloatArray) -> list[Any]:
 def title(analysis: Analysis) -> str:
     """Say the median TTFT in each third of a level, of that level where they differ most."""
     found = []
-    for level in analysis.believed:
+    levels = analysis.believed
+    for level in levels:
         sent, waited = _requests(analysis, level)
         if parts := _thirds(level, sent):
             found.append((level, [float(np.median(waited[part])) for part in parts]))
     if not found:
-        return "TTFT of every request over the run: too few in each level to tell a drift"
+        void = any(level.is_void for level in analysis.levels)
+        return f"TTFT of every request over the run: too few in each level{' that is not void' if void else ''} to tell a drift"
+    few = counted(len(levels) - len(found), "more has", "more have")
+    others = f"; {few} too few requests to tell" if len(found) < len(levels) else ""
     level, medians = max(found, key=lambda each: max(each[1]) / min(each[1]))
+    if max(medians) < (1 + LEAST_DRIFT) * min(medians):
+        each = "the level" if len(found) == 1 else f"each of {len(found)} levels"
+        return f"The median TTFT of each third of {each} is within {percent(LEAST_DRIFT)} of the others{others}"
     most = "" if len(found) == 1 else f", which differ most of {len(found)} levels"
-    return f"{level['label']}: the median TTFT is {listed(list(map(seconds, medians)))} in its thirds{most}"
+    return f"{level['label']}: the median TTFT is {listed(list(map(seconds, medians)))} in its thirds{most}{others}"
