@@ -2,7 +2,7 @@
 
     scripts/bench peers [CLIENT…] [--streams 300,1000] [--steps] [--repeats 5] [--plot FILE]
                         [--mlperf CHECKOUT]
-    scripts/bench peers --from docs/other-tools.md --repeats 3 --plot plots/peers.png
+    scripts/bench peers --from docs/other-tools.md --repeats 3 --plot plots/other-tools.png
 
 Server and client get a core each. Errors are the client's percentile less the truth's. CPU counts from the first request
 on the wire to the last answer taken (to the last record on disk for this project): start-up and closing tables of no
