@@ -137,7 +137,8 @@ class Figures:
         if record.chunks and first is not None and since is not None:
             span = (since + record.chunks[-1] * 1000 - first) * metrics.S_PER_NS
             decode_s = metrics.server_said(record.server or {}).decode_s
-            held = metrics.held_back(len(record.chunks), (first - since) * metrics.S_PER_NS, span, decode_s)
+            ttft, lag = (first - since) * metrics.S_PER_NS, record.lag_us * metrics.S_PER_US
+            held = metrics.held_back(len(record.chunks), ttft, span, decode_s, lag)
         if held:
             self.held_back += 1
             self.held_back_s += 0.0 if math.isnan(decode_s) else decode_s
@@ -285,7 +286,7 @@ def durations_of(record: Record) -> Iterator[tuple[str, float]]:
     headers = math.nan if record.t_headers is None else record.t_headers
     wait = metrics.queue_wait(record.t_send, headers, record.t_first_token, said)
     pieces, span = len(record.chunks), record.chunks[-1] * metrics.S_PER_US - ttft if record.chunks else math.nan
-    at_once = metrics.held_back(pieces, ttft, span, said.decode_s)
+    at_once = metrics.held_back(pieces, ttft, span, said.decode_s, record.lag_us * metrics.S_PER_US)
     if record.first_coalesced or at_once:
         early = metrics.made_before_s(pieces, span, said.decode_s)
         if early:

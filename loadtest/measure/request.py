@@ -229,9 +229,8 @@ class Request:
             prompt=self.job.prompt if self.save_text else None,
             answer=events.answer if self.save_text else None,
             t_connect=self._since(received.t_connect),
-            connect_us=0
-            if received.t_turn
-            else received.connect_ns // 1000,  # a turn comes when the connection is there
+            # of a burst all connections are there before the first turn
+            connect_us=0 if received.t_turn else received.connect_ns // 1000,
             t_send=self._since(received.t_send),
             send_us=(received.send_ns or 0) // 1000,
             resent=self._since(received.t_resent),

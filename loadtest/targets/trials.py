@@ -338,9 +338,9 @@ def _arrival(attempt: Attempt) -> str:
         if tokens >= 2 * FEWEST_PIECES:
             return f"{tokens} tokens in {counted(pieces, 'piece')}: ITL is of pieces, not of tokens"
         return f"{counted(pieces, 'piece')}: too few to say"
-    after_s = record.chunks[0] * S_PER_US
+    after_s, last_s = record.chunks[0] * S_PER_US, record.chunks[-1] * S_PER_US
     said = attempt.dialect.server_said(record.server or {})
-    if reads <= 2 or held_back(pieces, after_s, record.chunks[-1] * S_PER_US - after_s, said.decode_s):
+    if reads <= 2 or held_back(pieces, after_s, last_s - after_s, said.decode_s, record.lag_us * S_PER_US):
         return (
             f"all {pieces} pieces at once, {seconds(after_s)} after the request: a proxy that buffers answers "
             "(nginx: proxy_buffering off; HAProxy: option http-no-delay) stands before the server, or the server sends whole answers, or this machine was too busy to read them apart (try again); "

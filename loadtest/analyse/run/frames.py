@@ -265,7 +265,8 @@ def _request_frame(columns: Columns, chunks: Ragged, start: float, levels: list[
     c["ttft_sched_s"] = metrics.ttft_sched(c["t_first_token"], c["t_sched"])
     c["e2e_s"] = metrics.e2e(last, c["t_send"])
     c["e2e_sched_s"] = metrics.e2e(last, c["t_sched"])
-    of_each = (each.tolist() for each in (chunks.counts, c["ttft_s"], c["e2e_s"] - c["ttft_s"], c["decode_s"]))
+    spans = c["e2e_s"] - c["ttft_s"]
+    of_each = (each.tolist() for each in (chunks.counts, c["ttft_s"], spans, c["decode_s"], c["lag_s"]))
     c["held_back"] = np.array(list(map(metrics.held_back, *of_each)), dtype=np.bool_)
     with np.errstate(divide="ignore", invalid="ignore"):
         c["tpot_s"] = metrics.tpot(c["e2e_s"], c["ttft_s"], tokens)
@@ -275,7 +276,7 @@ def _request_frame(columns: Columns, chunks: Ragged, start: float, levels: list[
         c["stream_tokens_per_s"] = metrics.stream_tokens_per_s(c["tpot_s"])
         c["e2e_tokens_per_s"] = metrics.e2e_tokens_per_s(c["output_tokens"], c["e2e_s"])
     server_clock.distrust_durations(c, chunks.counts)
-    early = map(metrics.made_before_s, chunks.counts, c["e2e_s"] - c["ttft_s"], c["decode_s"])
+    early = map(metrics.made_before_s, chunks.counts, spans, c["decode_s"])
     c["made_before_s"] = np.where(c["first_coalesced"] | c["held_back"], np.array(list(early)), 0.0)
     c["schedule_lag_s"] = metrics.schedule_lag(c["t_send"], c["t_sched"], c["connect_us"])
     seconds = {name[2:]: (c.pop(name) - start) * metrics.S_PER_NS for name in INSTANT_FIELDS}

@@ -169,9 +169,7 @@ def _coalesced(e: Evidence) -> Iterator[Doubt]:
     )
 
 
-SLOWED = (
-    0.6  # of the time over which an answer came, by the server's word, below which something on the way slows it down
-)
+SLOWED = 0.6  # of the time over which an answer came, by the server's word: below, something on the way slows it down
 BUNDLED_PIECES = 16  # of an answer that is looked at: no server makes so many tokens but the first in one step
 
 

@@ -64,6 +64,18 @@ def at_once(gap_us: int, *, told: bool = False) -> Spoil:
             "suspect",
             "came together and",
         ),
+        (
+            lambda r: {**at_once(80)(r), "late": 2, "late_tokens": 19, "late_gaps": 19, "lag_us": 200_000},
+            1,
+            "void",  # the client slept meanwhile: was a gateway's doing
+            "the client read ",
+        ),
+        (
+            lambda r: {**at_once(80, told=True)(r), "late": 2, "late_tokens": 19, "late_gaps": 19, "lag_us": 200_000},
+            1,
+            "void",
+            "the client read ",
+        ),
         (at_once(80, told=True), 1, "suspect", "although the server says that it wrote them over 190 ms, in 32 of 32"),
         (at_once(330), 1, "valid", ""),  # the fastest services write so fast
     ],
