@@ -53,7 +53,7 @@ def _draw_with_tokens(analysis: Analysis, out: Path) -> list[Path | None]:
     rates = against_load.a_stream, against_load.all_streams
     by_output = against_load.wait_by_output, against_load.speed_by_output
     return [
-        machine.draw_loads(out / "load.png", analysis),
+        machine.draw_model_loads(out / "load.png", analysis),
         prompts.draw_lengths(out / "lengths.png", analysis),
         _by_series(out / "ttft.png", analysis, ttft.ttft_parts, ttft.split_title(analysis)),
         prompts.draw_turns(out / "turns.png", analysis),

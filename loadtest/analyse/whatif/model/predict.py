@@ -148,7 +148,7 @@ def require_predictable(run: RunData) -> None:
         )
     if is_cold(run):
         raise PredictionError(
-            f"{run.path} measured cold loads, and no other load has the model unloaded before each request; measure without --unload."
+            f"{run.path} measured cold model loads, and no other load has the model unloaded before each request; measure without --unload."
         )
 
 
