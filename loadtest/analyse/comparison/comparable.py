@@ -163,9 +163,8 @@ def differing_facts(
     refused, notes = [], []
     for key in sorted(ours.keys() | theirs.keys()):
         one, other = (facts.get(key, DEFAULTS.get(key)) for facts in (ours, theirs))
-        if one == other or (
-            key == "files" and None in (one, other)
-        ):  # an older run does not know what was in its files
+        # an older run does not know what was in its files
+        if one == other or (key == "files" and None in (one, other)):
             continue
         said = f"{key} ({value_text(key, one)} → {value_text(key, other)})"
         half = key == "simulated" and (one is None or other is None)

@@ -253,9 +253,8 @@ def _reloads(machine: Machine, run: RunData) -> Iterator[str]:
         slow = slow[~slow.index.isin(in_turn.index)]  # the findings tell what turns cost
         slow = slow[slow["send"] > first_answer]  # the run's first model load is no reload
         over = slow["first_token"].cummax().shift(1)
-        for _, waited in slow.groupby(
-            (slow["send"] >= over).cumsum()
-        ):  # those that waited for the same model load are one
+        # those that waited for the same model load are one
+        for _, waited in slow.groupby((slow["send"] >= over).cumsum()):
             begin, end = waited["send"].min() - RELOAD_SLACK_S, waited["first_token"].max() + RELOAD_SLACK_S
             if any(begin <= t <= end for t, _ in sampled):
                 continue
