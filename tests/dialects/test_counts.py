@@ -280,6 +280,18 @@ UNSENT: dict[str, tuple[list[dict[str, Any]], int, str | None, str | None]] = {
     "four tokens a piece": ([*[piece(" some words at once")] * 20, STOP, counted(100)], 0, None, None),
     "three tokens a letter": ([*[piece("\u6771")] * 40, STOP, counted(120)], 0, None, None),
     "figures, a token each": ([*[piece(" 31415")] * 20, STOP, counted(110)], 0, None, None),
+    "a third of it in the first piece": (
+        [piece(" word" * 40), *[piece(" word word")] * 40, STOP, counted(120)],
+        39,
+        "first piece of text holds many",
+        None,
+    ),
+    "most of it in the first piece": (
+        [piece(" word" * 80), *[piece(" word")] * 20, STOP, counted(100)],
+        100,
+        None,
+        "most of the answer's tokens",
+    ),
     "counts that grow before the text": (
         [
             *[{**piece(""), "usage": counted(i + 1)["usage"]} for i in range(80)],
