@@ -27,7 +27,7 @@ FORMULAS: dict[str, str] = {
     "e2e_sched_s": "t_last_content − t_sched",
     "stream_tokens_per_s": "1 / TPOT: the decode speed that a user sees",
     "e2e_tokens_per_s": "output tokens / E2E: the older convention, waiting included",
-    "queue_wait_s": "Ollama: TTFT − load − prompt eval; llama.cpp: t_headers − t_send, at most TTFT − prompt time; vLLM: TTFT − prefill",
+    "queue_wait_s": "Ollama: TTFT − model load − prompt eval; llama.cpp: t_headers − t_send, at most TTFT − prompt time; vLLM: TTFT − prefill",
     "slot_wait_s": "the part of queue wait while all slots are taken",
     "batch_wait_s": "the rest of queue wait, beside other requests: a slot is free, the batch in flight must end first",
     "load_s": "Ollama: load_duration",
@@ -82,7 +82,7 @@ def schedule_lag(t_send: Any, t_sched: Any, connect_us: Any) -> Any:
 
 
 def queue_wait_ollama(ttft_s: Any, load_s: Any, prefill_s: Any) -> Any:
-    """Wait before the server began with the prompt, from Ollama's own durations: TTFT − load − prompt_eval. Seconds.
+    """Wait before the server began with the prompt, from Ollama's own durations: TTFT − model load − prompt_eval. Seconds.
 
     It may be slightly negative (rounding, scheduling), and readers clamp it at 0. On a real, busy one-core Ollama it was
     right to 10-20 ms. Only the native API reports durations; /v1 does not.
@@ -130,10 +130,12 @@ def server_said(server: dict[str, Any]) -> ServerSaid:
             _server_number(own.get(name)) / 1e3 for name in ("time_to_first_token_ms", "generation_time_ms")
         )
         return ServerSaid(0.0, prefill, cached, False, decode)
-    load, prefill = (_server_number(server.get(name)) * S_PER_NS for name in ("load_duration", "prompt_eval_duration"))
+    loading, prefill = (
+        _server_number(server.get(name)) * S_PER_NS for name in ("load_duration", "prompt_eval_duration")
+    )
     if math.isnan(cached):
         cached = _server_number(server.get("prompt_eval_cached_count"))
-    return ServerSaid(load, prefill, cached, False, _server_number(server.get("eval_duration")) * S_PER_NS)
+    return ServerSaid(loading, prefill, cached, False, _server_number(server.get("eval_duration")) * S_PER_NS)
 
 
 # Of a usage or its details: OpenAI's and Moonshot's, DeepSeek's, Gemini's, Mistral's; all are part of the prompt's count.

@@ -85,9 +85,9 @@ def read_amount(text: str, units: Mapping[str, float]) -> float:
         return math.nan
 
 
-def signed(share: float, digits: int = 1) -> str:
+def signed(share: float) -> str:
     """Return a change in percent with its sign: "+4.0 %", "−9.1 %", "0.0 %"."""
-    text = f"{share * 100:+.{digits}f}".replace("-", "−")
+    text = f"{share * 100:+.1f}".replace("-", "−")
     return f"{text if text.strip('+−0.') else text[1:]} %"
 
 

@@ -109,6 +109,13 @@ def short_reports(short_predictions: None, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda _, file, **__: file.write(PIXEL))
 
 
+@pytest.fixture
+def bare_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare reports charts and predictions, for tests of figures, pages and exit codes that hold neither."""
+    monkeypatch.setattr("loadtest.analyse.charts.draw_all", lambda *_: [])
+    monkeypatch.setattr("loadtest.analyse.summary.Analysis.curve", None)
+
+
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A self-made certificate for localhost, with its key in the same file."""

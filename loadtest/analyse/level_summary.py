@@ -53,6 +53,7 @@ WHY_UNKNOWN = {
     "server_itl_s": "this server does not stamp its chunks",
     "stall_s": "too few gaps between tokens were seen to tell a stall from a step",
 }
+# of a level that has them
 LENGTHS_IF_SET = (
     "input_lengths",
     "output_lengths",
@@ -60,7 +61,7 @@ LENGTHS_IF_SET = (
     "turns",
     "sessions",
     "thinks",
-)  # of a level that has them
+)
 
 
 def level_summary(

@@ -117,7 +117,7 @@ def analyse(path: Path, asked: Sequence[Objective] | None = ()) -> Analysis:
     asked = _given(run) if asked is None else asked
     parts = groups.groups_of(run)
     if parts:
-        lost = alternating_models.mark_loads(run, parts)
+        lost = alternating_models.mark_model_loads(run, parts)
         found = _analysed_together(run, [(part, _analysed(part.run, asked, part)) for part in parts], lost)
     else:
         found = _analysed(run, asked)

@@ -52,9 +52,9 @@ class InStep:
 class Driver:
     """Runs levels against one or several targets; owns the streams, nothing else.
 
-    `on_progress` is called four times a second on the loop, so it must be
-    quick. `before_each` is awaited before each request is released; a stream is free to send only then. `share` is this
-    process's part of the plan, where several take part `in_step`.
+    `on_progress` is called four times a second on the loop, so it must be quick. `before_each` is awaited before each
+    request is released; a stream is free to send only then. `share` is this process's part of the plan, where several take
+    part `in_step`.
     """
 
     def __init__(

@@ -25,6 +25,7 @@ SIGNS = ("run.json", "run.json.partial", "summary.json", "requests-*.jsonl")  # 
 NO_REPORT = "no report"
 MOST_NAMED = 4  # runs in one sentence
 WIDE = 100  # columns of a terminal from which the time of day is shown
+# column -> from which width of the terminal it is shown
 COLUMNS = {
     "run": 0,
     "when": 76,
@@ -32,7 +33,7 @@ COLUMNS = {
     "levels": 48,
     "tokens/s": 0,
     "verdict": 0,
-}  # -> from which width it is shown
+}
 PADDING = 2  # columns between two columns
 GIVING = {"model": 10, "run": 12}  # columns that may be narrower than their text -> the least width
 STYLES = {VALID: "green", SUSPECT: "yellow", VOID: "bold red", NO_REPORT: "dim"}

@@ -175,6 +175,9 @@ def field_named(name: str) -> Said:
     return lambda value, _: {name: value}
 
 
+SAMPLING: Mapping[str, Said] = {name: field_named(name) for name in ("temperature", "top_p")}  # fields of every /v1
+
+
 def merged(base: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
     """Return `base` with `patch` laid over it by RFC 7396: null takes a key out, tables are laid over tables."""
     found = dict(base)

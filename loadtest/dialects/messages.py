@@ -11,7 +11,7 @@ from loadtest.dialects.answers.decoding import StreamDecoder
 from loadtest.dialects.answers.ends import end_said_by
 from loadtest.dialects.answers.rows.messages_rows import MessagesRows
 from loadtest.dialects.answers.rows.text_shapes import texts_in
-from loadtest.dialects.base import Dialect, EndMarks, Said, field_named
+from loadtest.dialects.base import SAMPLING, Dialect, EndMarks, Said, field_named
 from loadtest.dialects.content_parts import has_parts, image_in, with_parts_as
 from loadtest.metrics import ServerSaid
 from loadtest.workloads.job import Job
@@ -37,8 +37,7 @@ class AnthropicMessages(Dialect):
         (b"message_stop", b"stop_reason", b"DONE", b'_reason":"', b"error"), end_said_by
     )
     says: ClassVar[Mapping[str, Said]] = {
-        "temperature": field_named("temperature"),
-        "top_p": field_named("top_p"),
+        **SAMPLING,
         "top_k": field_named("top_k"),
         "stop": field_named("stop_sequences"),
         "think": lambda value, _: THINKING.get(value),

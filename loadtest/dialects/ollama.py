@@ -27,13 +27,9 @@ def _keep_alive(value: str, _: str) -> dict[str, Any]:
 
 
 CALLS = b'"tool_calls":['  # in JSON only where a message calls a tool
+_OPTIONS = ("temperature", "top_p", "top_k", "stop")  # whose names are the scenario's, OpenAI's and Ollama's
 # keys of OpenAI's bodies that are keys of Ollama's options
-SAMPLING = frozenset(
-    (
-        *("temperature", "top_p", "top_k", "min_p", "seed", "stop"),
-        *("presence_penalty", "frequency_penalty", "repeat_penalty"),
-    )
-)
+_SAMPLING = (*_OPTIONS, "min_p", "seed", "presence_penalty", "frequency_penalty", "repeat_penalty")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +42,7 @@ class _OllamaDialect(Dialect):
     api: ClassVar[str] = "ollama"
     ends: ClassVar[EndMarks] = OLLAMA
     says: ClassVar[Mapping[str, Said]] = {
-        "temperature": _option("temperature"),
-        "top_p": _option("top_p"),
-        "top_k": _option("top_k"),
-        "stop": _option("stop"),
+        **{name: _option(name) for name in _OPTIONS},
         "sampling_seed": _option("seed"),
         "think": lambda value, _: {"think": {"on": True, "off": False}.get(value, value)},
         "keep_alive": _keep_alive,
@@ -58,10 +51,10 @@ class _OllamaDialect(Dialect):
 
     def of_row(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return what a row says, with its sampling in `options`: beside them, where OpenAI has it, Ollama would ignore it."""
-        said = {key: value for key, value in row.items() if key in SAMPLING}
+        said = {key: value for key, value in row.items() if key in _SAMPLING}
         if not said or not isinstance(row.get("options", {}), dict):
             return row
-        rest = {key: value for key, value in row.items() if key not in SAMPLING}
+        rest = {key: value for key, value in row.items() if key not in _SAMPLING}
         return {**rest, "options": {**said, **row.get("options", {})}}
 
     def fixed(self, output_tokens: int | None) -> dict[str, Any]:

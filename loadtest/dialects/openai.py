@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from loadtest.dialects.answers.decoding import StreamDecoder
 from loadtest.dialects.answers.ends import OPENAI
 from loadtest.dialects.answers.rows.openai_rows import OpenAIRows
-from loadtest.dialects.base import Dialect, EndMarks, Said, field_named
+from loadtest.dialects.base import SAMPLING, Dialect, EndMarks, Said, field_named
 from loadtest.workloads.job import Job
 
 ENGINES = ("vllm", "llama.cpp")  # kinds of servers that take more than OpenAI's own fields, under the same names
@@ -32,8 +32,7 @@ class _OpenAIDialect(Dialect):
     api: ClassVar[str] = "openai"
     ends: ClassVar[EndMarks] = OPENAI
     says: ClassVar[Mapping[str, Said]] = {
-        "temperature": field_named("temperature"),
-        "top_p": field_named("top_p"),
+        **SAMPLING,
         # Ollama's /v1 passes over it without a word
         "top_k": lambda value, kind: {"top_k": value} if kind != "ollama" else None,
         "stop": field_named("stop"),

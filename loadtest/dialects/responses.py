@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from loadtest.dialects.answers.decoding import StreamDecoder
 from loadtest.dialects.answers.ends import LAST_OF_RESPONSES, end_said_by
 from loadtest.dialects.answers.rows.responses_rows import ResponsesRows
-from loadtest.dialects.base import Dialect, EndMarks, Said, field_named
+from loadtest.dialects.base import SAMPLING, Dialect, EndMarks, Said
 from loadtest.dialects.content_parts import has_parts, image_in, with_parts_as
 from loadtest.workloads.job import Job
 
@@ -26,8 +26,7 @@ class OpenAIResponses(Dialect):
         (*map(str.encode, LAST_OF_RESPONSES), b"DONE", b'_reason":"', b'_reason": "', b"error"), end_said_by
     )
     says: ClassVar[Mapping[str, Said]] = {
-        "temperature": field_named("temperature"),
-        "top_p": field_named("top_p"),
+        **SAMPLING,
         "think": lambda value, _: {"reasoning": {"effort": {"on": "medium", "off": "none"}.get(value, value)}},
     }
 

@@ -53,10 +53,8 @@ class ProcessTree:
 
     def _list(self, now: float) -> None:
         self._listed = now
-        pids = {
-            self.pid,
-            *(set(_descendants(self.pid)) - {os.getpid()}),
-        }  # the monitor is a child of the run, and not part of it
+        # the monitor is a child of the run, and not part of it
+        pids = {self.pid, *(set(_descendants(self.pid)) - {os.getpid()})}
         for pid in self._members.keys() - pids:
             del self._members[pid]
         for pid in pids - self._members.keys():

@@ -200,7 +200,7 @@ class Scenario(LimitKeys, SessionKeys, DataKeys, PromptKeys, LoadKeys, Connectio
 
     @property
     def sends_nothing_first(self) -> bool:
-        """Whether no request is sent before the first level: where loads are measured, and all texts are the user's own.
+        """Whether no request is sent before the first level: where model loads are measured, and all texts are the user's own.
 
         The first load may then read the file from disk, where a model that was loaded to fit lengths leaves it in the page
         cache.

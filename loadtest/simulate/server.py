@@ -79,7 +79,7 @@ class ServerOptions:
     burst: Literal["fifo", "lifo"] = "fifo"
     jitter: float | None = None  # standard deviation of a batch's time, as a share of it; None: the profile's
     warm: bool = False  # the model is loaded from the start
-    max_queue: int = 512  # requests that may wait for a load; further ones get a 503
+    max_queue: int = 512  # requests that may wait for the model to load; further ones get a 503
     truth: Path | None = None
     faults: tuple[Fault, ...] = ()
     seed: int = 0

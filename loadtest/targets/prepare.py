@@ -54,10 +54,10 @@ def prepare_targets(
     """Find every server and model of a located scenario, load the models, and fit prompts' lengths to each server's counts.
 
     Returns the scenario to run, too: with the lengths that fit the smallest context where it asks for up_to_context, and
-    without warm-up where it measures loads. Raises TargetError or ScenarioError, one sentence each; nothing is left behind.
+    without warm-up where it measures model loads. Raises TargetError or ScenarioError, one sentence each; nothing is left behind.
     """
     if scenario.unload and scenario.several:
-        raise ScenarioError("unload measures the loads of one model; name one server and one model.")
+        raise ScenarioError("unload measures how long one model takes to load; name one server and one model.")
     found = find_targets(client, scenario, say)
     if len(found) > 1:
         say(_spread(found))
@@ -92,7 +92,7 @@ def _prepared(
         scenario = min((one for one, _ in fitted), key=lambda one: max(one.input_tokens))
         targets = [target for _, target in fitted]
     if scenario.unload:
-        scenario = scenario.replace(warmup=0)  # a warm-up would be one more load
+        scenario = scenario.replace(warmup=0)  # a warm-up would load the model once more
     scenario = as_files_say(scenario)
     for target in targets:
         check_lengths(scenario, target.model, reloads=target.server.kind == "ollama")

@@ -54,7 +54,7 @@ def initial_facts(scenario: Scenario, ready: Sequence[ReadyTarget], *, driver: s
 def target_entry(scenario: Scenario, ready: ReadyTarget) -> dict[str, Any]:
     """Return an entry of run.json's `targets`: a server and model, what is known of them, and what comparing needs."""
     target, workload, server = ready.target, ready.workload, ready.target.server
-    # The context that a model was loaded with for others says nothing of the next load.
+    # The context that a model was loaded with for others says nothing of how it is loaded next.
     granted = None if scenario.sends_nothing_first else target.model.context
     context = granted or scenario.num_ctx or target.model.context
     return {

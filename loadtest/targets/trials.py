@@ -296,7 +296,10 @@ def what_came(attempt: Attempt) -> list[tuple[str, str]]:
     if record.t_first_token is not None and record.t_send is not None:
         first = (record.t_first_token - record.t_send) * S_PER_NS
         rows.append(
-            ("first", f"token after {seconds(first)}; one request is no measurement, and it may have waited for a load")
+            (
+                "first",
+                f"token after {seconds(first)}; one request is no measurement, and it may have waited for the model to load",
+            )
         )
     rows.append(("counts", _counts(attempt)))
     asked, came = record.asked or 0, record.output_tokens or 0

@@ -71,9 +71,8 @@ def _or_distribution(read: Callable[[str], Any]) -> Callable[[str], Any]:
     return lambda text: _one_line(text) if "(" in text or "@" in text or text == ANY else read(text)
 
 
-READERS: dict[
-    type, tuple[Callable[[str], Any], str, str]
-] = {  # type of a key -> its reader; what a text must be; its metavar
+# type of a key -> its reader; what a text must be; its metavar
+READERS: dict[type, tuple[Callable[[str], Any], str, str]] = {
     str: (_one_line, NAME, "TEXT"),
     int: (parse_whole, "a whole number", "N"),
     float: (float, "a number", "X"),

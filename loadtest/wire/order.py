@@ -17,8 +17,6 @@ from loadtest.wire.connecting.address import Origin
 from loadtest.wire.receiving.received import Received
 
 _HEADERS = {"Accept": "*/*", "Connection": "keep-alive", "User-Agent": f"loadtest/{__version__}"}
-
-
 SHORT_S = 1.0  # a limit below this is kept to the millisecond
 _ZONE = re.compile(rb"%[^]]*(?=])")  # of an IPv6 address
 

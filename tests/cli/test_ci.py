@@ -21,7 +21,7 @@ from loadtest.analyse.summary import analyse
 from loadtest.cli import cli
 from loadtest.slo import parse_objectives
 
-pytestmark = pytest.mark.usefixtures("short_reports")
+pytestmark = pytest.mark.usefixtures("bare_reports")
 
 PAGE = (ROOT / "docs/ci.md").read_text(encoding="utf-8")
 Call = Callable[..., tuple[int, str, str]]

@@ -262,6 +262,7 @@ def test_ending_it_keeps_what_has_finished_and_records_the_rest_as_cancelled(
     assert folder.read_run()["state"] == "interrupted"
 
 
+@pytest.mark.usefixtures("bare_reports")
 def test_a_run_that_was_killed_is_reported_as_far_as_it_got(loadtest: Call, simulated_url: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
     options = ["--concurrency", "6", "--duration", "600", "--output-tokens", "40", "--out", str(out)]

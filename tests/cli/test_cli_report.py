@@ -19,7 +19,7 @@ from loadtest.cli import cli
 from loadtest.cli.options.environment import SHOWING, flag_of, words_given
 from loadtest.cli.run import IN_OTHER_FACTS
 
-pytestmark = pytest.mark.usefixtures("short_reports")
+pytestmark = pytest.mark.usefixtures("bare_reports")
 
 Call = Callable[..., tuple[int, str, str]]
 

@@ -17,7 +17,7 @@ from support.places import FOLDERS, ROOT
 from loadtest.cli import COMMANDS, calibrate, cli
 from loadtest.measure.calibrate import CheckedLevel, ClientLimit, Errors
 
-pytestmark = pytest.mark.usefixtures("short_reports")
+pytestmark = pytest.mark.usefixtures("bare_reports")
 
 Call = Callable[..., tuple[int, str, str]]
 SILENT = {"plot", "monitor", "serve", "demo", "export"}  # they print no results

@@ -10,7 +10,7 @@ import orjson
 import pytest
 from support.made_runs import Made, make, write
 
-pytestmark = pytest.mark.usefixtures("short_reports")
+pytestmark = pytest.mark.usefixtures("bare_reports")
 
 Call = Callable[..., tuple[int, str, str]]
 

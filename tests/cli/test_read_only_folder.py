@@ -67,6 +67,7 @@ def test_a_working_directory_that_is_gone_is_named(
     assert capsys.readouterr().err == f"loadtest: {said}\n"
 
 
+@pytest.mark.usefixtures("bare_reports")
 def test_reports_of_several_runs_have_a_folder_each(tmp_path: Path) -> None:
     for name in ("one", "two"):
         make(tmp_path / name, users=(1, 2))

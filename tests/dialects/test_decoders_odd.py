@@ -8,18 +8,12 @@ from typing import Any
 
 import orjson
 import pytest
-from support.odd_streams import LATE, decode, lines_looked_at
+from support.odd_streams import CHAT, COMPLETIONS, GENERATE, LATE, V1, decode, lines_looked_at
 
 from loadtest.dialects import (
     Dialect,
-    OllamaChat,
-    OllamaGenerate,
-    OpenAIChat,
-    OpenAICompletions,
 )
 from loadtest.dialects.answers.decoding import StreamDecoder
-
-CHAT, GENERATE, V1, COMPLETIONS = OllamaChat("m"), OllamaGenerate("m"), OpenAIChat("m"), OpenAICompletions("m")
 
 
 @dataclass(frozen=True, slots=True)

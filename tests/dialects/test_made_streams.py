@@ -7,28 +7,12 @@ import random
 from dataclasses import dataclass, field
 
 import pytest
+from support.odd_streams import CHAT, COMPLETIONS, GENERATE, V1, decode
 
 from loadtest.dialects import (
-    ContentEvents,
     Dialect,
-    Ending,
-    OllamaChat,
-    OllamaGenerate,
-    OpenAIChat,
-    OpenAICompletions,
 )
 from loadtest.dialects.answers.errors.server_errors import GUARDED_REPEATS
-
-CHAT, GENERATE, V1, COMPLETIONS = OllamaChat("m"), OllamaGenerate("m"), OpenAIChat("m"), OpenAICompletions("m")
-
-
-def decode(dialect: Dialect, body: bytes, step: int = 0) -> tuple[ContentEvents, Ending]:
-    """Decode a body in pieces of `step` bytes (0: whole)."""
-    decoder = dialect.decoder()
-    for start in range(0, len(body), step or len(body) or 1):
-        decoder.feed(body[start : start + step] if step else body)
-    ending = decoder.close()
-    return decoder.events, ending
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import pytest
 from support import odd_answers
 from support.odd_server import OddServer, Request, Script, Wait, odd_server
 from support.places import TESTS
+from support.recorded_users import recorded
 
 from loadtest.asyncio_driver.run import measure
 from loadtest.dialects import DIALECTS, ContentEvents, Decoder, Dialect, End, Ending, EndMarks, said_by_server
@@ -172,7 +173,6 @@ def by_locust(url: str, ask: Callable[[Any], object]) -> list[Record]:
     from loadtest.users import OpenAIUser
     from loadtest.users.options import Settings
     from loadtest.users.processes import recording
-    from loadtest.users.processes.levels import CurrentLevel
     from loadtest.users.processes.user_target import prepare_user_target
 
     class ToyUser(OpenAIUser):
@@ -186,16 +186,8 @@ def by_locust(url: str, ask: Callable[[Any], object]) -> list[Record]:
     runner.state = STATE_RUNNING
     found: list[Record] = []
     recording.record_listeners.append(lambda _, record: found.append(record))
-    recording.open_recorder(
-        user_targets={"ToyUser": settled},
-        folder=None,
-        worker=0,
-        users=1,
-        source="x",
-        current_level=lambda: CurrentLevel(0, steady=True),
-    )
-    ask(ToyUser(environment))
-    recording.close_recorder()
+    with recorded("ToyUser", settled, users=1):
+        ask(ToyUser(environment))
     return found
 
 

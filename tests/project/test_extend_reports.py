@@ -138,6 +138,7 @@ def most_requests(series: Series) -> Finding | None:
     return Finding(f"The most requests were made at {level['label']}.")
 
 
+@pytest.mark.usefixtures("bare_reports")
 def test_a_finding_is_in_both_reports_and_on_the_console(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(findings, "range_of_ttft", most_requests)  # one of the findings about a series of levels
     written = write_report(folder)

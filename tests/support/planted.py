@@ -299,7 +299,7 @@ def named_right(case: Case, found: Explanation, slots: int) -> bool:
     """Whether the explanation puts the planted cause first."""
     names = {part.name: part.seconds for part in found.parts.first}
     if case.kind == LOAD:
-        return found.told.what == "load" if found.told else max(names, key=lambda name: names[name]) == parts.LOAD
+        return found.told.what == "load" if found.told else max(names, key=lambda name: names[name]) == parts.MODEL_LOAD
     if case.kind == BUSY:
         return found.slow is not None or names.get(parts.SLOW, 0.0) > 0.2 * found.parts.total_s
     if case.kind == EVICTOR:

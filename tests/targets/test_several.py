@@ -275,7 +275,7 @@ def test_a_model_that_no_server_lists_is_refused(loadtest: Call, tmp_path: Path)
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--unload", "--concurrency", "1"), "unload measures the loads of one model"),
+        (("--unload", "--concurrency", "1"), "unload measures how long one model takes to load"),
         (("--model", ""), "--model is empty"),
     ],
 )

@@ -14,7 +14,7 @@ from support.drawn import labels_apart
 from support.made_runs import Made, closed_loop, write
 from support.made_samples import add
 
-from loadtest.analyse.charts import prompts as chart
+from loadtest.analyse.charts import lengths as chart
 from loadtest.analyse.charts import sheet
 from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.server import prompt_length

@@ -9,6 +9,7 @@ from typing import Any
 
 import gevent
 import pytest
+from support.recorded_users import recorded
 
 from loadtest.errors import ScenarioError
 from loadtest.measure import backlog
@@ -50,19 +51,9 @@ def user(settled: UserTarget) -> Iterator[Mine]:
     environment = Environment(user_classes=[Mine])
     runner = environment.create_local_runner()
     runner.state = STATE_RUNNING
-    recording.open_recorder(
-        user_targets={"Mine": settled},
-        folder=None,
-        worker=0,
-        users=2,
-        source="x",
-        current_level=lambda: CurrentLevel(0, steady=True),
-    )
-    try:
+    with recorded("Mine", settled):
         yield Mine(environment)
-    finally:
-        recording.close_recorder()
-        runner.greenlet.kill()
+    runner.greenlet.kill()
 
 
 @pytest.fixture
@@ -387,19 +378,9 @@ def test_a_class_of_embeddings(simulated_url: str) -> None:
         (),
     )
     environment = Environment(user_classes=[Embeds])
-    recording.open_recorder(
-        user_targets={"Embeds": found},
-        folder=None,
-        worker=0,
-        users=2,
-        source="x",
-        current_level=lambda: CurrentLevel(0, steady=True),
-    )
-    try:
+    with recorded("Embeds", found):
         mine = Embeds(environment).client
         asked, chatted = mine.ask().record, mine.chat("hi", output_tokens=2).record
-    finally:
-        recording.close_recorder()
     assert (asked.asked_input, asked.dialect) == (72, "ollama-embeddings")
     assert asked.prompt_tokens is not None
     assert 60 <= asked.prompt_tokens <= 90

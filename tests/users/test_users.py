@@ -9,6 +9,7 @@ from typing import Any
 
 import gevent
 import pytest
+from support.recorded_users import recorded
 
 from loadtest.dialects import OllamaChat
 from loadtest.errors import LoadTestError, ScenarioError
@@ -28,7 +29,7 @@ with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and th
     from loadtest.users import ModelUser, OllamaUser, OpenAIUser
     from loadtest.users.options import OPTIONS, Settings, add_options
     from loadtest.users.processes import lifecycle, recording
-    from loadtest.users.processes.levels import CurrentLevel, ReachedLevels
+    from loadtest.users.processes.levels import ReachedLevels
     from loadtest.users.processes.run import free_path
     from loadtest.users.processes.user_target import UserTarget, prepare_user_target
     from loadtest.users.user import USER_KEYS
@@ -188,19 +189,9 @@ def test_a_plain_ask_sends_what_was_made_ahead_and_its_event_says_where_it_went(
         keys={"api": api, "endpoint": endpoint} | ({} if endpoint == "embeddings" else {"output_tokens": 2})
     )
     one = prepare_user_target(Mine.scenario(asked, host=simulated_url, name="x", seed=1), lambda _: None)
-    recording.open_recorder(
-        user_targets={"Mine": one},
-        folder=None,
-        worker=0,
-        users=2,
-        source="x",
-        current_level=lambda: CurrentLevel(0, steady=True),
-    )
-    try:
+    with recorded("Mine", one):
         client = Mine(environment).client
         answers = [client.ask(name="mine") for _ in range(2)]
-    finally:
-        recording.close_recorder()
     assert [answer.record.id for answer in answers] == [0, 1]
     assert [answer.request.order.in_burst for answer in answers] == [True, False]  # users begin together
     assert said == [("mine", f"{simulated_url}{path}")] * 2

@@ -15,7 +15,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from support.ranks import copy_ranks
 
 from loadtest.workloads import tokens
 from loadtest.workloads.tokens import CL100K, O200K, Counter, Ranks, TokenFit, estimate_tokens, load_counter
@@ -32,16 +31,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache of tiktoken's."""
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path / "cache"))
     return tmp_path / "cache"
-
-
-@pytest.fixture(scope="module")
-def real_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("ranks")
-    if not copy_ranks(folder):
-        pytest.skip("tiktoken's ranks cannot be had: no package index, and none kept from before")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TIKTOKEN_CACHE_DIR", str(folder))
-        yield folder
 
 
 @contextmanager
@@ -79,7 +68,7 @@ def ranks_at(url: str, body: bytes) -> Ranks:
 # ---------------------------------------------------------------- tiktoken
 
 
-def test_real_ranks_count_as_tiktoken_does(real_cache: Path) -> None:
+def test_real_ranks_count_as_tiktoken_does(ranks: Path) -> None:
     counter = load_counter("llama3.1:70b", fetch=False)
     assert counter.exact
     assert counter.source == "tiktoken cl100k_base"
@@ -87,10 +76,10 @@ def test_real_ranks_count_as_tiktoken_does(real_cache: Path) -> None:
     assert counter.count("") == 0
     assert counter.count("<|endoftext|>") > 1
     assert load_counter("openai/gpt-oss-120b", fetch=False).source == "tiktoken o200k_base"
-    assert sorted(file.name for file in real_cache.iterdir()) == sorted([CL100K.file_name, O200K.file_name])
+    assert sorted(file.name for file in ranks.iterdir()) == sorted([CL100K.file_name, O200K.file_name])
 
 
-def test_ranks_are_loaded_once_and_gone_with_who_counts(real_cache: Path) -> None:
+def test_ranks_are_loaded_once_and_gone_with_who_counts(ranks: Path) -> None:
     one, other = load_counter(), load_counter()
     assert one.encoder is not None
     assert one.encoder is other.encoder
@@ -100,22 +89,22 @@ def test_ranks_are_loaded_once_and_gone_with_who_counts(real_cache: Path) -> Non
     assert gone() is None
 
 
-def test_a_counter_goes_to_worker_processes(real_cache: Path) -> None:
+def test_a_counter_goes_to_worker_processes(ranks: Path) -> None:
     for counter in (load_counter(fetch=False), Counter("estimate")):
         again = pickle.loads(pickle.dumps(counter))
         assert (again.source, again.count(PROSE)) == (counter.source, counter.count(PROSE))
 
 
-def test_the_estimate_is_near_for_prose(real_cache: Path) -> None:
+def test_the_estimate_is_near_for_prose(ranks: Path) -> None:
     exact = load_counter(fetch=False).count(PROSE)
     assert abs(estimate_tokens(PROSE) - exact) <= exact / 10
     assert estimate_tokens("") == 0
     assert 3 <= estimate_tokens("你好世界你好") <= 12
 
 
-def test_the_other_vocabulary_is_better_than_none(real_cache: Path, cache: Path) -> None:
+def test_the_other_vocabulary_is_better_than_none(ranks: Path, cache: Path) -> None:
     cache.mkdir()
-    (cache / O200K.file_name).write_bytes((real_cache / O200K.file_name).read_bytes())
+    (cache / O200K.file_name).write_bytes((ranks / O200K.file_name).read_bytes())
     assert load_counter("llama3", fetch=False).source == "tiktoken o200k_base"
 
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.jobs import first_job
-from support.ranks import copy_ranks
 
 from loadtest.errors import ScenarioError
 from loadtest.scenario import Scenario
@@ -21,16 +19,6 @@ from loadtest.workloads.tokens import Counter, TokenFit, load_counter
 from loadtest.workloads.workload import Workload
 
 ESTIMATE = Counter("estimate")
-
-
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("ranks")
-    if not copy_ranks(folder):
-        pytest.skip("tiktoken's ranks cannot be had: no package index, and none kept from before")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TIKTOKEN_CACHE_DIR", str(folder))
-        yield folder
 
 
 def of(counter: Counter = ESTIMATE, **keys: Any) -> Workload:

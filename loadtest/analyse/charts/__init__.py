@@ -15,13 +15,14 @@ from loadtest.analyse.charts import (
     against_load,
     distributions,
     drift,
+    lengths,
     machine,
     prediction,
-    prompts,
     sheet,
     style,
     timeline,
     ttft,
+    turns,
 )
 from loadtest.analyse.reports.pages import BY_LOAD
 from loadtest.analyse.run import Series, axis_of, evenly, groups, has_tokens
@@ -53,11 +54,11 @@ def _draw_with_tokens(analysis: Analysis, out: Path) -> list[Path | None]:
     rates = against_load.a_stream, against_load.all_streams
     by_output = against_load.wait_by_output, against_load.speed_by_output
     return [
-        machine.draw_loads(out / "load.png", analysis),
-        prompts.draw_lengths(out / "lengths.png", analysis),
+        machine.draw_model_loads(out / "load.png", analysis),
+        lengths.draw_lengths(out / "lengths.png", analysis),
         _by_series(out / "ttft.png", analysis, ttft.ttft_parts, ttft.split_title(analysis)),
-        prompts.draw_turns(out / "turns.png", analysis),
-        prompts.draw_reread(out / "reread.png", analysis),
+        turns.draw_turns(out / "turns.png", analysis),
+        turns.draw_reread(out / "reread.png", analysis),
         _side_by_side(out / "throughput.png", analysis, rates, analysis.series, against_load.rates_title(analysis)),
         _side_by_side(
             out / "tradeoff.png",

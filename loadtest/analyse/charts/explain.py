@@ -88,7 +88,7 @@ def _bars(run: RunData, timeline: Timeline, row: int) -> list[tuple[str, str, fl
     read, came = float(timeline.read_from[row]), behind_until(timeline, row)
     won = won if math.isfinite(run.column("slot_wait_s")[row]) else arrived
     bars = [
-        ("load, handling", style.PURPLE, float(timeline.send[row]), arrived),
+        ("model load, handling", style.PURPLE, float(timeline.send[row]), arrived),
         ("held back, or passed over", style.PALE_ORANGE, arrived, came),
         ("slot wait", style.ORANGE, came, won),
     ]

@@ -181,14 +181,14 @@ GPU_PANELS = (
 )
 
 
-MOST_LOADS_DRAWN = 12  # drawn; the tables have the rest
+MOST_MODEL_LOADS = 12  # drawn; the tables have the rest
 COLOURS = {"page_cache": style.GREEN, "host_memory": style.VERMILLION, "gpu_memory": style.PURPLE}
 
 
-def draw_loads(path: Path, analysis: Analysis) -> Path | None:
-    """Draw cold_load.png; None, and nothing written, where no cold load was asked for or seen."""
+def draw_model_loads(path: Path, analysis: Analysis) -> Path | None:
+    """Draw load.png; None, and nothing written, where no cold model load was asked for or seen."""
     levels = [level for level in analysis.levels if level.get("cold_load")]
-    every = [one for level in levels for one in level["cold_load"]["loads"]][:MOST_LOADS_DRAWN]
+    every = [one for level in levels for one in level["cold_load"]["loads"]][:MOST_MODEL_LOADS]
     if not every:
         return None
     watched = cold_load.sampled(analysis.run)
@@ -196,20 +196,20 @@ def draw_loads(path: Path, analysis: Analysis) -> Path | None:
     figure = Figure(figsize=(style.WIDTH, 3.1 + 1.75 * len(seen)), dpi=style.DPI, layout="constrained")
     heights = [1.25 if not seen else 0.8, *[1.0] * len(seen)]
     panels = figure.subplots(1 + len(seen), 1, squeeze=False, sharex=True, height_ratios=heights)[:, 0]
-    zero = load_bars(panels[0], analysis, every)
+    zero = model_load_bars(panels[0], analysis, every)
     for axes, (key, name, one) in zip(panels[1:], seen, strict=True):
         memory_over_time(axes, one, every, zero, COLOURS[key])
         axes.set_ylabel(f"{name}\n(GB){one.mark}".replace(") (", ")\n("))
     panels[-1].set_xlabel("time since the first request was sent (s)")
     of = "" if seen else "; add --monitor host,nvidia to see what memory does meanwhile"
     subtitle = f"shaded: a model is being loaded; before each request it was unloaded{of}"
-    # Why later loads were faster is a finding's to say, and the page cache's panel shows it.
+    # Why later model loads were faster is a finding's to say, and the page cache's panel shows it.
     said = cold_load.loading(levels[0]["cold_load"]).rstrip(".").partition(", for ")[0]
     return sheet.save(figure, path, analysis, said, subtitle)
 
 
-def load_bars(axes: Axes, analysis: Analysis, every: Sequence[dict[str, Any]]) -> float:
-    """Draw each request as a bar of load, rest of TTFT and decode, with the load's figures; return the time of 0 s."""
+def model_load_bars(axes: Axes, analysis: Analysis, every: Sequence[dict[str, Any]]) -> float:
+    """Draw each request as a bar of model load, rest of TTFT and decode, with the figures of the first; return the time of 0 s."""
     zero = float(every[0]["start_s"])
     frame = analysis.run.requests
     for one in every:
@@ -217,7 +217,7 @@ def load_bars(axes: Axes, analysis: Analysis, every: Sequence[dict[str, Any]]) -
         at, took = one["start_s"] - zero, one["load_s"]
         first, last = float(row["first_token"]) - zero, float(row["last"]) - zero
         for left, width, colour, label in (
-            (at, took, style.PURPLE, "load"),
+            (at, took, style.PURPLE, "model load"),
             (at + took, first - at - took, style.SKY, "queue wait and prefill"),
             (first, last - first, style.DECODING, "decoding"),
         ):

@@ -36,7 +36,7 @@ REQUEST_STATES = (
     ("unsplit_wait_s", "queue wait (for a slot or a batch: not known)", PALE_ORANGE),
     ("slot_wait_s", "slot wait", ORANGE),
     ("batch_wait_s", "batch wait", YELLOW),
-    ("load_s", "load", PURPLE),
+    ("load_s", "model load", PURPLE),
     ("prefill_s", "prefill", SKY),
 )
 AT_MOST = "slot wait, at most"  # where the server tells no waits, and other delays may be in it

@@ -29,11 +29,12 @@ MOST_EXPLAINED = 6  # levels without a verdict whose reason is a note
 # Keys of run.json that say what is compared with what. These may differ, and are named; all others must be equal or
 # named by the user (`across`), for they change what the server is asked to do.
 MAY_DIFFER = ("server", "simulated")
+# of a run whose loadtest did not know the key yet; others: None
 DEFAULTS = {
     "warm_cache": False,
     "prompt": "made up",
     "inputs_per_request": 1,
-}  # of a run whose loadtest did not know the key yet; others: None
+}
 # Keys of a scenario that count as well; one that has its default counts as missing, as in a run that did not know it yet.
 SHAPING = ("think_time", "max_rate", "turns", "follow_up_tokens", "answers", "patience", "leave")
 ASKED = {name: name for name in (*SHAPING, "prompt_file", *SAID_KEYS, *ADDED_KEYS)} | {"prompt": "prompt_text"}
@@ -163,9 +164,8 @@ def differing_facts(
     refused, notes = [], []
     for key in sorted(ours.keys() | theirs.keys()):
         one, other = (facts.get(key, DEFAULTS.get(key)) for facts in (ours, theirs))
-        if one == other or (
-            key == "files" and None in (one, other)
-        ):  # an older run does not know what was in its files
+        # an older run does not know what was in its files
+        if one == other or (key == "files" and None in (one, other)):
             continue
         said = f"{key} ({value_text(key, one)} → {value_text(key, other)})"
         half = key == "simulated" and (one is None or other is None)

@@ -49,14 +49,14 @@ class Slowness:
     steps: int
 
 
-REQUEST, CACHE, LOAD = "request", "cache", "load"
+REQUEST, CACHE, MODEL_LOAD = "request", "cache", "load"
 
 
 @dataclass(frozen=True, slots=True)
 class Without:
     """What the engine says of the request with one cause left out."""
 
-    what: str  # REQUEST, CACHE or LOAD
+    what: str  # REQUEST, CACHE or MODEL_LOAD
     cause: Cause | None  # the request that is left out, with CACHE too where it alone took a slot of another's
     seconds: float  # its TTFT then
     band: Interval  # where that would lie in 95 of 100 cases
@@ -281,7 +281,7 @@ class Explainer:
             if each.row not in tried:
                 blamed.setdefault(each.row, each)
                 tried.append(each.row)
-        loaded = any(part.name in (time_parts.LOAD, time_parts.TURN) for part in parts.first)
+        loaded = any(part.name in (time_parts.MODEL_LOAD, time_parts.TURN) for part in parts.first)
         nobody = not tried and parts.lost is None and not loaded
         rest = sum(part.seconds for part in parts.first if part.name in UNKNOWN_PARTS)
         if rest > (LEAST_REST if nobody else MOST_REST) * parts.total_s:
@@ -309,8 +309,8 @@ class Explainer:
             one = cause.row if cause else None
             said = replay.what_if(Omission(without=one, cached=lost_with(self.run, self.splitter.timeline, row, one)))
             found += [Without(CACHE, cause, *said)] if said is not None else []
-        if replay.loads and (said := replay.what_if(Omission(loads=True))) is not None:
-            found.append(Without(LOAD, None, *said))
+        if replay.has_model_loads and (said := replay.what_if(Omission(model_loads=True))) is not None:
+            found.append(Without(MODEL_LOAD, None, *said))
         return tuple(sorted(found, key=lambda each: each.seconds)), None
 
     def _replay(self, models: Iterable[ServerModel], row: int) -> LevelReplay | str:

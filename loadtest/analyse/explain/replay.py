@@ -20,7 +20,7 @@ import numpy as np
 from loadtest.analyse.explain.timeline import Timeline
 from loadtest.analyse.figures.intervals import t_quantile
 from loadtest.analyse.run import BoolArray, FloatArray, IntArray, LevelData, RunData, grouped
-from loadtest.analyse.server.alternating_models import LONG_LOAD_S
+from loadtest.analyse.server.alternating_models import LONG_MODEL_LOAD_S
 from loadtest.analyse.server.queue.slots import Slots, known_slots
 from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.whatif.model.bands import ENGINE_ERROR
@@ -53,22 +53,22 @@ class Sent:
     prompt: int  # uncached tokens
     output: int
     at: float  # when it was sent
-    load: float  # until its model was there, and its handling
+    loading: float  # s, until its model was there, and its handling
     after: int | None  # the row whose answer its user waited for
     pause: float  # between that answer and this request
     gone: float | None  # when the client went away, seconds since `at`
 
     @property
     def ready(self) -> float:
-        """When it came to the queue; those that waited for one load come together, in the order sent."""
-        return round(self.at + self.load, 3) if self.load > LONG_LOAD_S else self.at + self.load
+        """When it came to the queue; those that waited for one model load come together, in the order sent."""
+        return round(self.at + self.loading, 3) if self.loading > LONG_MODEL_LOAD_S else self.at + self.loading
 
 
 @dataclass(frozen=True, slots=True)
 class Omission:
     without: int | None = None  # a row
     cached: Mapping[int, int] = field(default_factory=dict)  # by row: prompt tokens that the cache would have held
-    loads: bool = False  # the loads of models
+    model_loads: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +80,7 @@ class LevelReplay:
     ttft_s: float  # as measured
     sent: tuple[Sent, ...]
     measured: dict[int, float]  # TTFT of the requests that were answered
-    handled: bool  # whether `load` holds the handling of a request, as load_duration does
+    handled: bool  # whether `loading` holds the handling of a request, as load_duration does
     base: list[dict[int, float]] = field(default_factory=list)  # TTFT by row of the level as it was, by seed
 
     @classmethod
@@ -102,14 +102,14 @@ class LevelReplay:
         after = _turns(run, rows) | ({} if level.is_open else _predecessors(run, timeline, rows))
         start = float(timeline.send[rows].min())
         over = np.where(timeline.silent, timeline.end, timeline.freed)
-        load, ok = np.nan_to_num(run.column("load_s")), run.flag("ok")
+        loading, ok = np.nan_to_num(run.column("load_s")), run.flag("ok")
         sent = tuple(
             Sent(
                 row=int(each),
                 prompt=max(int(prompt), 1),
                 output=max(int(output), 1),
                 at=float(timeline.send[each]) - start,
-                load=float(load[each]),
+                loading=float(loading[each]),
                 after=after.get(int(each)),
                 pause=max(float(timeline.send[each] - over[after[int(each)]]), 0.0) if int(each) in after else 0.0,
                 gone=None if ok[each] else float(timeline.end[each] - timeline.send[each]),
@@ -124,9 +124,9 @@ class LevelReplay:
         return found
 
     @property
-    def loads(self) -> bool:
+    def has_model_loads(self) -> bool:
         """Whether a model was loaded in it."""
-        return any(each.load > LONG_LOAD_S for each in self.sent)
+        return any(each.loading > LONG_MODEL_LOAD_S for each in self.sent)
 
     def worst_miss(self) -> str | None:
         """Return a clause on what the replay of the run as it was misses; None where it gives the run back."""
@@ -196,7 +196,7 @@ class _Player:
 
     def __init__(self, engine: Engine, sent: dict[int, Sent], change: Omission, until: int) -> None:
         self.engine, self.sent, self.change, self.until = engine, sent, change, until
-        warm = [each.load for each in sent.values() if each.load <= LONG_LOAD_S]
+        warm = [each.loading for each in sent.values() if each.loading <= LONG_MODEL_LOAD_S]
         self.warm = float(np.median(warm)) if warm else 0.0  # what a request takes whose model is there
         self.streams: dict[int, Stream] = {}
         self.due: list[tuple[int, int, int, bool]] = []  # (instant, ordinal, row, whether its client goes away)
@@ -206,7 +206,7 @@ class _Player:
             if each.row == change.without:
                 continue
             if each.after is None or each.after == change.without or each.after not in sent:
-                self._at(each.at + self._delay(each) if change.loads else each.ready, each.row)
+                self._at(each.at + self._delay(each) if change.model_loads else each.ready, each.row)
             else:
                 self.behind.setdefault(each.after, []).append(each)
 
@@ -229,7 +229,7 @@ class _Player:
         }
 
     def _delay(self, one: Sent) -> float:
-        return self.warm if self.change.loads and one.load > LONG_LOAD_S else one.load
+        return self.warm if self.change.model_loads and one.loading > LONG_MODEL_LOAD_S else one.loading
 
     def _at(self, instant_s: float, row: int, *, leaves: bool = False) -> None:
         heapq.heappush(self.due, (round(instant_s * NS_PER_S), next(self.order), row, leaves))

@@ -1,7 +1,7 @@
 """One request's time in parts, each with the requests that caused it; what no part accounts for is a part of its own.
 
 The time from when a request was due to its first token is cut where one thing ends and the next begins: the client's lag,
-connecting, the load of its model, the wait for a slot, and from there to the first token what the server worked on. In that
+connecting, the model load, the wait for a slot, and from there to the first token what the server worked on. In that
 last stretch each moment goes to the prompts that were being read, by how fast each of them was read; moments in which none
 was are a step of the streams that decoded, at most as long as such a step takes here.
 """
@@ -31,7 +31,7 @@ from loadtest.analyse.explain.timeline import (
     step_time,
 )
 from loadtest.analyse.run import FloatArray, IntArray, RunData
-from loadtest.analyse.server.alternating_models import LONG_LOAD_S
+from loadtest.analyse.server.alternating_models import LONG_MODEL_LOAD_S
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.queue.waits import ADMISSION_ERROR_S, NEVER_SERVED
 from loadtest.analyse.server.timing.steps import Steps
@@ -104,7 +104,7 @@ class Splitter:
         if not (math.isfinite(spent) and spent > 0):
             return []
         spent = float(self.timeline.arrived[row] - self.run.column("reached")[row])
-        if spent <= (long := LONG_LOAD_S / self.run.speed):
+        if spent <= (long := LONG_MODEL_LOAD_S / self.run.speed):
             return [TimePart(time_parts.HANDLING, spent)]
         turn = "loaded_in_turn" in self.run.requests and bool(self.run.requests["loaded_in_turn"].to_numpy()[row])
         before = self.timeline.send < self.timeline.send[row]
@@ -113,9 +113,9 @@ class Splitter:
         first = [int(min(shared, key=lambda each: self.timeline.send[each]))] if len(shared) else []
         return [
             TimePart(
-                time_parts.TURN if turn else time_parts.LOAD,
+                time_parts.TURN if turn else time_parts.MODEL_LOAD,
                 spent,
-                tuple(self._cause(each, spent, time_parts.LOAD) for each in first),
+                tuple(self._cause(each, spent, time_parts.MODEL_LOAD) for each in first),
             )
         ]
 
@@ -128,7 +128,7 @@ class Splitter:
         free: list[tuple[float, float]] = []
         for left, right in self._unheld(held_slots(self.timeline, low, high, row), low, high):
             free = [*free[:-1], (free[-1][0], right)] if free and left <= free[-1][1] else [*free, (left, right)]
-        # a shorter one is a handover, or a load that is not known of a request without an answer
+        # a shorter one is a handover, or a model load that is not known of a request without an answer
         return next((left - low for left, right in free if right - left > ADMISSION_ERROR_S), high - low)
 
     def _slot_wait(self, row: int, low: float, high: float) -> TimePart:

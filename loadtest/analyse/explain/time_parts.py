@@ -8,7 +8,7 @@ from dataclasses import dataclass
 LEAST_S = 0.001  # a cause that took less is not named
 
 # Parts of the time to the first token, in the order in which they are told.
-CLIENT, CONNECT, RESENT, HANDLING, LOAD, TURN = "client", "connect", "resent", "handling", "load", "turn"
+CLIENT, CONNECT, RESENT, HANDLING, MODEL_LOAD, TURN = "client", "connect", "resent", "handling", "load", "turn"
 BEHIND = "behind_later_ones"
 SLOT, WAIT, PROMPTS, SILENT, STEP = "slot_wait", "wait", "others_prompts", "silent", "step"
 REREAD, OWN, SLOW, REST = "reread", "own_prompt", "slower", "unexplained"
@@ -25,7 +25,7 @@ class Cause:
     id: int
     seconds: float
     tokens: int | None  # of its prompt
-    how: str  # SLOT, PROMPTS, SILENT, LOAD, REREAD or QUEUE
+    how: str  # SLOT, PROMPTS, SILENT, MODEL_LOAD, REREAD or QUEUE
     held_s: float  # how long it was at work itself
     output: int | None = None  # its output tokens, where it ended well
     over: float = math.inf  # when it was over, on the run's axis

@@ -243,9 +243,8 @@ def order_statistics(independent: int, share: float) -> Interval:
     wide = 8 * math.sqrt(independent * share * (1 - share)) + 8  # hardly any chance lies farther out
     below = np.arange(max(0, int(independent * share - wide)), min(independent, int(independent * share + wide)) + 1)
     odds = np.log((independent - below[:-1]) / below[1:] * (share / (1 - share)))
-    chances = np.exp(
-        np.append(0.0, np.cumsum(odds)) - odds[odds > 0].sum()
-    )  # that so many values lie below the percentile
+    # that so many values lie below the percentile
+    chances = np.exp(np.append(0.0, np.cumsum(odds)) - odds[odds > 0].sum())
     upto = np.cumsum(chances) / chances.sum()
     low, high = (int(below[np.searchsorted(upto, chance)]) for chance in (ONE_SIDE, 1 - ONE_SIDE))
     return max(low - 1, 0) / (independent - 1), min(high, independent - 1) / (independent - 1)

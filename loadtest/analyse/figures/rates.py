@@ -144,9 +144,8 @@ class Throughput:
     """A rate, with a 95 % interval from how much the rounds or answers of its window differ."""
 
     per_second: float
-    ci95: (
-        list[float] | None
-    )  # None: too few requests or such uneven ones that it reaches zero, or the window is the whole level
+    # None: too few requests or such uneven ones that it reaches zero, or the window is the whole level
+    ci95: list[float] | None
 
 
 def weighted_rate(run: RunData, found: Flow, weights: FloatArray, *, growing: bool = False) -> Throughput | None:

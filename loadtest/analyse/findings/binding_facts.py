@@ -111,12 +111,12 @@ def _parts(analysis: Analysis, rows: BoolArray, missed: Objective, *, crowded: b
     left, beyond = _left_waiting(run), _beyond(run, rows, missed)
     waited = np.where(left, run.column("end") - run.column("send"), 0.0)
     ttft, slot = run.column("ttft_s"), np.nan_to_num(run.column("slot_wait_s"))
-    load = np.nan_to_num(run.column("load_s"))
+    loading = np.nan_to_num(run.column("load_s"))
     batch, unsplit = np.nan_to_num(run.column("batch_wait_s")), np.zeros(len(slot))
     if not np.isfinite(run.column("slot_wait_s")[beyond]).any():
         told = run.column("unsplit_wait_s")
-        unsplit = np.where(np.isfinite(told), told, np.maximum(ttft - load - np.nan_to_num(_reading(analysis)), 0.0))
-    rest = np.maximum(ttft - slot - batch - unsplit - load, 0.0)
+        unsplit = np.where(np.isfinite(told), told, np.maximum(ttft - loading - np.nan_to_num(_reading(analysis)), 0.0))
+    rest = np.maximum(ttft - slot - batch - unsplit - loading, 0.0)
     prefill = np.fmin(rest, run.column("prefill_s"))  # as the server says; without its word all of it
     stall = np.nan_to_num(run.column("stall_s"))
     decode = np.maximum(run.column("e2e_s") - ttft - stall, 0.0)
@@ -125,7 +125,7 @@ def _parts(analysis: Analysis, rows: BoolArray, missed: Objective, *, crowded: b
         name: np.where(left, 0.0, each)
         for name, each in (
             ("batch", batch),
-            ("load", load),
+            ("load", loading),
             ("prefill", prefill),
             ("way", rest - prefill),
         )

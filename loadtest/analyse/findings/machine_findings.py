@@ -21,7 +21,7 @@ from loadtest.records import Outcome
 from loadtest.text import counted, listed, number, percent, seconds, size
 
 LATE_S = 2.0  # a gap that begins sooner was there from the start
-RELOAD_SLACK_S = 2.0  # between a load as sampled and as a request waited for it
+RELOAD_SLACK_S = 2.0  # between a model load as sampled and as a request waited for it
 FEWEST_SAMPLES = 3  # samples of a level that a figure of it needs
 LEAST_CACHED = 0.1  # of the prompt tokens, from which on a share is worth a sentence
 AROUND_SAMPLE_S = 1.0  # before and after a sample: what the run had in flight then may have been counted
@@ -237,7 +237,7 @@ def _host_memory(host: str, frame: pd.DataFrame, run: RunData) -> str | None:
 
 
 def _reloads(machine: Machine, run: RunData) -> Iterator[str]:
-    """Yield a sentence for each load in mid-run: as the samples saw it, else as the requests that waited for it say."""
+    """Yield a sentence for each model load in mid-run: as the samples saw it, else as the requests that waited for it say."""
     in_turn = run.requests[run.requests["loaded_in_turn"]] if "loaded_in_turn" in run.requests else run.requests[:0]
     sampled = [
         (t, said)
@@ -251,9 +251,10 @@ def _reloads(machine: Machine, run: RunData) -> Iterator[str]:
     for level in run.levels:
         slow = reloaded(run, run.good(level["index"])).sort_values("send")
         slow = slow[~slow.index.isin(in_turn.index)]  # the findings tell what turns cost
-        slow = slow[slow["send"] > first_answer]  # the run's first load is no reload
+        slow = slow[slow["send"] > first_answer]  # the run's first model load is no reload
         over = slow["first_token"].cummax().shift(1)
-        for _, waited in slow.groupby((slow["send"] >= over).cumsum()):  # those that waited for the same load are one
+        # those that waited for the same model load are one
+        for _, waited in slow.groupby((slow["send"] >= over).cumsum()):
             begin, end = waited["send"].min() - RELOAD_SLACK_S, waited["first_token"].max() + RELOAD_SLACK_S
             if any(begin <= t <= end for t, _ in sampled):
                 continue
@@ -261,13 +262,13 @@ def _reloads(machine: Machine, run: RunData) -> Iterator[str]:
             loaded = float(longest["reached"] + longest["load_s"])  # long before its answer, where its prompt is long
             at = f"at {_clock(run, loaded)} ({loaded:.0f} s into the run)"
             took = seconds(float(longest["load_s"]))
-            yield f"{longest['model']}{mark} was reloaded {at}: a request waited {took} for the load."
+            yield f"{longest['model']}{mark} was reloaded {at}: a request waited {took} for it."
 
 
 def _sampled_reloads(samples: Models, mark: str, run: RunData) -> Iterator[tuple[float, str, str]]:
     """Yield instant, model and sentence of each time in the run that a model came back after it was gone, or otherwise.
 
-    A load that is shorter than the time between two samples may go unseen.
+    A model load that is shorter than the time between two samples may go unseen.
     """
     before: dict[str, dict[str, Any]] = {}
     gone: dict[str, float] = {}

@@ -177,7 +177,7 @@ def several_at_once(analysis: Analysis) -> Finding | None:
 
 
 def cold_loads(analysis: Analysis) -> list[Finding]:
-    """Say what cold loads took, a level at a time; nothing where none was asked for."""
+    """Say what cold model loads took, a level at a time; nothing where none was asked for."""
     cold = [level for level in analysis.levels if level.get("cold_load")]
     levels = [level for level in cold if not level.is_void or not level["cold_load"]["n"]]
     mark = " (simulated)" if analysis.run.simulated else ""

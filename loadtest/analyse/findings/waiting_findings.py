@@ -62,14 +62,14 @@ def queueing(analysis: Analysis, series: Series) -> Finding | None:
 
 
 def loading(series: Series) -> Finding | None:
-    """Say where loads of the model are a large part of TTFT, as where each request finds it unloaded (--keep-alive 0)."""
+    """Say where loading the model is a large part of TTFT, as where each request finds it unloaded (--keep-alive 0)."""
     share, level = max(
         ((loading_share(each), each) for each in series.believed), key=lambda each: each[0], default=(0.0, None)
     )
     if level is None or share <= LEAST_BATCH_WAIT:
         return None
     said = f"At {level.load}, {percent(share)} of {level.mean_ttft_said} passes until the model is loaded."
-    return Finding(said, "The server's own figures of how long each load took.")
+    return Finding(said, "The server's own figures of how long each model load took.")
 
 
 def _left_waiting(level: LevelData) -> int:

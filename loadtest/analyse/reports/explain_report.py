@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from loadtest.analyse.explain import time_parts
-from loadtest.analyse.explain.explanation import CACHE, LOAD, NOBODY, Explanation, Without
+from loadtest.analyse.explain.explanation import CACHE, MODEL_LOAD, NOBODY, Explanation, Without
 from loadtest.analyse.explain.time_parts import Cause, TimePart
 from loadtest.doubts import VOID
 from loadtest.grid import Grid
@@ -22,7 +22,7 @@ SHORT_NAMES = {
     time_parts.CONNECT: "connecting",
     time_parts.RESENT: "sent again",
     time_parts.HANDLING: "handling",
-    time_parts.LOAD: "model load",
+    time_parts.MODEL_LOAD: "model load",
     time_parts.TURN: "model's turn",
     time_parts.BEHIND: "held back",
     time_parts.SLOT: "slot wait",
@@ -41,7 +41,7 @@ PLAIN_WORDS = {  # of parts that are always said alike
     time_parts.CONNECT: "opening a connection",
     time_parts.RESENT: "until it was sent again: the connection that was kept had died",
     time_parts.HANDLING: "before the server queued it",
-    time_parts.TURN: "until its model's turn came: answers of another model, and the load",
+    time_parts.TURN: "until its model's turn came: answers of another model, and the model load",
     time_parts.BEHIND: "until the last request was taken in that came after it: it was held back on its way, or passed over; which is "
     "not known",
     time_parts.WAIT: "before its prompt was read: for a slot, for a running step or on its way; which is not known",
@@ -89,7 +89,7 @@ def _words(part: TimePart, found: Explanation) -> str:
     match part.name:
         case name if name in PLAIN_WORDS:
             return PLAIN_WORDS[name]
-        case time_parts.LOAD:
+        case time_parts.MODEL_LOAD:
             asked = f", which #{who[0].id} had asked for first" if who else ""
             return f"while its model was loaded{asked}"
         case time_parts.SLOT:
@@ -217,8 +217,8 @@ def others(found: Explanation) -> str | None:
 
 
 def _left_out(one: Without, found: Explanation) -> str:
-    if one.what == LOAD:
-        return "without the load of the model"
+    if one.what == MODEL_LOAD:
+        return "without the model load"
     if one.what == CACHE:
         who = f"without #{one.cause.id}, and " if one.cause else ""
         return f"{who}with the cache still holding what was lost"
@@ -307,4 +307,4 @@ def _row(found: Explanation) -> tuple[str, ...]:
     )
 
 
-SHORT_WITHOUT = {LOAD: "load", CACHE: "cache kept"}
+SHORT_WITHOUT = {MODEL_LOAD: "model load", CACHE: "cache kept"}

@@ -45,7 +45,7 @@ GLOSSARY = (
         "A slot is free, but the batch that the server computes must end first. One other stream is enough for that.",
     ),
     (
-        "load",
+        "model load",
         "The time until the model is ready for a request: some ms where it is in memory, seconds where it is not.",
     ),
     ("step", "One batch of the server that only decodes: each stream that decodes gets one token."),

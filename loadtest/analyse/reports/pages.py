@@ -37,7 +37,7 @@ CAPTIONS = {
     "lengths.png": "TTFT, prefill speed and memory against input length",
     "turns.png": "TTFT by turn of the conversation",
     "reread.png": "What each turn read of its conversation, and what the server had cached",
-    "load.png": "Cold loads: each request over time, and what memory did meanwhile",
+    "load.png": "Cold model loads: each request over time, and what memory did meanwhile",
     "throughput.png": "Tokens a second of one stream and of all together",
     "tradeoff.png": "Throughput against latency: a point a level",
     "percentiles.png": "Percentiles of TTFT and of the whole answer against load",

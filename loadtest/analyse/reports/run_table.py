@@ -23,7 +23,7 @@ TTFT_PARTS = (
     ("unsplit_wait_s", "queue wait"),
     ("slot_wait_s", "slot wait"),
     ("batch_wait_s", "batch wait"),
-    ("load_s", "load"),
+    ("load_s", "model load"),
     ("prefill_s", "prefill"),
 )
 LEAST_PART = 0.05  # of the slowest request's TTFT, from which on a part of it is named

@@ -24,7 +24,7 @@ LEVEL_FIGURES = (
     ("slot_wait_s", "slot wait", "ms"),
     ("batch_wait_s", "batch wait", "ms"),
     ("queue_wait_s", "queue wait", "ms"),
-    ("load_s", "load", "ms"),
+    ("load_s", "model load", "ms"),
     ("prefill_s", "prefill", "ms"),
     ("prefill_tokens_per_s", "prefill tokens/s", "1/s"),
     ("itl_s", "ITL", "ms"),

@@ -119,7 +119,7 @@ def reloaded(run: RunData, rows: BoolArray) -> pd.DataFrame:
 
 
 def _unserved(run: RunData, slow: pd.DataFrame) -> FloatArray:
-    """Return the longest time within each request's load in which no other request to its model was worked on, seconds."""
+    """Return the longest time within each request's model load in which no other request to its model was worked on, seconds."""
     longest = np.zeros(len(slow))
     start = slow["reached"].to_numpy(dtype=np.float64)
     end = start + slow["load_s"].to_numpy(dtype=np.float64)
@@ -139,16 +139,16 @@ def _unserved(run: RunData, slow: pd.DataFrame) -> FloatArray:
 
 def _reload(e: Evidence) -> Iterator[Doubt]:
     if cold_load.is_cold(e.run):
-        return  # its loads are what is measured
+        return  # its model loads are what is measured
     slow = reloaded(e.run, e.run.good(e.level["index"]))
     if "loaded_in_turn" in slow:
-        slow = slow[~slow["loaded_in_turn"]]  # loads in turn with another model of the run are what was measured
+        slow = slow[~slow["loaded_in_turn"]]  # model loads in turn with another of the run are what was measured
     if not len(slow):
         return
     loads = e.values("load_s")
     usual = float(np.median(loads))
     longest, count = float(slow["load_s"].max()), len(slow)
-    figures = f"{count} of {len(loads)} requests waited up to {seconds(longest)} for a load, where {seconds(usual)} is the median"
+    figures = f"{count} of {len(loads)} requests waited up to {seconds(longest)} for the model to load, where {seconds(usual)} is the median"
     if (slow["send"] > e.run.requests["first_token"].min()).any():
         yield Doubt(VOID, f"the model was reloaded in mid-run: {figures}")
     else:

@@ -77,9 +77,8 @@ def check_given(command: click.Command, args: Sequence[str], parent: click.Conte
         value = values.get(param.name or "")
         named = isinstance(param.type, click.Path) or param.name in NEVER_EMPTY or isinstance(param, click.Argument)
         if named and "" in (value if isinstance(value, list | tuple) else (value,)):
-            names = dict.fromkeys(
-                re.findall(r"\b[A-Z][\w.]*\w", param.human_readable_name)
-            )  # of "[SCENARIO.toml] [URL]" two
+            # of "[SCENARIO.toml] [URL]" two
+            names = dict.fromkeys(re.findall(r"\b[A-Z][\w.]*\w", param.human_readable_name))
             what = flag_of(param) if isinstance(param, click.Option) else " or ".join(names)
             raise ScenarioError(f"{what} is empty; give it a value, or leave it out.")
 

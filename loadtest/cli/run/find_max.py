@@ -40,9 +40,8 @@ def check_find_max(most: int | None, objectives: Sequence[Objective], values: di
         )
     if values.get("concurrency") is not None:
         raise ScenarioError("--find-max chooses the concurrency itself; leave out --concurrency.")
-    if (
-        requests := values.get("requests")
-    ) is not None:  # would be too few for the usual streams, which are not measured
+    # fewer would be too few for the usual streams, which are not measured
+    if (requests := values.get("requests")) is not None:
         values["requests"] = max(requests, SEARCH_FEWEST)
 
 

@@ -110,7 +110,7 @@ class LoadKeys:
         bounds=Range(1, 1024),
     )
     unload: bool = key(
-        "Unload the model before every request, so that each waits for a cold load; one stream, no warm-up (Ollama).",
+        "Unload the model before every request, so that each waits for a cold model load; one stream, no warm-up (Ollama).",
         default=False,
     )
 
@@ -143,7 +143,7 @@ def check_load(load: LoadKeys) -> None:
     if load.requests is not None and load.duration is not None:
         raise ScenarioError("requests and duration exclude each other; give one.")
     if load.unload and load.concurrency != (1,):
-        raise ScenarioError("unload measures one load at a time; set concurrency = 1, and requests to how many loads.")
+        raise ScenarioError("unload measures one model load at a time; set concurrency = 1, and requests to how many.")
     streams = max(load.concurrency, default=0)
     if load.requests is not None and load.requests < streams:
         few = ",".join(str(each) for each in USUAL_STREAMS if each <= load.requests)

@@ -22,10 +22,11 @@ from loadtest.urls import parse_url, without_secrets
 
 APIS = ("auto", "ollama", "openai", "anthropic")
 ENDPOINT_NAMES = ("chat", "generate", "completions", "responses", "messages", "embeddings")
+# endpoints whose path is the same whatever else a server speaks
 ONE_API = {
     "responses": "openai",
     "messages": "anthropic",
-}  # endpoints whose path is the same whatever else a server speaks
+}
 EMBEDDINGS = "embeddings"
 MAX_TOKENS_KEYS = ("max_tokens", "max_completion_tokens")
 THINK = ("on", "off", "low", "medium", "high", "max")

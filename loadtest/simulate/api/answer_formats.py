@@ -175,8 +175,8 @@ class EmbeddingsFormat(AnswerFormat):
         if self._request.endpoint == "embed":
             answer: dict[str, Any] = {"model": self._request.model, "embeddings": vectors}
             if vectors:
-                load = max(stream.load_ns for stream in streams)
-                answer |= {"total_duration": total_ns, "load_duration": load, "prompt_eval_count": tokens}
+                loading = max(stream.load_ns for stream in streams)
+                answer |= {"total_duration": total_ns, "load_duration": loading, "prompt_eval_count": tokens}
             return orjson.dumps(answer)
         data = [
             {"object": "embedding", "embedding": _packed(one) if self._request.packed else one, "index": i}

@@ -64,7 +64,7 @@ def metrics_page(
     """Return a Prometheus page that agrees with /api/ps: a GPU as DCGM's exporter shows it, slots as llama.cpp does.
 
     The memory in use stays the same while a model is loaded, as with llama.cpp; the KV cache's use is what active streams
-    hold of it. During a load (`loading`: context length, share done) the weights come in at a steady rate, then the cache
+    hold of it. While a model is loaded (`loading`: context length, share done) the weights come in at a steady rate, then the cache
     at once. Utilisation is 100 while a batch runs, else 0; power is made up likewise, more with more streams. No request is
     ever "deferred", because requests wait in front of the engine, as with Ollama.
     """

@@ -125,7 +125,7 @@ class Engine:
         return len(self._pending)
 
     def loading(self, now: int) -> tuple[int, float] | None:
-        """Return the context length of a model that is being loaded and the share that is loaded; None without a load."""
+        """Return the context length of a model that is being loaded and the share that is loaded; None where none is."""
         whole = round(self.timing.load_s * NS_PER_S)
         if self._load_end is None or not whole:
             return None
@@ -158,7 +158,7 @@ class Engine:
             self._start_batch(at)
 
     def _schedule(self, now: int) -> None:
-        """Pass pending requests on while they suit the loaded model; if one does not and all is idle, start a load."""
+        """Pass pending requests on while they suit the loaded model; if one does not and all is idle, start to load the one asked for."""
         while self._pending and self._load_end is None:
             stream = self._pending[0]
             if stream.request.num_ctx != self.loaded:

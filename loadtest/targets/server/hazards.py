@@ -53,7 +53,7 @@ def hazards(
         return found
     if server.kind == "ollama" and model.loaded is False:
         found.append(
-            f"{shown(model.name)} is not loaded: the first request waits for the load. `run` loads it before it measures."
+            f"{shown(model.name)} is not loaded: the first request waits until it is. `run` loads it before it measures."
         )
     if model.size and model.size_vram is not None and 0 <= model.size_vram < model.size:
         share = 100 * (model.size - model.size_vram) / model.size

@@ -340,9 +340,8 @@ def with_details(client: httpx.Client, server: Server, model: ServedModel) -> Se
     if not facts:
         return model
     info = {as_text(key) or "": value for key, value in as_mapping(facts.get("model_info")).items()}
-    if (
-        family := as_text(info.get("general.architecture"))
-    ) is not None:  # beside it may stand what reads images for it
+    # beside the family may stand what reads images for it
+    if (family := as_text(info.get("general.architecture"))) is not None:
         own = {key: value for key, value in info.items() if key.startswith((f"{family}.", "general."))}
         info = own if any(key.startswith(f"{family}.") for key in own) else info
     trained = next((as_positive(value) for key, value in info.items() if key.endswith(".context_length")), None)

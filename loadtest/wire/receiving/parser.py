@@ -38,8 +38,8 @@ _OVER = 7
 class AnswerParser:
     """Parses one answer. Malformed bytes put a sentence into `error`; no method raises.
 
-    Framing only: status, headers, de-chunked body, and whether the message is whole. Interim (1xx) answers are skipped
-    dropped. Each answer has a parser of its own.
+    Framing only: status, headers, de-chunked body, and whether the message is whole. Interim (1xx) answers are dropped.
+    Each answer has a parser of its own.
     """
 
     __slots__ = (
@@ -68,9 +68,8 @@ class AnswerParser:
         self.status: int | None = None
         self.reason = b""  # the words behind the status
         self.headers: list[tuple[bytes, bytes]] = []
-        self.trailers: tuple[
-            tuple[bytes, bytes], ...
-        ] = ()  # headers behind the body: gRPC's gateways say there what went wrong
+        # headers behind the body: gRPC's gateways say there what went wrong
+        self.trailers: tuple[tuple[bytes, bytes], ...] = ()
         self.headers_done = False
         self.over = False  # nothing more is parsed: complete, or an error
         # what the server allows; a connection is kept only if the answer is also complete and not `excess`

@@ -65,4 +65,4 @@ def test_a_part_too_thin_to_be_seen_is_not_in_the_legend(tmp_path: Path, axes: A
     analysis = analyse(tmp_path / "run")
     assert analysis.summary["levels"][0]["load_s"]["mean"] > 0
     ttft.ttft_parts(axes, analysis, series_of(analysis.summary["levels"])[0])
-    assert "load" not in axes.get_legend_handles_labels()[1]
+    assert "model load" not in axes.get_legend_handles_labels()[1]

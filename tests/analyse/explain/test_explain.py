@@ -21,7 +21,7 @@ from support.two_models import target, two_models
 from support.virtual_runs import Load, play
 
 from loadtest.analyse.explain import time_parts as parts
-from loadtest.analyse.explain.explanation import LOAD, NOBODY, Explainer, Explanation, Slowness, Without
+from loadtest.analyse.explain.explanation import MODEL_LOAD, NOBODY, Explainer, Explanation, Slowness, Without
 from loadtest.analyse.explain.timeline import WorkWindow, moments, shared_out
 from loadtest.analyse.reports import explain_report as words
 from loadtest.analyse.run import LevelData
@@ -144,7 +144,7 @@ def test_json_names_parts_and_requests(queued: Path) -> None:
 def test_the_load_is_named_only_where_neither_the_server_nor_one_request_is_to_blame(queued: Path) -> None:
     """A level in which each step took 1.4 times as long as in the others was said to be slow by its load."""
     found = explained(queued, 60)
-    saves_nothing = Without(LOAD, None, found.ttft_s, (found.ttft_s, found.ttft_s))
+    saves_nothing = Without(MODEL_LOAD, None, found.ttft_s, (found.ttft_s, found.ttft_s))
     found = dataclasses.replace(found, usual_s=found.ttft_s, slow=None, without=(saves_nothing,), no_replay=None)
     assert words.without(found) == "Of 1 cause left out in turn, none makes it clearly faster."
     assert any("this is the level's load rather than one request" in said for said in words.notes(found))
@@ -163,11 +163,11 @@ def test_the_load_is_named_only_where_neither_the_server_nor_one_request_is_to_b
 def test_a_cause_that_may_count_is_not_said_to_make_nothing_faster(queued: Path) -> None:
     """Of two prompts of 3,005 tokens, read together, neither was said to make the other faster: a band of 313 ms to 2.95 s."""
     found = explained(queued, 60)
-    perhaps = Without(LOAD, None, 0.8 * found.ttft_s, (0.2 * found.ttft_s, 1.4 * found.ttft_s))
+    perhaps = Without(MODEL_LOAD, None, 0.8 * found.ttft_s, (0.2 * found.ttft_s, 1.4 * found.ttft_s))
     found = dataclasses.replace(found, usual_s=found.ttft_s, slow=None, without=(perhaps,), no_replay=None)
     low, high = map(seconds, perhaps.band)
     assert words.without(found) == (
-        "Of 1 cause left out in turn, none makes it clearly faster: without the load of the model it may have taken "
+        "Of 1 cause left out in turn, none makes it clearly faster: without the model load it may have taken "
         f"{low} to {high}, and measured it took {seconds(found.ttft_s)}."
     )
     assert not any("rather than one request" in said for said in words.notes(found))

@@ -22,7 +22,7 @@ from loadtest.analyse.summary import analyse
 from loadtest.errors import ScenarioError
 from loadtest.scenario.price import Price
 
-pytestmark = pytest.mark.usefixtures("short_reports")
+pytestmark = pytest.mark.usefixtures("bare_reports")
 
 Call = Callable[..., tuple[int, str, str]]
 

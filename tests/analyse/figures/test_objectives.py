@@ -145,7 +145,7 @@ def test_what_was_not_sent_may_not_pass(tmp_path: Path) -> None:
     assert judged.word == "not judged"
 
 
-@pytest.mark.usefixtures("short_reports")
+@pytest.mark.usefixtures("bare_reports")
 @pytest.mark.parametrize(
     ("failed", "code", "word"), [(0, 0, "met"), (6, 1, "missed"), (24, 1, "missed"), (36, 3, "missed")]
 )

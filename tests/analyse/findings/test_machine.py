@@ -236,7 +236,7 @@ def test_a_reload_between_two_samples_is_said_by_the_requests_that_waited_for_it
     answered = (first.t_first_token or 0) / S
     loaded = (first.t_send or 0) / S + 0.8  # was the instant of the answer, which comes a prompt later
     assert sentence.startswith("made was reloaded at 15:0")
-    assert sentence.endswith(f"({loaded:.0f} s into the run): a request waited 800 ms for the load.")
+    assert sentence.endswith(f"({loaded:.0f} s into the run): a request waited 800 ms for it.")
     gone = [{"t": answered - 0.5, "models": [{"name": "made"}]}, {"t": answered - 0.4, "models": []}]
     add(path, "ollama", [*gone, {"t": answered, "models": [{"name": "made"}]}])
     assert said(path).count("was reloaded") == 1  # the samples saw it: said once
@@ -311,5 +311,5 @@ def test_a_load_that_several_waited_for_is_said_with_one_figure(tmp_path: Path) 
     ]
     one = analyse(made_runs.write(tmp_path / "run", longer, levels))
     (sentence,) = machine_findings.machine_findings(one.run)
-    assert "2 of 16 requests waited up to 815 ms for a load" in one.levels[1]["reasons"][0]
-    assert sentence.endswith("a request waited 815 ms for the load.")
+    assert "2 of 16 requests waited up to 815 ms for the model to load" in one.levels[1]["reasons"][0]
+    assert sentence.endswith("a request waited 815 ms for it.")

@@ -128,7 +128,7 @@ def test_only_an_ollama_is_asked_and_nothing_is_sent_to_others(
 
 @pytest.mark.parametrize("keys", [{}, {"concurrency": [1, 2]}, {"rate": [2.0]}], ids=["default", "two", "open loop"])
 def test_loads_are_measured_one_at_a_time(keys: dict[str, Any]) -> None:
-    with pytest.raises(ScenarioError, match=r"one load at a time; set concurrency = 1"):
+    with pytest.raises(ScenarioError, match=r"one model load at a time; set concurrency = 1"):
         Scenario.from_dict({"unload": True, **keys})
 
 
@@ -222,7 +222,7 @@ def test_loads_are_described_and_void_nothing(tmp_path: Path) -> None:
     cold = cold_of(analysis)
     assert (cold["n"], cold["first_s"], cold["later_p50_s"]) == pytest.approx((3, 42.0, 40.5))
     assert cold["load_s"]["p50"] == pytest.approx(41.0)
-    assert findings.all_findings(analysis)[0] == "Loading took 41.0 s (p50 of 3 loads): 40 GB at 976 MB/s."
+    assert findings.all_findings(analysis)[0] == "Loading took 41.0 s (p50 of 3 model loads): 40 GB at 976 MB/s."
     assert verdict.doubts_of(analysis.run, analysis.run.levels[0]) == []
     assert cold["page_cache_reason"].startswith("no samples of the server's machine")
 
@@ -232,7 +232,7 @@ def test_a_run_that_did_not_ask_for_loads_says_nothing_of_them_and_is_void(tmp_p
     analysis = made(tmp_path / "run", (0.002, 0.002, 40.0), **asked)
     assert "cold_load" not in analysis.summary["levels"][0]
     assert analysis.summary["levels"][0]["verdict"] == "void"
-    assert chart.draw_loads(tmp_path / "load.png", analysis) is None
+    assert chart.draw_model_loads(tmp_path / "load.png", analysis) is None
 
 
 def test_page_cache_of_the_first_load_and_later_ones_out_of_it(tmp_path: Path) -> None:
@@ -242,8 +242,10 @@ def test_page_cache_of_the_first_load_and_later_ones_out_of_it(tmp_path: Path) -
     grown = [cold_load.grown(one, "page_cache") for one in cold["loads"]]
     assert grown == pytest.approx([40 * GB, 0, 0], abs=GB)
     said = findings.all_findings(analysis)
-    assert said[0] == ("The first load took 40.0 s: 40 GB at 1 GB/s; later ones 10.0 s (p50 of 2): 40 GB at 4 GB/s.")
-    assert said[1] == "The page cache went from 3 GB to 43 GB in load 1; in later ones it changed by 0 MB (p50)."
+    assert said[0] == (
+        "The first model load took 40.0 s: 40 GB at 1 GB/s; later ones 10.0 s (p50 of 2): 40 GB at 4 GB/s."
+    )
+    assert said[1] == "The page cache went from 3 GB to 43 GB in model load 1; in later ones it changed by 0 MB (p50)."
 
 
 def test_memory_that_a_load_does_not_touch_stays(tmp_path: Path) -> None:
@@ -287,21 +289,21 @@ def test_only_the_servers_machine_counts(tmp_path: Path, host: str | None, url: 
 def test_a_model_of_unknown_size_and_no_load_at_all(tmp_path: Path) -> None:
     bare: dict[str, Any] = {"server": {"kind": "ollama", "version": "0.33.0", "simulated": None, "facts": {}}}
     unsized = made(tmp_path / "unsized", (40.0,), **bare)
-    assert findings.all_findings(unsized)[0] == "Loading took 40.0 s (one load); the model's size is not known."
+    assert findings.all_findings(unsized)[0] == "Loading took 40.0 s (one model load); the model's size is not known."
     held = made(tmp_path / "held", (40.0,), **bare, server_at_end={"name": "made", "size": 42 * GB})
-    assert findings.all_findings(held)[0] == "Loading took 40.0 s (one load): 42 GB in memory at 1.05 GB/s."
+    assert findings.all_findings(held)[0] == "Loading took 40.0 s (one model load): 42 GB in memory at 1.05 GB/s."
     records = [made_runs.unanswered(one, Outcome.HTTP_ERROR) for one in RunFolder.open(unsized.run.path).records()]
     none = analyse(write(tmp_path / "none", records, unsized.run.levels, scenario=unsized.run.facts["scenario"]))
     assert cold_of(none)["n"] == 0
-    assert "No load was seen" in findings.all_findings(none)[0]
-    assert chart.draw_loads(tmp_path / "load.png", none) is None
+    assert "No model load was seen" in findings.all_findings(none)[0]
+    assert chart.draw_model_loads(tmp_path / "load.png", none) is None
 
 
 def test_the_chart_has_a_panel_for_each_memory_that_was_sampled(tmp_path: Path) -> None:
     made(tmp_path / "run", (40.0, 10.0, 10.0))
-    plain = chart.draw_loads(tmp_path / "plain.png", analyse(tmp_path / "run"))
+    plain = chart.draw_model_loads(tmp_path / "plain.png", analyse(tmp_path / "run"))
     watched(tmp_path / "run", "gpu", per_s=(GB, GB, GB))
-    rich = chart.draw_loads(tmp_path / "rich.png", watched(tmp_path / "run", "page_cache", per_s=(GB, 0, 0)))
+    rich = chart.draw_model_loads(tmp_path / "rich.png", watched(tmp_path / "run", "page_cache", per_s=(GB, 0, 0)))
     assert plain is not None
     assert rich is not None
     assert rich.stat().st_size > plain.stat().st_size

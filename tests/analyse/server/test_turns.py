@@ -89,7 +89,7 @@ def test_turns_are_counted_and_what_they_cost(tmp_path: Path) -> None:
     assert turns["share"] == pytest.approx(14 * LOAD_MS / 1e3 / length, rel=0.02)
     assert turns["waited"] == 14
     said = " ".join(all_findings(one))
-    assert "mid and small took turns: 14 loads (mid 7, small 7), 5.60 s" in said
+    assert "mid and small took turns: 14 model loads (mid 7, small 7), 5.60 s" in said
     assert "OLLAMA_MAX_LOADED_MODELS" in said
     # was "in use at the same time …: the waits, step times and speeds of each include what the others cost it"
     assert "mid and small were asked for at the same time at http://127.0.0.1:11434: the waits of each include" in said

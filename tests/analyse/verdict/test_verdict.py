@@ -244,7 +244,7 @@ def reloading(path: Path, *, load_ms: int, warmup: int = 1, **facts: Any) -> tup
 def test_a_reload_voids_a_level(tmp_path: Path) -> None:
     verdict, (reason,) = reloading(tmp_path / "run", load_ms=800)
     assert verdict == "void"
-    assert "the model was reloaded in mid-run: 1 of 8 requests waited up to 800 ms for a load" in reason
+    assert "the model was reloaded in mid-run: 1 of 8 requests waited up to 800 ms for the model to load" in reason
     assert reloading(tmp_path / "short", load_ms=25) == ("valid", [])
 
 

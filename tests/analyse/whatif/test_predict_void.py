@@ -105,7 +105,7 @@ def test_cold_loads_tell_nothing_of_other_loads(tmp_path: Path, asked: tuple[obj
     out = ("--out", tmp_path / "p.json") if asked[0] == "predict" else ()
     code, said = command(asked[0], run, *asked[1:], *out)
     assert code == 2
-    assert "measured cold loads" in said
+    assert "measured cold model loads" in said
 
 
 @pytest.mark.parametrize("asked", [("predict", "--concurrency", 3), ("advise",)])

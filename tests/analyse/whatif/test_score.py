@@ -257,6 +257,7 @@ def test_no_prediction_at_all_is_one_sentence(body: bytes) -> None:
         parse_document(body, "x.json")
 
 
+@pytest.mark.usefixtures("bare_reports")
 def test_a_run_keeps_a_prediction_and_its_report_scores_it(tmp_path: Path) -> None:
     fit = measured(tmp_path / "fit", (1, 2, 4, 8))
     path = tmp_path / "before.json"

@@ -153,7 +153,6 @@ RUN: dict[str, Any] = {
         "follow_up_tokens": (COUNT, TEXT),
         "answers": TEXT,
         "max_rate": AMOUNT,
-        "temperature": AMOUNT,
     },
     "target": TARGET,
     "targets": ListOf(LISTED),

@@ -1,4 +1,4 @@
-"""Cold loads: their duration, the rate at which the file was read, and how memory and page cache grew meanwhile."""
+"""Cold model loads: their duration, the rate at which the file was read, and how memory and page cache grew meanwhile."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from loadtest.analyse.run.files.samples import known_values
 from loadtest.text import seconds, size
 from loadtest.urls import loopback
 
-ENOUGH_SAMPLES = 2  # fewest samples during a load that a growth is computed from
-FASTER = 0.8  # of the first load's time, below which later loads are called faster
+ENOUGH_SAMPLES = 2  # fewest samples during a model load that a growth is computed from
+FASTER = 0.8  # of the first model load's time, below which later ones are called faster
 
 NOTHING_READ = "the server is simulated: it reads no file"
 NO_HOST = "no samples of the server's machine; add --monitor host, or run loadtest monitor there"
@@ -42,9 +42,9 @@ class Sampled:
         return cls(*known_values(frame, column), mark=mark)
 
     def change(self, start: float, end: float) -> tuple[float, float] | None:
-        """Return the bytes before and after a load from `start` to `end`; None with too few samples.
+        """Return the bytes before and after a model load from `start` to `end`; None with too few samples.
 
-        The last sample before the load may show the model before it was unloaded, and the first one behind it the time after
+        The last sample before it may show the model before it was unloaded, and the first one behind it the time after
         the next unloading. So the lower of the two samples about the start counts, and the higher of those about the end.
         """
         inside = (self.t >= start) & (self.t <= end)
@@ -66,7 +66,7 @@ def is_cold(run: RunData) -> bool:
 
 
 def sampled(run: RunData) -> dict[str, Sampled]:
-    """Return the samples of each memory that a load fills, by the keys of MEMORIES."""
+    """Return the samples of each memory that a model load fills, by the keys of MEMORIES."""
     seen = run.machine
     mark = seen.mark(seen.gpus.attrs["source"]) if seen.gpus is not None else ""
     host = _server_host(run)
@@ -93,10 +93,10 @@ def _server_host(run: RunData) -> pd.DataFrame | None:
 
 
 def cold_load(run: RunData, index: int) -> dict[str, Any]:
-    """Return plain JSON on the loads of a level: seconds, bytes, bytes per second; a None has its reason beside it.
+    """Return plain JSON on the model loads of a level: seconds, bytes, bytes per second; a None has its reason beside it.
 
-    `load_s` describes all loads. `first_s` and `later_p50_s` separate the first load from later ones, which may have found
-    the file in the page cache. `loads` holds each load with its memories before and after. `bytes` are those of the model's
+    `load_s` describes all. `first_s` and `later_p50_s` separate the first from later ones, which may have found
+    the file in the page cache. `loads` holds each with its memories before and after. `bytes` are those of the model's
     "file", else of its "memory" once loaded.
     """
     good = run.good(index)
@@ -115,7 +115,7 @@ def cold_load(run: RunData, index: int) -> dict[str, Any]:
     reasons = {
         f"{key}_reason": watched[key].reason or TOO_RARE
         for key, _ in MEMORIES
-        if not any(load[key] is not None for load in loads)
+        if not any(one[key] is not None for one in loads)
     }
     return {
         "n": len(loads),
@@ -130,9 +130,9 @@ def cold_load(run: RunData, index: int) -> dict[str, Any]:
     }
 
 
-def grown(load: dict[str, Any], key: str) -> float | None:
+def grown(loading: dict[str, Any], key: str) -> float | None:
     """Return the bytes by which a memory grew during one of `loads`; None where that is unknown."""
-    change = load[key]
+    change = loading[key]
     return None if change is None else float(change["after"] - change["before"])
 
 
@@ -140,24 +140,24 @@ def grown(load: dict[str, Any], key: str) -> float | None:
 
 
 def cold_load_sentences(cold: dict[str, Any], mark: str = "") -> list[str]:
-    """Return sentences on the loads of a level; `mark` is appended to GPU memory that is simulated."""
+    """Return sentences on the model loads of a level; `mark` is appended to GPU memory that is simulated."""
     if not cold["n"]:
-        return ["No load was seen: no request ended well, or the server does not say how long it loaded."]
+        return ["No model load was seen: no request ended well, or the server does not say how long it loaded."]
     sentences = [loading(cold), *(_growth_sentence(cold, key, name, mark) for key, name in MEMORIES)]
     return [sentence for sentence in sentences if sentence]
 
 
 def loading(cold: dict[str, Any]) -> str:
-    """Return a sentence on duration and rate of a load, with the first one apart where later ones were faster."""
+    """Return a sentence on duration and rate of a model load, with the first one apart where later ones were faster."""
     n, first, later = cold["n"], cold["first_s"], cold["later_p50_s"]
     if later is not None and later <= FASTER * first:
         return (
-            f"The first load took {seconds(first)}{_speed_words(cold, first)}; later ones {seconds(later)} "
+            f"The first model load took {seconds(first)}{_speed_words(cold, first)}; later ones {seconds(later)} "
             f"(p50 of {n - 1}){_speed_words(cold, later)}."
         )
     typical = cold["load_s"]["p50"]
     unknown = "" if cold["bytes"] else "; the model's size is not known"
-    of = f"p50 of {n} loads" if n > 1 else "one load"
+    of = f"p50 of {n} model loads" if n > 1 else "one model load"
     return f"Loading took {seconds(typical)} ({of}){_speed_words(cold, typical)}{unknown}."
 
 
@@ -169,13 +169,13 @@ def _speed_words(cold: dict[str, Any], took: float) -> str:
 
 
 def _growth_sentence(cold: dict[str, Any], key: str, name: str, mark: str) -> str | None:
-    seen = [(number, load) for number, load in enumerate(cold["loads"]) if load[key] is not None]
+    seen = [(number, one) for number, one in enumerate(cold["loads"]) if one[key] is not None]
     if not seen:
         return None
-    number, load = seen[0]
+    number, first = seen[0]
     name += mark if key == "gpu_memory" else ""
-    which = "while the model loaded" if cold["n"] == 1 else f"in load {number + 1}"
-    text = f"The {name} went from {size(load[key]['before'])} to {size(load[key]['after'])} {which}"
+    which = "while the model loaded" if cold["n"] == 1 else f"in model load {number + 1}"
+    text = f"The {name} went from {size(first[key]['before'])} to {size(first[key]['after'])} {which}"
     if later := [float(grew) for _, one in seen[1:] if (grew := grown(one, key)) is not None]:
         text += f"; in later ones it changed by {size(float(np.median(later)))} (p50)"
     return f"{text}."

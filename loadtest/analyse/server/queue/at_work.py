@@ -59,11 +59,11 @@ def token_gap(run: RunData) -> float:
 def arrival(run: RunData, first: FloatArray) -> FloatArray:
     """Return when each request came to the queue: it was sent and its model loaded, at the latest at its `first` token or end.
 
-    One without an answer says no load: it is taken to have come as soon as most do, for those sent together stay in order.
+    One without an answer says nothing of loading: it is taken to have come as soon as most do, for those sent together stay in order.
     """
-    load = run.column("load_s")
-    usual = float(np.nanmedian(load)) if np.isfinite(load).any() else 0.0
-    loaded = run.column("reached") + np.where(np.isfinite(load), load, usual)
+    loading = run.column("load_s")
+    usual = float(np.nanmedian(loading)) if np.isfinite(loading).any() else 0.0
+    loaded = run.column("reached") + np.where(np.isfinite(loading), loading, usual)
     return np.fmin(loaded, np.fmin(first, run.column("end")))
 
 

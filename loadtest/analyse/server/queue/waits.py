@@ -2,7 +2,7 @@
 
 Number the requests in the order in which a server with S slots admits them, from 0. Request k can be admitted once k − S + 1
 earlier ones have left, so a slot became free for it at the (k − S + 1)-th end in order of time, whoever held that slot.
-Slot wait = that instant − arrival (send, or end of the load), at least 0. Batch wait = queue wait − slot wait, and none where
+Slot wait = that instant − arrival (send, or end of the model load), at least 0. Batch wait = queue wait − slot wait, and none where
 no other request was in flight meanwhile: what such a request waits is the way, a gateway, or the server's own work. The least
 that such a request waited passes in every request: where it is more than 20 ms it is neither of the two. Where the
 server reports no durations, requests are taken to be admitted in the order of their first tokens: this infers slot wait,

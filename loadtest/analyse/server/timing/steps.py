@@ -320,11 +320,11 @@ def _fixed_costs(
     """
     good = run.flag("ok")
     alone = at_work.lone(run) & good
-    load, wait = finite(run.column("load_s")[good]), finite(run.column("queue_wait_s")[alone])
-    if len(load) or len(wait):  # llama.cpp reports no load: its server loads the model before it listens
+    loading, wait = finite(run.column("load_s")[good]), finite(run.column("queue_wait_s")[alone])
+    if len(loading) or len(wait):  # llama.cpp reports no loading: its server loads the model before it listens
         usual = float(np.median(wait)) if len(wait) >= FEWEST_WAITS else ASSUMED_HANDOVER_S
         every = tuple(map(float, wait[:MOST_SAMPLED])) if len(wait) >= FEWEST_WAITS else ()
-        return float(np.median(load)) if len(load) else 0.0, usual, every
+        return float(np.median(loading)) if len(loading) else 0.0, usual, every
     if prefill is None or step is None or not alone.any():
         return 0.0, ASSUMED_HANDOVER_S, ()
     tokens = run.uncached_tokens[alone]

@@ -141,14 +141,14 @@ class Load:
 
 
 def require_predictable(run: RunData) -> None:
-    """Raise PredictionError where answers are embeddings, which have no steps to predict from, or each waited for a load."""
+    """Raise PredictionError where answers are embeddings, which have no steps to predict from, or each waited for the model to load."""
     if str(run.fact("target", "dialect")).endswith("embeddings"):
         raise PredictionError(
             f"{run.path} measured embeddings, which have no tokens to predict from; measure a chat or completions endpoint."
         )
     if is_cold(run):
         raise PredictionError(
-            f"{run.path} measured cold loads, and no other load has the model unloaded before each request; measure without --unload."
+            f"{run.path} measured cold model loads, and no other load has the model unloaded before each request; measure without --unload."
         )
 
 

@@ -206,9 +206,8 @@ class ForeignRows:
 
     def known(self, row: dict[str, Any]) -> tuple[Rows | None, dict[str, Any]]:
         """Return the rows that take this one, and the row in their format; None for a row that is an error, which is noted here."""
-        inner = unwrapped(
-            row, lambda one: self._own.knows(one) or as_chunk(one) is not None
-        )  # Code Assist, grpc-gateway
+        # Code Assist, grpc-gateway
+        inner = unwrapped(row, lambda one: self._own.knows(one) or as_chunk(one) is not None)
         if inner is not None:
             self._answer.note(IN_AN_ENVELOPE)
             row = inner

@@ -15,13 +15,14 @@ from loadtest.dialects.answers.rows.text_shapes import NO_TEXTS, Texts, plain_te
 from loadtest.dialects.base import Note
 from loadtest.text import join_text
 
+# in the words of the other formats
 REASONS = {
     "completed": "stop",
     "max_output_tokens": "length",
     "max_tokens": "length",
     "incomplete": "length",
     "done": "stop",
-}  # in the words of the other formats
+}
 _UNFINISHED = ("in_progress", "queued")  # that some servers leave in the whole response
 _LAST_ITEMS = ("message", "function_call", "custom_tool_call")  # with which an answer may end
 UNSAID_END = "the answer ended behind its last item without the event that says so: its counts are unknown"

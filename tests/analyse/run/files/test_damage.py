@@ -251,6 +251,7 @@ def test_a_header_that_is_gone_costs_no_record(run: Path) -> None:
         put(run, head, *rest)
 
 
+@pytest.mark.usefixtures("bare_reports")
 def test_records_without_a_run_json_are_reported(run: Path, loadtest: Call) -> None:
     whole = level(analyse(run))
     (run / "run.json").unlink()
@@ -316,6 +317,7 @@ def test_charts_of_a_damaged_folder_are_not_made_without_a_word(
     assert "records are not there" in err
 
 
+@pytest.mark.usefixtures("bare_reports")
 def test_other_folders_are_reported_beside_a_broken_one(run: Path, tmp_path: Path, loadtest: Call) -> None:
     make(tmp_path / "third", Made(), users=(2,))
     (tmp_path / "broken").mkdir()
@@ -330,6 +332,7 @@ def test_other_folders_are_reported_beside_a_broken_one(run: Path, tmp_path: Pat
     assert not list((tmp_path / "broken").iterdir())
 
 
+@pytest.mark.usefixtures("bare_reports")
 def test_lost_records_end_a_report_with_3(tmp_path: Path, loadtest: Call) -> None:
     make(tmp_path / "run", Made(), users=(4,), each=50)
     head, *rest = lines(tmp_path / "run")
