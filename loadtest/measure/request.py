@@ -230,7 +230,7 @@ class Request:
             answer=events.answer if self.save_text else None,
             t_connect=self._since(received.t_connect),
             # of a burst all connections are there before the first turn
-            connect_us=0 if received.t_turn else received.connect_ns // 1000,
+            connect_us=0 if received.t_turn else self._connecting() // 1000,
             t_send=self._since(received.t_send),
             send_us=(received.send_ns or 0) // 1000,
             resent=self._since(received.t_resent),
@@ -276,6 +276,13 @@ class Request:
     def _since(self, instant: int | None) -> int | None:
         """Count an instant from the file's anchor."""
         return None if instant is None else instant - self.clock.monotonic_ns
+
+    def _connecting(self) -> int:
+        """Return how long opening the connection took, ns, without what the client itself let lie of it."""
+        took, opened = self.received.connect_ns, self.received.t_connect
+        if self._heartbeat is None or opened is None:
+            return took
+        return took - self._heartbeat.lag.worst(opened - took, opened)
 
     def _ended(self) -> int:
         received = self.received

@@ -39,6 +39,12 @@ def test_a_server_that_stopped_answering_is_dated(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("how", "cause"),
     [
+        (
+            {"status": 503, "error": "no workers", "since": 24},
+            "server_gone",
+        ),  # a gateway answers for a server that ended
+        ({"status": 502, "error": "Bad Gateway", "since": 24}, "server_gone"),
+        ({"status": 429, "error": "the day's quota is used up", "since": 24}, "turned_away"),
         ({"outcome": Outcome.CONNECT_ERROR, "error": "cannot connect to h:1: connection refused"}, "server_gone"),
         ({"outcome": Outcome.TRUNCATED, "error": "the connection broke"}, "server_gone"),
         ({"status": 503, "error": "busy"}, "turned_away"),
@@ -51,8 +57,11 @@ def test_a_server_that_stopped_answering_is_dated(tmp_path: Path) -> None:
 )
 def test_the_remedy_fits_how_requests_failed(tmp_path: Path, how: dict[str, Any], cause: str) -> None:
     levels, truth = grid(Made(), (4,))
+    since, how = how.get("since"), {key: value for key, value in how.items() if key != "since"}
     records = [
-        dataclasses.replace(record, **{**without_answer(record), **how}) if record.id % 4 == 0 else record
+        dataclasses.replace(record, **{**without_answer(record), **how})
+        if (record.id % 4 == 0 if since is None else record.id >= since)
+        else record
         for record in truth.records
     ]
     level = analyse(write(tmp_path / "run", records, levels)).summary["levels"][0]
