@@ -25,6 +25,10 @@ from loadtest.workloads.job import Job
 from loadtest.workloads.source import Answered, Session
 
 IMPOSSIBLE_NS = 50_000  # an answer stamped this much before its request was sent shows that one of the clocks is wrong
+KEPT_OUT = (
+    "the answer began only once an idle connection, which loadtest keeps, had been closed: the server or a gateway takes fewer "
+    "connections than there are streams; raise that limit"
+)
 # Tokens nearer than that are of one step of the server where the mean gap is longer than the median one: it speculates.
 LONGEST_BURST_GAP_NS = 1_000_000
 # bytes; an answer up to this long is decoded at once: an error fits, and decoding it takes about 0.1 ms
@@ -223,7 +227,8 @@ class Request:
             server=ending.server or None,
             said_model=other_model(ending.model, self.dialect.model),
             notes=[*ending.notes, *filter(None, (self.remark,))] or None,
-            doubts=[*ending.doubts, *filter(None, (self._cut(ending),))] or None,
+            doubts=[*ending.doubts, *filter(None, (self._cut(ending), KEPT_OUT if received.kept_out else None))]
+            or None,
             new_conn=received.new_conn,
             bytes=len(reads.body),
             prompt=self.job.prompt if self.save_text else None,
