@@ -17,6 +17,7 @@ from loadtest.dialects.answers.errors.server_errors import http_sentence, traile
 from loadtest.dialects.base import ContentEvents, Dialect, Ending
 from loadtest.measure.failure import Failure, bug, with_server_words
 from loadtest.measure.server_figures import hold_durations, hold_prompt_count, token_fields
+from loadtest.metrics import NS_PER_S
 from loadtest.records import Clock, Outcome, Record
 from loadtest.wire import Heartbeat, Order, Posts
 from loadtest.wire.receiving.received import Reads, Received
@@ -209,7 +210,8 @@ class Request:
         received, read_of = self.received, reads_of(events, reads)
         at = list(map(reads.t.__getitem__, read_of))  # when each event arrived
         if received.success:
-            gateway_headers.remark(ending, received.header_lines)
+            waited = (received.t_headers or 0) - (received.t_send or 0)
+            gateway_headers.remark(ending, received.header_lines, waited / NS_PER_S)
         if not self.dialect.streams:
             hold_prompt_count(ending, self.job)
         if ending.vectors not in (None, len(self.job.inputs) or 1):
