@@ -60,7 +60,8 @@ def list_outcomes(requests: pd.DataFrame) -> str:
     for name, count in requests["outcome"].value_counts().items():
         mine = requests[requests["outcome"] == name]
         said = commonest(mine["error"])
-        parts.append(f"{count} {name}{_status(mine, said)}" + (f": {said[0]}" if said else ""))
+        most = "" if not said or said[0].count == count else f", {said[0].count} of them"
+        parts.append(f"{count} {name}{_status(mine, said)}{most}" + (f": {said[0]}" if said else ""))
     return "; ".join(parts) if any(": " in part for part in parts) else ", ".join(parts)
 
 

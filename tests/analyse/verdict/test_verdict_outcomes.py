@@ -36,6 +36,14 @@ def test_a_server_that_stopped_answering_is_dated(tmp_path: Path) -> None:
     assert "no request succeeded" not in judged(tmp_path / "often", often)[1][0]  # as nearly all before them did
 
 
+def test_the_words_of_most_failures_are_not_said_to_be_those_of_all(tmp_path: Path) -> None:
+    def fails(record: Record) -> dict[str, Any]:
+        return failed("busy" if record.id % 8 else "out of memory")(record) if record.id % 2 == 0 else {}
+
+    (reason, *_) = judged(tmp_path / "run", fails)[1]
+    assert "16 of 32 requests failed (16 http_error, 12 of them: busy)" in reason
+
+
 @pytest.mark.parametrize(
     ("how", "cause"),
     [
