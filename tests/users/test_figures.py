@@ -178,7 +178,9 @@ def test_queue_wait_is_known_only_where_the_server_says_enough(tmp_path: Path) -
             {
                 "chunks": [900_000 + n for n in range(20)],
                 "server": {"eval_count": 20, "eval_duration": 8 * 10**8},
-                **{"late": 2, "late_tokens": 19, "late_gaps": 19},
+                "late": 2,
+                "late_tokens": 19,
+                "late_gaps": 19,
             },
             "suspect",  # whose gaps are nobody's
         ),
