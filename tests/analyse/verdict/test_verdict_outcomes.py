@@ -229,6 +229,15 @@ def test_notes_and_few_resent_requests_are_said_once(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("every", [1, 3])
+def test_connections_that_most_requests_opened_are_said(tmp_path: Path, every: int) -> None:
+    levels, truth = grid(Made(), (4,))
+    records = [dataclasses.replace(r, connect_us=58_000) if r.id % every == 0 else r for r in truth.records]
+    said = all_findings(analyse(write(tmp_path / "run", records, levels)))
+    opened = "For 32 of 32 requests a connection was opened first, in 58.0 ms (p50), which no TTFT holds."
+    assert (opened in said, any("was opened first" in line for line in said)) == (every == 1, every == 1)
+
+
 def test_warm_ups_that_failed_are_said(tmp_path: Path) -> None:
     """A real Ollama turned away 7 of 12 requests that came while its model was loaded, all of them warm-ups: not a word."""
     levels, truth = grid(Made(), (4,))
