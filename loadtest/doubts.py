@@ -40,6 +40,17 @@ class Doubt(NamedTuple):
     reason: str
 
 
+def doubt_failed(failed: int, ended: int, how: str, *, allowed: float = 0.0, more: str = "") -> Iterator[Doubt]:
+    """Doubt figures where `failed` of `ended` requests failed, as `how` lists; `allowed` is their share that is not doubted."""
+    share = failed / ended if ended else 0.0
+    said = f"{failed} of {ended} requests failed ({how})"
+    if failed and share >= FAILED_SHARE:
+        yield Doubt(VOID, f"{said}: half or more{more}")
+    elif share > allowed:
+        others = ": latencies and speeds are of the others" if share > MANY_FAILED_SHARE else ""
+        yield Doubt(SUSPECT, f"{said}, above the allowed {percent(allowed)}{others}{more}")
+
+
 def schedule_lag_limit(median_ttft_s: float) -> float:
     """Return the schedule lag at p99 past which a level is void: 1 % of median TTFT or 5 ms, the larger. Seconds."""
     return max(SCHEDULE_LAG_SHARE_OF_TTFT * median_ttft_s, SCHEDULE_LAG_FLOOR_S)

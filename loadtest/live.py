@@ -205,6 +205,7 @@ class Figures:
                 outcomes = ", ".join(f"{count} {outcome}" for outcome, count in self.outcomes.most_common() if count)
                 yield Doubt(VOID, f"no request ended well ({outcomes})")
             return
+        yield from self._doubt_failures()
         waited_for = "TTFT" if self.histograms["ttft_s"].count else "E2E"  # of embeddings
         limit = doubts.schedule_lag_limit(self.histograms[f"{waited_for.lower()}_s"].percentile(0.5) or 0.0)
         sent, handled = self.histograms["schedule_lag_s"], self.histograms["lag_s"]
@@ -222,6 +223,15 @@ class Figures:
             held_back=self.held_back,
             held_back_s=self.held_back_s,
         )
+
+    def _doubt_failures(self) -> Iterator[Doubt]:
+        """Doubt figures beside which requests failed; what the test's own code thought of their answers changes no figure."""
+        if mine := self.outcomes[Outcome.CLIENT_ERROR]:
+            yield Doubt(VOID, f"loadtest itself failed over {mine} of {self.requests} requests")
+        apart = (Outcome.OK, Outcome.LEFT, Outcome.CLIENT_ERROR, ACCEPTED, REJECTED)
+        bad = {outcome: count for outcome, count in self.outcomes.most_common() if count and outcome not in apart}
+        how = ", ".join(f"{count} {outcome}" for outcome, count in bad.items())
+        yield from doubts.doubt_failed(sum(bad.values()), self.requests, how)
 
     def row(self, name: str, in_flight: tuple[int, int] = (0, 0)) -> dict[str, Any]:
         """Return the figures as one flat row of plain values: seconds and tokens a second, None where unknown.

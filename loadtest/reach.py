@@ -126,12 +126,15 @@ _HIT = re.compile(rb"(?:^|[^a-z=]|refresh)(?:hit|stale|updating|revalidated)(?:$
 _COUNTED = re.compile(rb"(?:true|yes|[1-9]\d*)\b")
 
 
-def cached_by(headers: Headers) -> str | None:
-    """Return the header by which an answer came out of a cache on the way; None where none says so."""
+def cached_by(headers: Headers, waited_s: float = 0.0) -> str | None:
+    """Return the header by which an answer came out of a cache on the way; None where none says so.
+
+    Apache Traffic Server gives fresh answers an age, too: the `waited_s` seconds until their headers, by a clock of whole seconds.
+    """
     for name, value in headers:
         low, content = name.lower(), value.strip().lower()
         if low == b"age":
-            hit = content.isdigit() and int(content[:9]) > 0
+            hit = content.isdigit() and int(content[:9]) > waited_s + 1
         elif low == b"x-varnish":  # a second number is that of the request whose answer is given again
             hit = len(content.split()) > 1
         elif low == b"x-litellm-cache-key":  # sent with answers out of its cache alone

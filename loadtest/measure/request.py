@@ -17,6 +17,7 @@ from loadtest.dialects.answers.errors.server_errors import http_sentence, traile
 from loadtest.dialects.base import ContentEvents, Dialect, Ending
 from loadtest.measure.failure import Failure, bug, with_server_words
 from loadtest.measure.server_figures import hold_durations, hold_prompt_count, token_fields
+from loadtest.metrics import NS_PER_S
 from loadtest.records import Clock, Outcome, Record
 from loadtest.wire import Heartbeat, Order, Posts
 from loadtest.wire.receiving.received import Reads, Received
@@ -25,6 +26,10 @@ from loadtest.workloads.job import Job
 from loadtest.workloads.source import Answered, Session
 
 IMPOSSIBLE_NS = 50_000  # an answer stamped this much before its request was sent shows that one of the clocks is wrong
+KEPT_OUT = (
+    "the answer began only once an idle connection, which loadtest keeps, had been closed: the server or a gateway takes fewer "
+    "connections than there are streams; raise that limit"
+)
 # Tokens nearer than that are of one step of the server where the mean gap is longer than the median one: it speculates.
 LONGEST_BURST_GAP_NS = 1_000_000
 # bytes; an answer up to this long is decoded at once: an error fits, and decoding it takes about 0.1 ms
@@ -205,7 +210,8 @@ class Request:
         received, read_of = self.received, reads_of(events, reads)
         at = list(map(reads.t.__getitem__, read_of))  # when each event arrived
         if received.success:
-            gateway_headers.remark(ending, received.header_lines)
+            waited = (received.t_headers or 0) - (received.t_send or 0)
+            gateway_headers.remark(ending, received.header_lines, waited / NS_PER_S)
         if not self.dialect.streams:
             hold_prompt_count(ending, self.job)
         if ending.vectors not in (None, len(self.job.inputs) or 1):
@@ -223,14 +229,15 @@ class Request:
             server=ending.server or None,
             said_model=other_model(ending.model, self.dialect.model),
             notes=[*ending.notes, *filter(None, (self.remark,))] or None,
-            doubts=[*ending.doubts, *filter(None, (self._cut(ending),))] or None,
+            doubts=[*ending.doubts, *filter(None, (self._cut(ending), KEPT_OUT if received.kept_out else None))]
+            or None,
             new_conn=received.new_conn,
             bytes=len(reads.body),
             prompt=self.job.prompt if self.save_text else None,
             answer=events.answer if self.save_text else None,
             t_connect=self._since(received.t_connect),
             # of a burst all connections are there before the first turn
-            connect_us=0 if received.t_turn else received.connect_ns // 1000,
+            connect_us=0 if received.t_turn else self._connecting() // 1000,
             t_send=self._since(received.t_send),
             send_us=(received.send_ns or 0) // 1000,
             resent=self._since(received.t_resent),
@@ -276,6 +283,13 @@ class Request:
     def _since(self, instant: int | None) -> int | None:
         """Count an instant from the file's anchor."""
         return None if instant is None else instant - self.clock.monotonic_ns
+
+    def _connecting(self) -> int:
+        """Return how long opening the connection took, ns, without what the client itself let lie of it."""
+        took, opened = self.received.connect_ns, self.received.t_connect
+        if self._heartbeat is None or opened is None:
+            return took
+        return took - self._heartbeat.lag.worst(opened - took, opened)
 
     def _ended(self) -> int:
         received = self.received

@@ -27,6 +27,10 @@ STALE_NS = 250_000_000  # a kept connection that dies this soon after the send h
 AT_ONCE_NS = 1_000_000_000
 # kept connections of an origin that the server closed at once: from then on none is kept, unless one was used
 FEWEST_DIED = 4
+KEPT_OUT_NS = 1_000_000_000  # waits for a place among the server's connections that are at least so long are told …
+SOON_AFTER = (
+    0.1  # … where the answer began so soon, as a share of the wait, after the server had closed an idle connection
+)
 FULL_READS = 8  # small reads filled to the last byte: from then on an answer is no stream of small chunks
 
 
@@ -240,6 +244,8 @@ class Pool:
         self._close = close
         self._died: Counter[Origin] = Counter()  # kept connections that the server closed at once
         self._reused: set[Origin] = set()  # origins of which a kept connection has carried a further request
+        # the idle connection that the server closed last: since when it was idle, and when it was closed
+        self._given_up: dict[Origin, tuple[int, int]] = {}
 
     def count(self, origin: Origin) -> int:
         return len(self._idle.get(origin, ()))
@@ -280,6 +286,8 @@ class Pool:
             self._died[origin] += 1
         elif connection.uses > 1:
             self._reused.add(origin)
+        elif (received := connection.received) is not None and origin in self._given_up:
+            received.kept_out = _kept_out(received, *self._given_up[origin])
         worth_keeping = origin in self._reused or self._died[origin] < FEWEST_DIED
         if reusable and not connection.unsent and worth_keeping:
             self.park(connection)
@@ -295,4 +303,14 @@ class Pool:
         """Close an idle connection that the server has closed."""
         if connection.uses and now() - connection.idle_since < AT_ONCE_NS:
             self._died[connection.origin] += 1
+        if self._watched:  # else it may have been closed long ago
+            self._given_up[connection.origin] = connection.idle_since, now()
         self._close(connection)
+
+
+def _kept_out(received: Received, idle_since: int, closed: int) -> bool:
+    """Whether a request on a new connection waited for that of an idle one, as where a server takes only so many at once."""
+    if received.t_send is None or received.t_first_byte is None:
+        return False
+    waited = closed - max(received.t_send, idle_since)
+    return waited >= KEPT_OUT_NS and abs(received.t_first_byte - closed) <= SOON_AFTER * waited

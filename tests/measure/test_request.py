@@ -13,6 +13,7 @@ from loadtest.dialects import OllamaChat, OpenAIChat, OpenAIEmbeddings
 from loadtest.measure.request import Request
 from loadtest.measure.server_figures import LETTERS
 from loadtest.records import Outcome
+from loadtest.wire import Heartbeat
 
 CHAT = OllamaChat("m")
 V1 = OpenAIChat("m")
@@ -34,6 +35,17 @@ def test_instants_count_from_the_files_anchor() -> None:
     assert record.t_end == start + 7 * MS
     assert record.chunks == [5000]
     assert record.new_conn
+
+
+def test_what_the_client_lets_lie_of_a_connection_is_its_own_lag() -> None:
+    """A client that stood still while connections were opened passed as one in time."""
+    beat = Heartbeat()
+    beat.lag.add(end=T_SEND - 300, gap=60 * MS)
+    made = recorded.request(CHAT, heartbeat=beat)
+    made.received.new_conn = True
+    made.received.t_connect, made.received.connect_ns = T_SEND - 200, 58 * MS
+    feed(made.received, framed(at((5, line("a")), (7, DONE))))
+    assert made.finish().connect_us == 0
 
 
 def test_the_job_is_named_in_the_record() -> None:

@@ -109,6 +109,7 @@ def test_an_error_status_counts_though_the_connection_breaks_in_its_body(body: b
         ("Set-Cookie: session=7; Path=/", None, None),
         ("x-litellm-attempted-retries: None", None, None),
         ("Age: 0", None, None),
+        ("Age: 1", None, None),  # Apache Traffic Server's, of an answer that is not out of its cache
         ("X-Varnish: 32770", None, None),
         ("X-Cache: MISS from squid", None, None),
         ("X-Cache-Lookup: HIT from squid:3128", None, None),

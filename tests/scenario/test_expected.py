@@ -83,6 +83,8 @@ def test_after_the_first_answers_the_time_is_said_once() -> None:
     facts = {"levels": 2, "failed": 0, "planned": 21, "in_flight": 1, "decoding": 1, "ttfts": (), "tokens_per_s": 9.0}
     refused = facts | {"failed": 5}  # was "this takes 1 s" of a level of 13 s, whose first requests got a 503
     expected(Progress(level=level, done=5, elapsed=0.1, eta=None, **refused))  # type: ignore[arg-type]
+    expected(Progress(level=level, done=9, elapsed=8.0, eta=None, **refused))  # type: ignore[arg-type]
+    assert said == []  # nor "84 s" behind four answers: those that are refused need no answer
     for done in range(6):
         expected(Progress(level=level, done=done, elapsed=2.0 * done, eta=None, **facts))  # type: ignore[arg-type]
         assert len(said) == (done >= 2)

@@ -163,7 +163,7 @@ ENDS = {
     "the mark, and a return twice": Stream(V1, sse(A, B, C, finish(), COUNTS) + "data:[DONE]\r\r"),
     "the mark without any line end": Stream(V1, sse(A, B, C, finish(), COUNTS) + "data: [DONE]"),
     "another word behind the finish_reason": Stream(
-        V1, sse(A, B, C, finish(), COUNTS, "[END]"), odd=("behind its finish_reason",)
+        V1, sse(A, B, C, finish(), COUNTS, "[END]"), odd=("a line behind its finish_reason that is none of its rows",)
     ),
     "how it finished, in details (gpt-4-vision)": Stream(
         V1, sse(A, B, C, {**with_choice(delta(), finish_details={"type": "stop", "stop": "<|im_end|>"})}, COUNTS) + DONE

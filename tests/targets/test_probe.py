@@ -100,20 +100,26 @@ REFUSALS: dict[str, Callable[[Peer], object]] = {  # what servers that speak TLS
     "an alert": lambda peer: peer.send(b"\x15\x03\x03\x00\x02\x02\x46"),
     "a reset": Peer.reset,
     "nothing": hang_up,
+    "a gateway's page": lambda peer: peer.send(
+        b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n"
+    ),  # Traefik takes both
     "a page": lambda peer: peer.send(
         b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"
     ),
 }
-HELLOS: dict[str, tuple[bytes, bool]] = {  # what answers a TLS client, and whether that is TLS
-    "an alert": (b"\x15\x03\x01\x00\x02\x02\x28", True),
-    "a hello": (b"\x16\x03\x03\x00\x7a\x02\x00\x00\x76\x03\x03", True),
-    "HTTP": (b"HTTP/1.1 400 Bad Request\r\n\r\n", False),
-    "nothing": (b"", False),
+HELLOS: dict[
+    str, tuple[str, bytes, bool]
+] = {  # what answers plain http and a TLS client, and whether TLS alone is spoken
+    "an alert": ("a reset", b"\x15\x03\x01\x00\x02\x02\x28", True),
+    "a hello": ("a reset", b"\x16\x03\x03\x00\x7a\x02\x00\x00\x76\x03\x03", True),
+    "HTTP": ("a reset", b"HTTP/1.1 400 Bad Request\r\n\r\n", False),
+    "nothing": ("a reset", b"", False),
+    "both": ("a gateway's page", b"\x16\x03\x03\x00\x7a\x02\x00\x00\x76\x03\x03", False),
 }
 
 
 @pytest.mark.parametrize("options", [(), ("--api", "openai", "--model", "m"), ("--api", "ollama", "--model", "m")])
-@pytest.mark.parametrize("refusal", REFUSALS)
+@pytest.mark.parametrize("refusal", [name for name in REFUSALS if name != "a gateway's page"])
 def test_plain_http_to_a_port_that_speaks_tls_is_told_so(
     loadtest: Callable[..., tuple[int, str, str]], tmp_path: Path, options: tuple[str, ...], refusal: str
 ) -> None:
@@ -126,8 +132,8 @@ def test_plain_http_to_a_port_that_speaks_tls_is_told_so(
 def test_only_a_port_that_answers_in_tls_is_said_to_speak_it(
     loadtest: Callable[..., tuple[int, str, str]], tmp_path: Path, hello: str
 ) -> None:
-    said, tls = HELLOS[hello]
-    code, err = _run_against(loadtest, tmp_path, (), "a reset", said)
+    refusal, said, tls = HELLOS[hello]
+    code, err = _run_against(loadtest, tmp_path, (), refusal, said)
     assert code == 2
     assert ("speaks https" in err) == tls
 

@@ -174,6 +174,19 @@ def test_queue_wait_is_known_only_where_the_server_says_enough(tmp_path: Path) -
         ),
         ({"chunks": [900_000 + n for n in range(20)], "server": {}}, "suspect"),
         ({"chunks": [900_000 + 500 * n for n in range(20)], "server": {}}, "valid"),  # models do write so fast
+        (
+            {
+                "chunks": [900_000 + n for n in range(20)],
+                "server": {"eval_count": 20, "eval_duration": 8 * 10**8},
+                "late": 2,
+                "late_tokens": 19,
+                "late_gaps": 19,
+            },
+            "suspect",  # whose gaps are nobody's
+        ),
+        ({"outcome": Outcome.TRUNCATED, "only": 7}, "suspect"),
+        ({"outcome": Outcome.TRUNCATED, "only": 20}, "void"),
+        ({"outcome": Outcome.CLIENT_ERROR, "only": 1}, "void"),
     ],
 )
 def test_the_verdict_is_that_of_the_report(tmp_path: Path, change: dict[str, Any], verdict: str) -> None:

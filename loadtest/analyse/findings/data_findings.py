@@ -99,5 +99,6 @@ def clock_finding(run: RunData) -> Finding | None:
     return Finding(
         f"The server's durations are left out: by them decoding took {number(float(factors.iloc[0]))} times as long as its tokens "
         "came.",
-        "They are of another clock or unit, or count otherwise. Waits and prefill are told as of a server that says none.",
+        "They are of another clock or unit, they count otherwise, or a gateway hands tokens on at a pace of its own. Waits and prefill are told as "
+        "of a server that says none.",
     )

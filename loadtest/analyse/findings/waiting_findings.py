@@ -107,7 +107,8 @@ def batching(analysis: Analysis, series: Series) -> Finding | None:
     if held_by_others(analysis.run, found):
         return Finding(
             f"At {found.load}, {share} of {found.mean_ttft_said} is waiting "
-            "through many steps of other streams, with no more of them than the server handles: others may use this server.",
+            "through many steps of other streams, with no more of them than the server handles: others may use this server, or it takes "
+            "fewer connections at once.",
             f"A request waited up to {seconds(found.figure('batch_wait_s', 'max'))} while another stream got token after token. "
             "A free slot would have taken it in.",
         )

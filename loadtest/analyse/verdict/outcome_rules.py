@@ -19,7 +19,7 @@ from loadtest.analyse.verdict.evidence import Evidence
 from loadtest.doubts import SUSPECT, VOID, Doubt
 from loadtest.metrics import S_PER_NS, S_PER_US
 from loadtest.records import NO_FAILURES, Outcome
-from loadtest.text import capitalised, counted, listed, percent, seconds, shown, some_of
+from loadtest.text import capitalised, counted, listed, seconds, shown, some_of
 
 MOST_NOTES = 5  # kinds of notes that are shown
 LEAST_CONNECT_US = 1000  # below it nobody feels that a connection is opened
@@ -60,7 +60,8 @@ def list_outcomes(requests: pd.DataFrame) -> str:
     for name, count in requests["outcome"].value_counts().items():
         mine = requests[requests["outcome"] == name]
         said = commonest(mine["error"])
-        parts.append(f"{count} {name}{_status(mine, said)}" + (f": {said[0]}" if said else ""))
+        most = "" if not said or said[0].count == count else f", {said[0].count} of them"
+        parts.append(f"{count} {name}{_status(mine, said)}{most}" + (f": {said[0]}" if said else ""))
     return "; ".join(parts) if any(": " in part for part in parts) else ", ".join(parts)
 
 
@@ -139,21 +140,21 @@ def _failed(e: Evidence, how: str) -> Iterator[Doubt]:
     bad = ended[~ended["outcome"].isin((Outcome.OK, Outcome.LEFT, Outcome.CLIENT_ERROR))]
     if not len(bad) or not len(e.requests):
         return
-    if Counter(map(_way, bad["outcome"], bad["status"])).most_common(1)[0][0] != how:
+    stopped = _stopped_answering(e)
+    way = partial(_way, stopped=stopped is not None)
+    if Counter(map(way, bad["outcome"], bad["status"])).most_common(1)[0][0] != how:
         return
-    allowed, share = float(e.run.scenario.get("max_error_ratio") or 0.0), len(bad) / len(ended)
-    said = f"{len(bad)} of {len(ended)} requests failed ({list_outcomes(bad)})"
-    last = "".join(f"; {more}" for more in (_stopped_answering(e), _time_limit(e, bad)) if more)
-    if share >= doubts.FAILED_SHARE:
-        yield Doubt(VOID, f"{said}: half or more{last}")
-    elif share > allowed:
-        others = ": latencies and speeds are of the others" if share > doubts.MANY_FAILED_SHARE else ""
-        yield Doubt(SUSPECT, f"{said}, above the allowed {percent(allowed)}{others}{last}")
+    allowed = float(e.run.scenario.get("max_error_ratio") or 0.0)
+    more = "".join(f"; {more}" for more in (stopped, _time_limit(e, bad)) if more)
+    yield from doubts.doubt_failed(len(bad), len(ended), list_outcomes(bad), allowed=allowed, more=more)
 
 
-def _way(outcome: str, status: float) -> str:
-    """Return how a request failed: the server was gone, turned it away, or was too slow; else by what its error says."""
-    if outcome in (Outcome.CONNECT_ERROR, Outcome.TRUNCATED):
+def _way(outcome: str, status: float, *, stopped: bool) -> str:
+    """Return how a request failed: the server was gone, turned it away, or was too slow; else by what its error says.
+
+    Behind a gateway a server is gone, too, where from an instant on (`stopped`) the gateway answers in its place.
+    """
+    if outcome in (Outcome.CONNECT_ERROR, Outcome.TRUNCATED) or (stopped and status in (502, 503, 504)):
         return "gone"
     if outcome == Outcome.TIMEOUT or (outcome == Outcome.HTTP_ERROR and status in (408, 499, 504, 524)):
         return "slow"

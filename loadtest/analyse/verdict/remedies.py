@@ -38,7 +38,7 @@ REMEDIES: dict[str, Remedy] = {
         "This is a mistake in loadtest: please report it, with the reason and run.json.",
     ),
     "server_gone": Remedy(
-        "Answers broke off, or no connection was made.",
+        "The server could not be reached, or answers broke off.",
         "Where the error names a limit of this machine, raise it. Where answers repeat themselves, give other prompts or a higher "
         "--temperature. Otherwise look in the server's log whether it ended or ran out of memory, and in a gateway's whether that "
         "closed connections; then run it again, with fewer streams where memory ran out.",

@@ -113,11 +113,11 @@ class TimeNotice:
 
     def __call__(self, at: Progress) -> None:
         first = self._levels[0]
-        answered = at.done - at.failed
-        if self._told or at.level.index or not first.concurrency or answered < max(first.concurrency, 2):
+        # requests that failed are done sooner or later than answers, and how many more will fail is not known
+        if self._told or at.failed or at.level.index or not first.concurrency or at.done < max(first.concurrency, 2):
             return
         self._told = True
-        low, high = self._between(answered / at.elapsed, first)
+        low, high = self._between(at.done / at.elapsed, first)
         waits = f" in all if streams do not slow each other down, {about(high)} if they wait for each other"
         self._say(f"At the pace of the first answers this takes {about(low)}{waits if len(self._levels) > 1 else ''}.")
 

@@ -23,9 +23,9 @@ _AFFINITY = re.compile(
 )
 
 
-def remark(ending: Ending, headers: Headers) -> None:
-    """Add to what is doubtful and what is odd in an answer what its headers say of the way."""
-    if (said := cached_by(headers)) is not None:
+def remark(ending: Ending, headers: Headers, waited_s: float) -> None:
+    """Add to what is doubtful and what is odd in an answer what its headers, which took so many seconds, say of the way."""
+    if (said := cached_by(headers, waited_s)) is not None:
         ending.doubts.append(f"a cache on the way answered in the server's place ({said})")
     if (said := _more(headers, _FELL_BACK)) is not None:
         ending.doubts.append(f"the gateway fell back to another model or server ({said})")

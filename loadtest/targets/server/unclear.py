@@ -43,7 +43,9 @@ def unclear_error(client: httpx.Client, url: str, version: ControlAnswer, listin
     own = as_printable(as_mapping(version.json()).get("version"))
     if own is not None and (tags := ask(client, url, "/api/tags")).refused:  # an Ollama's behind a key
         return refused_error(client, url, tags)
-    straight = not (version.ok or listing.ok) and reach.proxy_to(keys, url) is None
+    # where plain http is spoken, it answers something else; a port of TLS says at most 400 to it, and some take both (Traefik)
+    plain = {version.status, listing.status} <= {0, 400}
+    straight = plain and reach.proxy_to(keys, url) is None
     if straight and (instead := https_instead(url) or (version.status + listing.status == 0 and http2_instead(url))):
         return TargetError(instead)
     key = _what_to_do(url, listing, keys)

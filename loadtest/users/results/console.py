@@ -17,7 +17,7 @@ from locust.event import Events
 from locust.runners import WorkerRunner
 
 from loadtest import metrics
-from loadtest.doubts import VALID, VOID
+from loadtest.doubts import SUSPECT, VALID, VOID
 from loadtest.errors import INTERRUPTED, MISTAKE, NOT_TO_BE_BELIEVED, LoadTestError, ScenarioError
 from loadtest.live import ACCEPTED, Figures
 from loadtest.run_folder import RunFolder
@@ -59,15 +59,19 @@ def listen_to(events: Events) -> None:
 
 def results(environment: Environment) -> Iterator[str]:
     rows, run, facts = board.rows(), recording.current_test.folder, recording.current_test.facts
-    mark = tables.simulated_profile(facts)
-    yield from (*tables.board_lines(rows, mark), "")
-    yield from map(str, apply_gates(environment))
-    yield from conclude(environment, run, facts)
+    mark, below = tables.simulated_profile(facts), [""]
+    try:
+        below.extend(map(str, apply_gates(environment)))
+        below.extend(conclude(environment, run, facts, rows))
+    finally:
+        yield from (*tables.board_lines(rows, mark), *below)
     yield from locust_files.write_files(environment.parsed_options, rows, run, mark)
 
 
-def conclude(environment: Environment, run: RunFolder | None, facts: dict[str, Any]) -> Iterator[str]:
-    """Yield lines on how the run ended, and set the process's exit code.
+def conclude(
+    environment: Environment, run: RunFolder | None, facts: dict[str, Any], rows: tables.BoardRows
+) -> Iterator[str]:
+    """Yield lines on how the run ended, set the process's exit code, and have no row of all requests look better than the run.
 
     The exit code is the first that holds: 130 interrupted, 2 the user's mistake, 3 void or records lost, else that of
     gates or Locust. A test started from the web UI sets that of an interruption alone.
@@ -86,6 +90,8 @@ def conclude(environment: Environment, run: RunFolder | None, facts: dict[str, A
         # there was no user, or no worker that could record
         verdict, reasons = VOID, ["nothing was sent"]
     if verdict is not None:
+        for row in rows if len(rows) == 2 else rows[-1:]:  # the total repeats a single name
+            row["verdict"] = max(verdict, row["verdict"] or VALID, key=(VALID, SUSPECT, VOID).index)
         yield f"Verdict: {verdict}"
         yield from (f"  {reason}" for reason in reasons)
     yield from cost

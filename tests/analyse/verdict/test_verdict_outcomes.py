@@ -36,9 +36,23 @@ def test_a_server_that_stopped_answering_is_dated(tmp_path: Path) -> None:
     assert "no request succeeded" not in judged(tmp_path / "often", often)[1][0]  # as nearly all before them did
 
 
+def test_the_words_of_most_failures_are_not_said_to_be_those_of_all(tmp_path: Path) -> None:
+    def fails(record: Record) -> dict[str, Any]:
+        return failed("busy" if record.id % 8 else "out of memory")(record) if record.id % 2 == 0 else {}
+
+    (reason, *_) = judged(tmp_path / "run", fails)[1]
+    assert "16 of 32 requests failed (16 http_error, 12 of them: busy)" in reason
+
+
 @pytest.mark.parametrize(
     ("how", "cause"),
     [
+        (
+            {"status": 503, "error": "no workers", "since": 24},
+            "server_gone",
+        ),  # a gateway answers for a server that ended
+        ({"status": 502, "error": "Bad Gateway", "since": 24}, "server_gone"),
+        ({"status": 429, "error": "the day's quota is used up", "since": 24}, "turned_away"),
         ({"outcome": Outcome.CONNECT_ERROR, "error": "cannot connect to h:1: connection refused"}, "server_gone"),
         ({"outcome": Outcome.TRUNCATED, "error": "the connection broke"}, "server_gone"),
         ({"status": 503, "error": "busy"}, "turned_away"),
@@ -51,8 +65,11 @@ def test_a_server_that_stopped_answering_is_dated(tmp_path: Path) -> None:
 )
 def test_the_remedy_fits_how_requests_failed(tmp_path: Path, how: dict[str, Any], cause: str) -> None:
     levels, truth = grid(Made(), (4,))
+    since, how = how.get("since"), {key: value for key, value in how.items() if key != "since"}
     records = [
-        dataclasses.replace(record, **{**without_answer(record), **how}) if record.id % 4 == 0 else record
+        dataclasses.replace(record, **{**without_answer(record), **how})
+        if (record.id % 4 == 0 if since is None else record.id >= since)
+        else record
         for record in truth.records
     ]
     level = analyse(write(tmp_path / "run", records, levels)).summary["levels"][0]
@@ -210,6 +227,15 @@ def test_notes_and_few_resent_requests_are_said_once(tmp_path: Path) -> None:
     assert [line.partition(". ")[2] for line in twice] == [
         "TTFT counts from the first send, up to 0.30 ms before the second."
     ]
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_connections_that_most_requests_opened_are_said(tmp_path: Path, every: int) -> None:
+    levels, truth = grid(Made(), (4,))
+    records = [dataclasses.replace(r, connect_us=58_000) if r.id % every == 0 else r for r in truth.records]
+    said = all_findings(analyse(write(tmp_path / "run", records, levels)))
+    opened = "For 32 of 32 requests a connection was opened first, in 58.0 ms (p50), which no TTFT holds."
+    assert (opened in said, any("was opened first" in line for line in said)) == (every == 1, every == 1)
 
 
 def test_warm_ups_that_failed_are_said(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from support.judged import Spoil, judged
 
+from loadtest import metrics
 from loadtest.records import Record
 
 
@@ -84,3 +85,24 @@ def test_tokens_that_come_together(tmp_path: Path, spoil: Spoil, every: int, ver
     found, reasons = judged(tmp_path / "run", spoil, every=every)
     assert (found, len(reasons)) == (verdict, 1 if said else 0), reasons
     assert not said or said in reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "ttft_s", "span_s", "decode_s", "held"),
+    [
+        (20, 1.0, 0.001, 0.5, True),
+        (20, 1.0, -0.01, 0.5, False),  # the last is said to come before the first
+        (20, 0.3, 0.001, 2.0, False),  # it took longer to write than to come: by another clock
+        (7, 1.0, 0.001, 0.5, False),  # few pieces, which one step may make
+    ],
+)
+def test_an_answer_was_held_back_only_where_it_can_have_been(
+    pieces: int, ttft_s: float, span_s: float, decode_s: float, held: bool
+) -> None:
+    assert metrics.held_back(pieces, ttft_s, span_s, decode_s, 0.0) is held
+
+
+def test_a_first_token_was_made_before_it_came_only_where_many_came_together() -> None:
+    assert metrics.made_before_s(20, 0.1, 0.5) == pytest.approx(0.4)
+    assert metrics.made_before_s(20, 0.45, 0.5) == 0.0
+    assert metrics.made_before_s(7, 0.1, 0.5) == 0.0

@@ -12,7 +12,7 @@ from loadtest.dialects.base import Note
 
 FRAMED_TWICE = 'the answer\'s events say "data:" more than once'
 NO_EVENT = "the answer has lines that are neither an event's nor JSON"
-BEHIND_FINISH = "the answer has a word behind its finish_reason that is no JSON"
+BEHIND_FINISH = "the answer has a line behind its finish_reason that is none of its rows"
 RUN_TOGETHER = "the answer has objects of JSON that are not one a line"
 AMID = "the answer's objects of JSON have something else around them"
 MOST_AROUND = 40  # bytes
