@@ -289,7 +289,7 @@ class Request:
         took, opened = self.received.connect_ns, self.received.t_connect
         if self._heartbeat is None or opened is None:
             return took
-        return took - self._heartbeat.lag.worst(opened - took, opened)
+        return max(took - self._heartbeat.lag.worst(opened - took, opened), 0)
 
     def _ended(self) -> int:
         received = self.received
