@@ -110,7 +110,8 @@ def _words(part: TimePart, found: Explanation) -> str:
             beside = f", beside {counted(part.streams, 'stream')} that decoded" if part.streams else ""
             return f"reading {tokens}{beside}{inferred}"
         case time_parts.STEPS:
-            return f"steps of up to {counted(part.streams, 'stream')}" if part.streams else "its own steps"
+            streams = part.streams or 1
+            return f"steps of up to {streams} streams" if streams > 1 else "its own steps"
         case time_parts.SHARED:
             return f"as up to {counted(part.streams or 0, 'stream')} shared the steps"
         case _:
