@@ -109,7 +109,7 @@ class Record:
     asked_input: int | None = None  # input length asked for, tokens
     prompt_tokens: int | None = None
     output_tokens: int | None = None
-    unsent_tokens: int = 0  # those of output_tokens whose text was not sent; decode speed leaves them out
+    unsent_tokens: int = 0  # whose text was not sent, or came with the first; decode speed leaves them out
     token_source: str | None = None  # "server", "asked", "tiktoken" or "chunks"
     server: dict[str, Any] | None = None  # what the server said, under the server's own names
     server_us: list[int] | None = None  # created_at of each content event, µs from the first one's

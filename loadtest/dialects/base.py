@@ -114,7 +114,7 @@ class Ending:
     hint: str | None = None  # why the answer may have ended without its end mark, e.g. the repeat guard; one sentence
     prompt_tokens: int | None = None  # the server's counts
     output_tokens: int | None = None
-    unsent_tokens: int = 0  # output tokens whose text was never sent: hidden reasoning
+    unsent_tokens: int = 0  # output tokens whose text was never sent, or came with that of the first
     vectors: int | None = None  # how many embeddings came; None where the answer's shape does not tell
     server: dict[str, Any] = field(default_factory=dict)  # under the server's own names
     notes: list[str] = field(default_factory=list)  # what is odd in the answer and spoils no figure, a sentence each

@@ -212,7 +212,7 @@ class Request:
             ending.doubts.append("the answer holds another number of embeddings than it was asked for")
         if at and not ending.server.keys() <= {"usage"}:  # which has no durations
             said = self.dialect.server_said(ending.server)
-            hold_durations(ending, said, received.t_send, at[0], at[-1], self._ended())
+            hold_durations(ending, said, received.t_send, at, self._ended())
         tokens: dict[str, Any] = {}
         if received.success or ending.output_tokens is not None:  # of an answer that is an error nothing is counted
             tokens = token_fields(events, ending, self.job, self.count, streams=self.dialect.streams)

@@ -6,9 +6,10 @@ An answer's tokens are counted by the server, else known by its end, else counte
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from loadtest.dialects.answers.rows.counted_text import SILENT_TOKENS
 from loadtest.dialects.answers.rows.counts import SLACK, without_durations
 from loadtest.dialects.base import ContentEvents, Ending
 from loadtest.metrics import NS_PER_S, ServerSaid
@@ -23,6 +24,12 @@ LEAST_S = 1e-6  # no server decodes a token or reads a prompt faster
 OTHER_UNIT = 100  # a decode so many times shorter than its tokens took to come is in µs or ms, said as if it were in ns
 TOO_SHORT = "the server's durations are too short for its tokens, as of another unit: unknown"
 TOO_LONG = "the server's durations are longer than the whole answer took, as of another answer or unit: unknown"
+
+LONGER = (
+    1.25  # a decode of so many times the text's time, with as many times its pieces in tokens, made some without text
+)
+WITHOUT_TEXT = "the server decoded for longer than text came: some tokens had none, and the decode speed is unknown"
+OF_UNSENT = "the server's durations hold those of tokens without text: waits are unknown"
 
 
 def token_fields(
@@ -93,19 +100,27 @@ def asked_for(asked: int | None, pieces: int, events: ContentEvents) -> int | No
     return asked if pieces == asked or nearer_to_asked else None
 
 
-def hold_durations(ending: Ending, said: ServerSaid, sent: int | None, first: int, last: int, end: int) -> None:
-    """Take what a server said of its durations for unknown where they cannot be.
+def hold_durations(ending: Ending, said: ServerSaid, sent: int | None, at: Sequence[int], end: int) -> None:
+    """Take what a server said of its durations for unknown where they cannot be, or hold those of tokens without text.
 
-    The request was `sent`, its text came from `first` to `last`, and the answer was over at the `end`: monotonic ns.
+    The request was `sent`, its pieces of text came `at` these instants, and the answer was over at the `end`: monotonic ns.
     """
+    output, span_s = ending.output_tokens or 1, (at[-1] - at[0]) / NS_PER_S
+    few = bool(ending.unsent_tokens) or len(at) * LONGER + SILENT_TOKENS < output
     parts = (said.load_s, said.prefill_s, said.decode_s)
     worked_s = sum(part for part in parts if not math.isnan(part))
-    least_s = max((last - first) / NS_PER_S / OTHER_UNIT, LEAST_S * ((ending.output_tokens or 1) - 1))
+    least_s = max(span_s / OTHER_UNIT, LEAST_S * (output - 1))
     if said.decode_s < least_s or said.prefill_s < LEAST_S:
         why = TOO_SHORT
     elif sent is not None and worked_s > (end - sent) / NS_PER_S * (1 + SLACK) + SLACK_S:
         why = TOO_LONG
+    elif few and len(at) > 1 and said.decode_s > LONGER * span_s + SLACK_S:
+        why = WITHOUT_TEXT
     else:
         return
-    ending.doubts.append(why)
+    if why == WITHOUT_TEXT and ending.unsent_tokens:
+        ending.notes.append(OF_UNSENT)
+    else:
+        ending.doubts.append(why)
+        ending.unsent_tokens = output if why == WITHOUT_TEXT else ending.unsent_tokens
     ending.server = without_durations(ending.server)

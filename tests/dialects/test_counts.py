@@ -271,6 +271,38 @@ UNSENT: dict[str, tuple[list[dict[str, Any]], int, str | None, str | None]] = {
     "pieces of several tokens": ([piece("abc def " * 40), STOP, counted(90)], 0, None, None),
     "more tokens than bytes": ([piece("abc"), piece("def"), STOP, counted(4000)], 4000, None, "more tokens than"),
     "no text at all": ([STOP, counted(4000)], 0, None, None),
+    "a parser that keeps words back": (
+        [*[piece(" something")] * 20, STOP, counted(100)],
+        100,
+        None,
+        "more tokens than",
+    ),
+    "four tokens a piece": ([*[piece(" some words at once")] * 20, STOP, counted(100)], 0, None, None),
+    "three tokens a letter": ([*[piece("\u6771")] * 40, STOP, counted(120)], 0, None, None),
+    "figures, a token each": ([*[piece(" 31415")] * 20, STOP, counted(110)], 0, None, None),
+    "a third of it in the first piece": (
+        [piece(" word" * 40), *[piece(" word word")] * 40, STOP, counted(120)],
+        39,
+        "first piece of text holds many",
+        None,
+    ),
+    "most of it in the first piece": (
+        [piece(" word" * 80), *[piece(" word")] * 20, STOP, counted(100)],
+        100,
+        None,
+        "most of the answer's tokens",
+    ),
+    "counts that grow before the text": (
+        [
+            *[{**piece(""), "usage": counted(i + 1)["usage"]} for i in range(80)],
+            *[{**piece(" something"), "usage": counted(81 + i)["usage"]} for i in range(20)],
+            STOP,
+            counted(100),
+        ],
+        80,
+        "before it sent text",
+        None,
+    ),
 }
 
 

@@ -11,7 +11,7 @@ from support.odd_streams import CHAT, V1, A, B, C, delta, finish, last, message,
 from support.recorded import T_SEND, framed
 
 from loadtest.dialects import Dialect
-from loadtest.measure.server_figures import TOO_LONG, TOO_SHORT
+from loadtest.measure.server_figures import TOO_LONG, TOO_SHORT, WITHOUT_TEXT
 
 SPAN_NS = 400_000_000  # from the first of three tokens to the last
 TRUE = {
@@ -51,6 +51,11 @@ CASES: dict[str, tuple[Dialect, str, str | None]] = {
     "a prefill of a few ns": (CHAT, counted(**TRUE | {"prompt_eval_duration": 350}), TOO_SHORT),
     "a load longer than all": (CHAT, counted(**TRUE | {"load_duration": 10**9}), TOO_LONG),
     "of an answer that a cache replays": (CHAT, counted(**in_unit(10)), TOO_LONG),
+    "of tokens without text": (
+        CHAT,
+        ndjson(*map(message, [" something"] * 3), last(**TRUE | {"eval_count": 24})),
+        WITHOUT_TEXT,
+    ),
     "timings": (V1, timed(1), None),
     "timings in s": (V1, timed(1e-3), TOO_SHORT),
     "timings in µs": (V1, timed(1e3), TOO_LONG),

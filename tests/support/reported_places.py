@@ -288,7 +288,7 @@ COUNTED = {
         sse(*TALKED, *TALKED, finish(usage=usage(105))) + DONE,
         FULL + FULL,
         output=105,
-        doubts=("more tokens than the answer has bytes",),
+        doubts=("more tokens than the answer's text can have",),
     ),
     **{
         f"under a name that is not known, as {name}": Stream(V1, sse(A, B, C, finish(**{name: said})) + DONE)

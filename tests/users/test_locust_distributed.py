@@ -140,7 +140,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, simulated_url: str) -> dict[s
     """The same test run in every way, all at once: the server has room for what they ask."""
     base = tmp_path_factory.mktemp("locust")
     html = ("--html", "page.html")
-    short, slow = ("-t", "5s"), ("-t", "3s", "--stop-timeout", "9", "--output-tokens", "200")
+    short, slow = ("-t", "9s"), ("-t", "9s", "--stop-timeout", "9", "--output-tokens", "200")
     started = {
         "alone": Started(base / "alone", simulated_url, *short, *html, "--max-failure-ratio", "0.9"),
         "processes": Started(

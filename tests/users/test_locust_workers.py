@@ -112,14 +112,21 @@ def test_a_worker_that_joins_a_running_test_records_its_share(start: Start, simu
     assert len(ids) == len(set(ids))
 
 
-def test_a_worker_with_another_locustfile_is_refused(start: Start, simulated_url: str) -> None:
-    """Locust printed a traceback there, and the level seemed to have all its users."""
+@pytest.mark.parametrize(
+    ("added", "why"),
+    [
+        ("class Added(Chat):\n    pass\n", "user class Added is missing here"),
+        ("Chat.wait_time = lambda self: 1.0\n", "the file of user class Chat is not the master's"),
+    ],
+)
+def test_a_worker_with_another_locustfile_is_refused(start: Start, simulated_url: str, added: str, why: str) -> None:
+    """Locust printed a traceback there, or users did other things; and the level seemed to have all its users."""
     port = str(free_port())
     named = ("--master", "--master-bind-port", port, "--expect-workers", "1", "--host", simulated_url)
-    run = start(f"{CHAT}\nclass Added(Chat):\n    pass\n", *USERS, "-t", "9", *named)
+    run = start(f"{CHAT}\n{added}", *USERS, "-t", "9", *named)
     other = worker(run.place / "other", port)
     assert (run.code, other.wait(40)) == (2, 2), run.said
-    assert "user class Added is missing here; give every worker the master's locustfile" in run.said
+    assert f"{why}; give every worker the master's locustfile" in run.said
     assert "Traceback" not in (run.place / "other" / "log").read_text()
 
 

@@ -259,12 +259,12 @@ def _not_sent(e: Evidence) -> Iterator[Doubt]:
 def _unasked_lengths(e: Evidence) -> Iterator[Doubt]:
     literal = any(e.run.scenario.get(key) for key in ("prompt", "prompt_file", "data"))
     for said, asked_name, got_name in (("output", "asked", "output_tokens"), ("input", "asked_input", "prompt_tokens")):
-        if said == "output" and literal:
-            continue  # the answer to a literal prompt has its own length; the length asked for is only a limit
         both = e.requests[[asked_name, got_name]].dropna()
         if not both[asked_name].any():
             continue
         asked, got = float(both[asked_name].mean()), float(both[got_name].mean())
+        if said == "output" and literal and got < asked:
+            continue  # the answer to a literal prompt has its own length; the length asked for is only a limit
         few = doubts.FEW_TOKENS * int(e.run.scenario.get("inputs_per_request") or 1) if said == "input" else 0
         if abs(got / asked - 1) > doubts.LENGTH_SHARE and abs(got - asked) > few:
             pieces = said == "output" and e.requests["token_source"].eq("chunks").all()

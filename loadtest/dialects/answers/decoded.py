@@ -9,23 +9,15 @@ from typing import Any
 from loadtest.dialects.answers import ends
 from loadtest.dialects.answers.errors import error_rows, server_errors
 from loadtest.dialects.answers.lines.lenient_json import parse_json
+from loadtest.dialects.answers.rows import counted_text
 from loadtest.dialects.answers.rows.counts import Usage, storable
 from loadtest.dialects.answers.rows.text_shapes import NO_TEXTS, Texts
 from loadtest.dialects.base import ContentEvents, Ending
 from loadtest.metrics import VLLM_METRICS
 
-# so many may have no text: marks of turns; the frame of a tool call or of thoughts
-SILENT_TOKENS, FRAME_TOKENS = 16, 64
-UNSENT_REASONING = "the server counts reasoning tokens and sent no text of them: TTFT holds their time, the decode speed leaves them out"
-# bytes of a token, in answers of smaller pieces no more on average; pieces of reasoning that a count may leave out
-LONGEST_TOKEN, FEWEST_THOUGHTS = 16, 4
-TOO_FEW_TOKENS = "the server counts fewer tokens than the answer's text can have: their number is unknown"
-TEXT_ALONE = "the server counts the tokens of the text without those of its reasoning: their number is unknown"
 FEW_PIECES = 8  # by which an answer may have more of them than tokens: a letter of several bytes that was cut
 # as where a gateway had another server go on with an answer, and that one counts its own part
 MORE_PIECES = "the answer came in more pieces than the server counts tokens: a piece may be less than a token, or the count of a part alone"
-COUNTS_LETTERS = "the server counts the letters of the answer, not its tokens: their number is unknown"
-UNSENT_TOKENS = "the server counts more tokens than the answer has bytes of text: the decode speed is unknown"
 GATEWAYS_OWN = "a gateway wrote into the answer before the model did (llama-swap's loading state): that is left out, and TTFT is the model's"
 _NOT_OF_MODEL = "the answer has text of a {}, not of the model: left out"
 ZERO_WIDTH = "\u200b\u200c\u200d\u2060\ufeff\0"  # characters without width
@@ -283,46 +275,15 @@ class Decoded:
             if prompt != 0:  # else the server counts nothing at all
                 self.doubt("the server counts no token of an answer that has text: unknown")
             output = None
-        if output and (why := self._misfit(output, reasoning)) is not None:
+        if output and (why := counted_text.misfit(self.events, output, reasoning)) is not None:
             self.doubt(why)
             output = None
         elif output and len(self.events) > min(2 * output, 1.1 * output + FEW_PIECES):
             self.note(MORE_PIECES)
         ending.prompt_tokens, ending.output_tokens = prompt or None, output
         if output and self.events:
-            ending.unsent_tokens = self._unsent(output, reasoning)
-
-    def _misfit(self, output: int, reasoning: int) -> str | None:
-        """Say why a count cannot be that of the answer's pieces; None where it can."""
-        pieces, hidden = len(self.events), len(self.events.hidden)
-        if pieces > 2 * output and self._size() > LONGEST_TOKEN * output:
-            return TOO_FEW_TOKENS
-        if hidden >= FEWEST_THOUGHTS and 0 < 0.9 * (pieces - hidden) <= output <= pieces - hidden + 1:
-            return TEXT_ALONE
-        # a server that counts reasoning tokens counts tokens: as many as letters is chance
-        said = self.events.said if output >= max(2 * pieces, LONGEST_TOKEN) and not reasoning else ""
-        # of other alphabets, such as Chinese, each letter may be a token
-        return COUNTS_LETTERS if output == len(said) and said.isascii() else None
-
-    def _unsent(self, output: int, reasoning: int) -> int:
-        """Return how many counted tokens were never sent as text: the decode speed must leave them out.
-
-        Reasoning that was sent as text shows by its name, or by more pieces than there are other tokens. A token has at
-        least one byte of text, except for those that end an answer or call a tool.
-        """
-        events = self.events
-        if 0 < reasoning <= output and not events.hidden and len(events) <= output - reasoning:
-            self.note(UNSENT_REASONING)
-            return reasoning
-        with_text = output - (FRAME_TOKENS if events.hidden else SILENT_TOKENS)
-        if with_text > len(events) and with_text > self._size():
-            self.doubt(UNSENT_TOKENS)
-            return output
-        return 0
-
-    def _size(self) -> int:
-        """Return how many bytes the answer's text has."""
-        return sum(len(text.encode(errors="replace")) for text in self.events.texts)
+            early = self.usage.at_first
+            ending.unsent_tokens = counted_text.unsent(self.events, output, reasoning, early, self.note, self.doubt)
 
     def note(self, *sentences: str) -> None:
         _add_sentences(self.ending.notes, sentences)

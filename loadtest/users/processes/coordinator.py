@@ -25,6 +25,7 @@ from loadtest.users.processes.gevent_hub import kill_put_off
 from loadtest.users.processes.levels import CurrentLevel
 from loadtest.users.processes.messages import ENDED, LEVEL, RUN, TROUBLE, Trouble
 from loadtest.users.processes.run import LocustRun, UserTargets, free_path, prepare
+from loadtest.users.processes.user_target import hashes_of_files
 from loadtest.users.processes.worker_watch import GONE_NS, WorkerWatch
 from loadtest.users.results import export
 from loadtest.users.results.live_figures import board
@@ -53,6 +54,7 @@ class Coordinator:
         self._shares: list[str] = []  # the workers that they were told share an open loop's schedule
         self._follower: gevent.Greenlet[[Runner, LocustRun], None] | None = None
         self._taken: set[Path] = set()
+        self._files = hashes_of_files(environment.user_classes)  # now: they may be edited while this process runs
         self._watch: WorkerWatch | None = None  # of the latest test of a master
         self._ending = False  # run.json and records are being completed
         self._short: int | None = None  # since when fewer users run than were asked for, monotonic ns
@@ -290,9 +292,9 @@ class Coordinator:
         """
         options = self._environment.parsed_options
         if options is None:
-            runner.send_message(RUN, _run_message(runner, run), client_id)
+            runner.send_message(RUN, self._run_message(runner, run), client_id)
         else:
-            setattr(options, RUN, _run_message(runner, run))
+            setattr(options, RUN, self._run_message(runner, run))
 
     def _take_ended(self, msg: Message, **_: Any) -> None:
         report = msg.data
@@ -350,12 +352,12 @@ class Coordinator:
         if deserted and self._runner is not None and self._environment.web_ui is None:
             gevent.spawn(self._runner.quit)  # Locust would wait for the end of --run-time
 
-
-def _run_message(runner: MasterRunner, run: LocustRun) -> dict[str, Any]:
-    return {
-        "id": run.clock.wall_ns,
-        "folder": str(run.folder.path) if run.folder is not None else None,
-        "user_targets": {name: one.to_json() for name, one in run.user_targets.items()},
-        "level": run.levels.index(runner.target_user_count),
-        "users": -(-runner.target_user_count // max(runner.worker_count, 1)),
-    }
+    def _run_message(self, runner: MasterRunner, run: LocustRun) -> dict[str, Any]:
+        return {
+            "id": run.clock.wall_ns,
+            "folder": str(run.folder.path) if run.folder is not None else None,
+            "user_targets": {name: one.to_json() for name, one in run.user_targets.items()},
+            "files": self._files,
+            "level": run.levels.index(runner.target_user_count),
+            "users": -(-runner.target_user_count // max(runner.worker_count, 1)),
+        }

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import hashlib
+import inspect
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 from loadtest.dialects import dialect_for
@@ -71,3 +74,15 @@ def prepare_user_target(scenario: Scenario, say: Callable[[str], object]) -> Use
     with control_client(scenario) as control:
         _, (ready,) = prepare_targets(control, scenario, say)
     return UserTarget(scenario, ready.target, ready.workload.fit)
+
+
+def hashes_of_files(user_classes: Iterable[type]) -> dict[str, str]:
+    """Return for each user class, by its name, a hash of the file that it is written in; a class without one is left out."""
+    hashes = {}
+    for one in user_classes:
+        try:
+            text = Path(inspect.getfile(one)).read_text(encoding="utf-8")
+        except (TypeError, OSError, UnicodeError):  # TypeError: a class that was made without a file
+            continue
+        hashes[one.__name__] = hashlib.sha256(text.encode()).hexdigest()
+    return hashes

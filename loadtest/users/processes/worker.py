@@ -21,7 +21,7 @@ from loadtest.run_folder import RunFolder
 from loadtest.users.processes import recording
 from loadtest.users.processes.levels import CurrentLevel
 from loadtest.users.processes.messages import ENDED, FINISH, LEVEL, RUN, TROUBLE, Trouble
-from loadtest.users.processes.user_target import UserTarget
+from loadtest.users.processes.user_target import UserTarget, hashes_of_files
 from loadtest.users.results.live_figures import board
 from loadtest.wire import now
 from loadtest.workloads.schedule import PlanShare
@@ -36,6 +36,7 @@ class LocustWorker:
     def __init__(self, environment: Environment, runner: WorkerRunner) -> None:
         self._environment = environment
         self._runner = runner
+        self._files = hashes_of_files(environment.user_classes)  # now: they may be edited while this process runs
         self._told: dict[str, Any] | None = None
         self._over: int | None = None  # id of the test that ended last
         self._level = 0, CurrentLevel(0, steady=False)  # run and level in the master's last message
@@ -124,6 +125,11 @@ class LocustWorker:
             raise ScenarioError(
                 f"user class {name} is missing here; give every worker the master's locustfile and classes."
             )
+        for name, known in self._told["files"].items():
+            if name in self._told["user_targets"] and self._files.get(name, known) != known:
+                raise ScenarioError(
+                    f"the file of user class {name} is not the master's; give every worker the master's locustfile."
+                )
         by_scenario: dict[Any, UserTarget] = {}
         user_targets = {}
         for name, row in self._told["user_targets"].items():

@@ -358,6 +358,8 @@ def test_the_gravest_reason_comes_first(tmp_path: Path) -> None:
 def test_a_literal_prompt_has_an_answer_of_its_own_length(tmp_path: Path) -> None:
     scenario = Scenario(name="made", prompt="tell a story").to_dict()
     assert judged(tmp_path / "run", lambda _: {"output_tokens": 12}, scenario=scenario) == ("valid", [])
+    found, reasons = judged(tmp_path / "longer", lambda _: {"output_tokens": 60}, scenario=scenario)
+    assert found == "suspect", reasons
 
 
 def test_one_slip_does_not_void_a_small_level(tmp_path: Path) -> None:

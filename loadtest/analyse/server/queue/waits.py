@@ -33,9 +33,7 @@ MOST_BATCHES = 8  # that may pass while a request is taken in
 SLICE = 256  # prompt tokens of a batch at least: prompts that wait together take so many batches more
 MOST_LOOKED_AT = 200  # of a level's waits, the longest
 LEAST_BATCH_WAIT = 0.1  # of the mean TTFT: less is not worth a sentence
-MOSTLY_HELD = (
-    0.5  # of the least TTFT without a wait must have passed beside a slot wait, for a hold in front of the slots
-)
+MOSTLY_HELD = 0.5  # of a lone request's TTFT that cannot have passed behind a slot wait: then it passed before
 MOSTLY_PASSED = 0.5  # of a level's batch wait, from which on it is none: many batches passed meanwhile
 NEVER_SERVED = {Outcome.HTTP_ERROR, Outcome.CONNECT_ERROR}
 

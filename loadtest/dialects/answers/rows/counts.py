@@ -124,6 +124,7 @@ class Usage:
     pieces: int = 0  # of the answer that had come by then
     with_text: int = 0  # how many came with more text than the one before
     rises: int = 0  # how often the output's count rose
+    at_first: int = 0  # the output's count beside the first piece; 0 where none came with it
 
     def take(self, usage: dict[str, Any], note: Note, doubt: Note, *, pieces: int) -> bool:
         """Take a usage and return whether it says anything: Ollama's completions have one of zeros in every chunk.
@@ -146,6 +147,8 @@ class Usage:
                 )
         self.rises += self.output is not None and output is not None and output > self.output
         self.with_text += pieces > self.pieces
+        if pieces == 1 and not self.pieces:
+            self.at_first = output or 0
         self.prompt = self.prompt if prompt is None or (not prompt and self.prompt) else prompt
         self.output = self.output if output is None else output
         self.last, self.pieces = usage, pieces

@@ -1,0 +1,94 @@
+"""What a server's count of output tokens tells of the text that came: whether it can be true, and which tokens had no text."""
+
+from __future__ import annotations
+
+import re
+
+from loadtest.dialects.answers.rows.counts import MOST_LATER
+from loadtest.dialects.base import ContentEvents, Note
+from loadtest.workloads.tokens import estimate_tokens
+
+# so many may have no text: marks of turns; the frame of a tool call or of thoughts
+SILENT_TOKENS, FRAME_TOKENS = 16, 64
+# bytes of a token, in answers of smaller pieces no more on average; pieces of reasoning that a count may leave out
+LONGEST_TOKEN, FEWEST_THOUGHTS = 16, 4
+COALESCED = 1.5  # tokens a piece; below it each piece may be a token of any text
+LETTERS_OF_TOKEN = 3  # no vocabulary makes tokens of fewer letters of words, on average
+# share of an answer's tokens in its first piece: from here on it is left out; from here on what is left says little
+FIRST_SHARE, MOST_FIRST_SHARE = 0.05, 0.5
+TOO_FEW_TOKENS = "the server counts fewer tokens than the answer's text can have: their number is unknown"
+TEXT_ALONE = "the server counts the tokens of the text without those of its reasoning: their number is unknown"
+COUNTS_LETTERS = "the server counts the letters of the answer, not its tokens: their number is unknown"
+UNSENT_REASONING = "the server counts reasoning tokens and sent no text of them: TTFT holds their time, the decode speed leaves them out"
+UNSENT_TOKENS = "the server counts more tokens than the answer's text can have: the decode speed is unknown"
+BEFORE_TEXT = (
+    "the server had counted tokens before it sent text: TTFT holds their time, the decode speed leaves them out"
+)
+LONG_FIRST_PIECE = (
+    "the first piece of text holds many tokens: TTFT holds their time, the decode speed leaves out about as many"
+)
+ALMOST_ALL_FIRST = (
+    "the first piece of text holds most of the answer's tokens: TTFT is late, the decode speed is unknown"
+)
+_WORD = re.compile(r"[A-Za-z]+")
+
+
+def misfit(events: ContentEvents, output: int, reasoning: int) -> str | None:
+    """Say why a count cannot be that of the answer's pieces; None where it can."""
+    pieces, hidden = len(events), len(events.hidden)
+    if pieces > 2 * output and _size(events) > LONGEST_TOKEN * output:
+        return TOO_FEW_TOKENS
+    if hidden >= FEWEST_THOUGHTS and 0 < 0.9 * (pieces - hidden) <= output <= pieces - hidden + 1:
+        return TEXT_ALONE
+    # a server that counts reasoning tokens counts tokens: as many as letters is chance
+    said = events.said if output >= max(2 * pieces, LONGEST_TOKEN) and not reasoning else ""
+    # of other alphabets, such as Chinese, each letter may be a token
+    return COUNTS_LETTERS if output == len(said) and said.isascii() else None
+
+
+def unsent(events: ContentEvents, output: int, reasoning: int, early: int, note: Note, doubt: Note) -> int:
+    """Return how many counted tokens were not decoded between the first and the last text, and say why in a note or a doubt.
+
+    Reasoning that was sent as text shows by its name, or by more pieces than there are other tokens. `early` tokens were
+    counted when the first piece came, 0 where that is unknown: then its text tells. A token has at least one byte of
+    text, except for those that end an answer or call a tool; where few pieces came, and so each must hold several tokens,
+    those of words have more.
+    """
+    pieces = len(events)
+    if 0 < reasoning <= output and not events.hidden and pieces <= output - reasoning:
+        note(UNSENT_REASONING)
+        return reasoning
+    if early > MOST_LATER and pieces > 1:
+        note(BEFORE_TEXT)
+        return early - 1
+    with_text = output - (FRAME_TOKENS if events.hidden else SILENT_TOKENS)
+    if with_text > max(pieces, _most_tokens(events) if with_text > COALESCED * pieces else _size(events)):
+        doubt(UNSENT_TOKENS)
+        return output
+    share = _share_of_first(events) if not early and output > COALESCED * pieces > COALESCED else 0.0
+    if share < FIRST_SHARE or share * output <= MOST_LATER:
+        return 0
+    if share > MOST_FIRST_SHARE:
+        doubt(ALMOST_ALL_FIRST)
+        return output
+    note(LONG_FIRST_PIECE)
+    return round(share * output) - 1
+
+
+def _share_of_first(events: ContentEvents) -> float:
+    """Return about which share of the answer's tokens its first piece holds."""
+    if len(events.texts[0]) <= MOST_LATER:
+        return 0.0
+    return estimate_tokens(events.texts[0]) / max(estimate_tokens(events.said), 1)
+
+
+def _most_tokens(events: ContentEvents) -> int:
+    """Return the most tokens that any vocabulary makes of the answer's text: of what is no word each byte may be one."""
+    words = _WORD.findall(events.said)
+    of_words = sum(1 + (len(word) - 1) // LETTERS_OF_TOKEN for word in words)
+    return of_words + _size(events) - sum(map(len, words)) - len(words)  # the blank before a word belongs to it
+
+
+def _size(events: ContentEvents) -> int:
+    """Return how many bytes the answer's text has."""
+    return sum(len(text.encode(errors="replace")) for text in events.texts)
