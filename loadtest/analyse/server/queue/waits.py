@@ -23,6 +23,7 @@ import numpy.typing as npt
 from loadtest.analyse.run import BoolArray, FloatArray, RunData
 from loadtest.analyse.run.overlaps import freed_in_order, open_within, peak_at_once
 from loadtest.analyse.server.queue.at_work import arrival, headers_mark_start
+from loadtest.analyse.server.queue.kept_out import FEWEST_LONE
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.metrics import S_PER_US
 from loadtest.records import Outcome
@@ -111,7 +112,10 @@ def _slot_wait(run: RunData, slots: int, wait: FloatArray, way: float) -> FloatA
     contended = more_in_flight(send, end, admitted, slots)
     most = np.where(np.isfinite(wait), wait, np.maximum(first - arrived, 0.0))
     slot = np.where(contended, np.clip(freed - arrived - way, 0.0, most), 0.0)
-    least = _least_alone(run, np.where(_waited_alone(run, most), most, np.inf))
+    alone = _waited_alone(run, most) & np.isfinite(most)
+    if alone.sum() < FEWEST_LONE:  # one may have waited for the model to be loaded
+        return slot
+    least = _least_alone(run, np.where(alone, most, np.inf))
     held = ~np.isfinite(wait) & (slot + least - most > MOSTLY_HELD * least)
     return np.where(held, np.maximum(most - least, 0.0), slot)
 
