@@ -118,7 +118,8 @@ def analyse(path: Path, asked: Sequence[Objective] | None = ()) -> Analysis:
     parts = groups.groups_of(run)
     if parts:
         lost = alternating_models.mark_model_loads(run, parts)
-        found = _analysed_together(run, [(part, _analysed(part.run, asked, part)) for part in parts], lost)
+        turns = bool(lost)
+        found = _analysed_together(run, [(part, _analysed(part.run, asked, part, turns=turns)) for part in parts], lost)
     else:
         found = _analysed(run, asked)
     for one in (found, *(one for _, one in found.groups)):
@@ -150,11 +151,15 @@ def without_void(one: Analysis) -> Analysis:
     return _analysed(one.run.without_levels(void), ())
 
 
-def _analysed(run: RunData, asked: Sequence[Objective], group: Group | None = None) -> Analysis:
-    """Work out what one model at one server shows."""
+def _analysed(run: RunData, asked: Sequence[Objective], group: Group | None = None, *, turns: bool = False) -> Analysis:
+    """Work out what one model at one server shows; `turns`: the models of a server took turns."""
     found = slots.estimate_slots(run)
-    # Only Ollama is known to give each model slots of its own.
-    own = group is None or not group.beside or run.fact("server", "kind") == "ollama"
+    # Only Ollama is known to give each model slots of its own, and two names of one file are one model to it.
+    own = (
+        group is None
+        or not group.beside
+        or (run.fact("server", "kind") == "ollama" and (turns or _all_loaded(run, group)))
+    )
     if group is not None and not own and found.limit:
         why = f"{found.method}; those may be slots that {', '.join(group.beside)} had to share, so they are no limit"
         found = dataclasses.replace(found, limit=False, method=why, witnesses=found.witnesses[:1])
@@ -178,6 +183,12 @@ def _analysed(run: RunData, asked: Sequence[Objective], group: Group | None = No
         summary = {"group": group.name, **summary}
     compared = None if isinstance(memory, str) else memory
     return Analysis(run, found, measured, summary, compared, cache=cached, replayed=replayed)
+
+
+def _all_loaded(run: RunData, group: Group) -> bool:
+    """Whether Ollama listed every model of this server as loaded at the end, or none, which tells nothing (--keep-alive 0)."""
+    ends = [one.get("server_at_end") for one in run.facts.get("targets") or [] if one.get("url") == group.url]
+    return all(ends) or not any(ends)
 
 
 def _analysed_together(

@@ -315,9 +315,9 @@ def scatter_notes(found: Iterable[tuple[int, tuple[float, float]]]) -> list[str]
     """Say of each length in tokens that was asked for what it came out as on both sides, over all levels."""
     apart = (each for each in found if abs(each[1][1] / each[1][0] - 1) >= NAMED_SCATTER)
     return [
-        f"Prompts of {tokens} tokens came out as {' → '.join(map(_span, zip(*pairs, strict=True)))}: each run calibrated the "
-        "model's tokens anew. Intervals of what prompts change are wider by that; --words or --prompt instead of "
-        "--input-tokens sends the same prompts in every run."
+        f"Prompts of {tokens} tokens came out as {' → '.join(map(_span, zip(*pairs, strict=True)))}: each run calibrates the "
+        "model's tokens anew, and another chat template or system prompt changes what it finds. Intervals of what prompts change "
+        "are wider by that; --words or --prompt instead of --input-tokens has users say the same in every run."
         for tokens, pairs in grouped(apart).items()
     ]
 

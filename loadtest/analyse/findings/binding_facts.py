@@ -92,9 +92,12 @@ def _left_waiting(run: RunData) -> BoolArray:
 
 
 def _reading(analysis: Analysis) -> FloatArray:
-    """Return how long each request's prompt takes to read by the run's speed, seconds; nan where that is unknown."""
+    """Return how long each request's prompt takes to read by the run's speed, seconds; nan where that is unknown.
+
+    Where no more than a least speed is known, what a gateway holds a request for may be in it.
+    """
     prefill = analysis.steps.prefill
-    if prefill is None:
+    if prefill is None or prefill.least:
         return np.full(len(analysis.run.requests), np.nan)
     return prefill.seconds(analysis.run.uncached_tokens)
 
@@ -117,7 +120,10 @@ def _parts(analysis: Analysis, rows: BoolArray, missed: Objective, *, crowded: b
         told = run.column("unsplit_wait_s")
         unsplit = np.where(np.isfinite(told), told, np.maximum(ttft - loading - np.nan_to_num(_reading(analysis)), 0.0))
     rest = np.maximum(ttft - slot - batch - unsplit - loading, 0.0)
-    prefill = np.fmin(rest, run.column("prefill_s"))  # as the server says; without its word all of it
+    # As the server says, else by the speed that the run shows; without both all of it is not known to be reading.
+    told = run.column("prefill_s")
+    reading = np.minimum(rest, np.where(np.isfinite(told), told, _reading(analysis)))
+    prefill = np.nan_to_num(reading)
     stall = np.nan_to_num(run.column("stall_s"))
     decode = np.maximum(run.column("e2e_s") - ttft - stall, 0.0)
     found: dict[str, FloatArray] = {"slots": np.where(left, waited if crowded else 0.0, slot)}
@@ -127,7 +133,8 @@ def _parts(analysis: Analysis, rows: BoolArray, missed: Objective, *, crowded: b
             ("batch", batch),
             ("load", loading),
             ("prefill", prefill),
-            ("way", rest - prefill),
+            ("way", np.nan_to_num(rest - reading)),
+            ("before", np.where(np.isfinite(reading), 0.0, rest)),
         )
     }
     found["unsplit"] = np.where(left, 0.0 if crowded else waited, unsplit)
@@ -151,7 +158,7 @@ def utilisation(run: RunData, level: dict[str, Any], slots: int | None) -> float
 def _prefill_share(analysis: Analysis, level: dict[str, Any]) -> float | None:
     """Return the share of a level's time that evaluating its prompts takes, one after another."""
     prefill, flow = analysis.steps.prefill, rates.flow(analysis.run, level)
-    if prefill is None or flow is None:
+    if prefill is None or prefill.least or flow is None:
         return None
     tokens = (
         analysis.run.uncached_tokens

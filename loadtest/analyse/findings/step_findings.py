@@ -159,7 +159,7 @@ def _ranges(values: list[int]) -> str:
 
 
 def pause_finding(analysis: Analysis) -> Finding | None:
-    """Say when no token came to answers that had begun, and no prompt of the run explains it."""
+    """Say when no token came, though answers had begun or prompts were read, and no prompt of the run explains it."""
     labels = {level["index"]: level.load for level in believed(analysis.levels)}
     pauses = [pause for pause in find_pauses(analysis.run, analysis.steps.prefill) if pause.level in labels]
     if not pauses:
@@ -169,9 +169,12 @@ def pause_finding(analysis: Analysis) -> Finding | None:
     if len(pauses) > 1:
         in_all = seconds(sum(each.seconds for each in pauses))
         more = f"; with {counted(len(pauses) - 1, 'shorter such pause')} it is {in_all} in all"
+    meanwhile = f"and {counted(longest.answers, 'answer')} that had begun stood still"
+    if not longest.answers:
+        meanwhile = f"while {counted(longest.prompts, 'prompt')} {'was' if longest.prompts == 1 else 'were'} read"
     return Finding(
-        f"At {labels[longest.level]}, no token came for {seconds(longest.seconds)}, and {counted(longest.answers, 'answer')} that "
-        f"had begun stood still, from {seconds(longest.begin)} of the run on{more}.",
+        f"At {labels[longest.level]}, no token came for {seconds(longest.seconds)}, {meanwhile}, from {seconds(longest.begin)} of the run "
+        f"on{more}.",
         "Prompts of this run that may have been read then take less than half so long, and this client was awake. A paused process "
         "or machine, swapping, a way to the server that was down, and others' requests do that. The figures of the level hold what "
         "it cost.",

@@ -110,7 +110,8 @@ def _words(part: TimePart, found: Explanation) -> str:
             beside = f", beside {counted(part.streams, 'stream')} that decoded" if part.streams else ""
             return f"reading {tokens}{beside}{inferred}"
         case time_parts.STEPS:
-            return f"steps of up to {counted(part.streams, 'stream')}" if part.streams else "its own steps"
+            streams = part.streams or 1
+            return f"steps of up to {streams} streams" if streams > 1 else "its own steps"
         case time_parts.SHARED:
             return f"as up to {counted(part.streams or 0, 'stream')} shared the steps"
         case _:
@@ -269,8 +270,8 @@ def level_notes(found: Explanation) -> Iterator[str]:
     """Yield what holds for every request of its level."""
     if found.reads_apart_s is not None and found.reads_apart_s >= time_parts.LEAST_S:
         yield (
-            f"Tokens came several at once, {seconds(found.reads_apart_s)} apart, as behind a proxy that gathers them: each part may be "
-            "off by as much."
+            f"Tokens came several at once, {seconds(found.reads_apart_s)} apart, as a proxy that gathers them, a busy machine or steps of "
+            "several tokens do: each part may be off by as much."
         )
     if found.beside:
         yield f"Requests to {listed(found.beside)} loaded the same server meanwhile, and are not named here."

@@ -130,8 +130,11 @@ def test_one_command_run_twice_is_comparable_with_itself(folder: Folder) -> None
         (path / "run.json").write_text(json.dumps(said))
     found = compare(analyse(base), analyse(new))
     assert found.verdict == SAME
-    (note,) = [note for note in found.notes if "calibrated" in note]
+    (note,) = [note for note in found.notes if "calibrates" in note]
     assert "Prompts of 64 tokens came out as 67 → 63" in note
+    assert (
+        "another chat template or system prompt" in note
+    )  # 30 → 33 beside a system prompt was blamed on the run alone
     assert "--words or --prompt" in note
     widths = {
         row.metric.id: (row.interval[1] / row.interval[0])

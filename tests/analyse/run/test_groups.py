@@ -49,6 +49,19 @@ def test_each_model_has_its_own_slots_law_and_lengths(both: Analysis) -> None:
     assert json.loads(json.dumps(both.summary, allow_nan=False)) == both.summary
 
 
+@pytest.mark.parametrize(
+    ("ends", "known"), [(({"size": 1}, None), False), (({"size": 1}, {"size": 1}), True), ((None, None), True)]
+)
+def test_two_names_of_one_file_share_the_slots_of_what_ollama_loaded(
+    tmp_path: Path, ends: tuple[Any, Any], known: bool
+) -> None:
+    """A real Ollama loads one file once under two names: its 4 slots were "2 in parallel" of each name."""
+    targets = [target(name, server_at_end=end) for name, end in zip(("made", "other"), ends, strict=True)]
+    found = two_models(tmp_path / "run", targets=targets)
+    assert [one["slots"]["limit"] for one in found.summary["groups"]] == [known, known]
+    assert any("had to share" in one["slots"]["method"] for one in found.summary["groups"]) is not known
+
+
 def test_a_row_is_a_level_of_one_model(both: Analysis) -> None:
     levels = both.summary["levels"]
     assert [level["label"] for level in levels] == [

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.made_runs import INSTANTS, MS, Made, grid, write
+from support.virtual_runs import Load, play
 
 from loadtest.analyse.findings.run_findings import all_findings
 from loadtest.analyse.summary import analyse
 from loadtest.records import Record
+from loadtest.simulate.model.timing import StepLaw, Timing
 
 MADE = Made(tokens=1000, prefill_ms=100)
 
@@ -84,6 +87,22 @@ def test_what_the_run_explains_is_no_pause(tmp_path: Path, why: str) -> None:
     if why == "every token":  # comes in a flush every 1.5 s
         records = [arriving(r, [_flushed((r.t_send or 0) // 1000, chunk) for chunk in r.chunks]) for r in records]
     assert said(tmp_path / "run", records, levels, sampled=why != "no samples", asleep_until=asleep_until) == []
+
+
+def test_a_pause_while_every_slot_reads_a_prompt_is_told(tmp_path: Path) -> None:
+    """Only `explain` told it: no answer had begun that could stand still."""
+    loads = [Load(users=users, requests=24, prompt=(1000, 1000), output=(10, 10)) for users in (1, 2)]
+    played = play(Timing(step=StepLaw(0.02, 0.004), prefill_s=0.0005), loads, slots=1)
+    at = (played.records[-5].t_first_token or 0) - 50 * MS
+    moved = paused(played.records, at, 10)
+    for number, (before, after) in enumerate(zip(played.records, moved, strict=True)):
+        server = dict(before.server or {})
+        server["prompt_eval_duration"] += 10_000 * MS * (before is played.records[-5])
+        server["total_duration"] += 10_000 * MS * ((before.t_send or 0) <= at < before.t_end)
+        moved[number] = dataclasses.replace(after, server=server)
+    (sentence,) = said(tmp_path / "run", moved, played.levels)
+    assert re.match(r"At 2 streams, no token came for 10\.\d s, while 1 prompt was read, from ", sentence)
+    assert said(tmp_path / "plain", played.records, played.levels) == []
 
 
 def arriving(record: Record, chunks: list[int]) -> Record:

@@ -170,6 +170,16 @@ def test_answers_of_one_token_show_the_slots_by_their_batches(tmp_path: Path) ->
     assert re.search(r"while another one waited, .* batches$", found.method)
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_slot_that_is_given_on_at_once_is_one_slot(tmp_path: Path, number: int) -> None:
+    """Was a limit of 2 on one slot, and of 3 on two: who ended with a batch and who got the slot then were both counted."""
+    timing = Timing(step=StepLaw(base_s=0.007, per_stream_s=0.0), prefill_s=0.003, jitter=0.1, handover_s=0.0)
+    loads = [Load(users=users, requests=72, prompt=(20, 20), output=(2, 2)) for users in (1, 4, 8)]
+    found = slots.estimate_slots(frames.load(play(timing, loads, slots=number).write(tmp_path / "run")))
+    assert (found.estimate, found.limit) == (number, True)
+    assert "100 % of" in found.method
+
+
 # of a real Ollama with 3 slots on a busy processor, answers of one token to 4 users, 0.1 ms: sent, load, prefill, first token
 TENTH = 10**5  # of a ms, in ns
 STEPS_OF_HALF_A_SECOND = (

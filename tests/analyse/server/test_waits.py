@@ -137,6 +137,16 @@ def test_what_passes_on_the_way_is_no_slot_wait(tmp_path: Path, says: str) -> No
     assert float(np.nanmean(there.column("batch_wait_s"))) == pytest.approx(batch, abs=0.02)
 
 
+def test_what_a_silent_gateway_holds_every_request_for_is_no_slot_wait(tmp_path: Path) -> None:
+    """91 % of TTFT was said to be slot wait at 8 users, where a lone request's first token took as long: all of it was held."""
+    held = Timing(step=StepLaw(base_s=0.02, per_stream_s=0.004), prefill_s=0.0005, jitter=0.03, handling_s=2.0)
+    played = play(held, [Load(users=users) for users in (1, 8)], slots=4, says=None)
+    run = frames.load(played.write(tmp_path / "run"))
+    split = waits.split_waits(run, KNOWN)
+    assert float(truth_of(played, run)[run.measured(1)].mean()) < 0.05
+    assert float(split.slot[run.measured(1)].mean()) < 0.15
+
+
 def test_two_slots_freed_before_one_batch_count_each_for_its_own_request() -> None:
     """Slots free at 1.0 and 1.4, both prompts enter the batch at 1.5: the second waited 0.4 s longer for its slot."""
     arrived = np.array([0.0, 0.0, 0.1, 0.2])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from support.made_runs import MS, Made, grid, unanswered, write
-from support.virtual_runs import SessionLoad, play_sessions
+from support.virtual_runs import Load, SessionLoad, play, play_sessions
 
 from loadtest.analyse.findings.binding_facts import cut_short, load_facts
 from loadtest.analyse.findings.run_findings import all_findings
@@ -261,6 +261,18 @@ def test_a_way_to_the_server_is_no_reading_of_prompts(tmp_path: Path) -> None:
     found = what_binds(load_facts(analyse(write(tmp_path / "run", far, levels)), 0, parse_objectives("ttft_p95=0.2")))
     assert found.name == "unknown"
     assert "on the way, or in a gateway 89 %" in found.evidence
+
+
+@pytest.mark.parametrize(
+    ("users", "hold_s", "name"), [((1,), 2.0, "unknown"), ((1, 2, 4), 2.0, "unknown"), ((1, 2, 4), 0.0, "prefill")]
+)
+def test_what_a_silent_gateway_holds_is_no_reading_of_prompts(
+    tmp_path: Path, users: tuple[int, ...], hold_s: float, name: str
+) -> None:
+    """Held for 2 s each, prompts took "64 % of the server's time" to read; of no durations only pauses of streams show reading."""
+    timing = Timing(step=StepLaw(0.02, 0.004), prefill_s=0.0005 if hold_s else 0.02, jitter=0.03, handling_s=hold_s)
+    found = analyse(play(timing, [Load(users=each) for each in users], slots=4, says=None).write(tmp_path / "run"))
+    assert what_binds(load_facts(found, 0, parse_objectives("ttft_p95=1"))).name == name
 
 
 def test_who_hangs_up_where_nobody_else_asked_did_not_wait_behind_the_slots(tmp_path: Path) -> None:

@@ -130,6 +130,20 @@ def test_a_host_cache_too_small_to_show_is_a_case_of_its_own(tmp_path: Path) -> 
     assert score_report._cached_share(load, load.cases[0], level)[0].startswith("6 people (no host cache): cached ")
 
 
+def test_people_no_more_than_the_slots_seen_do_not_rule_out_that_there_are_more(tmp_path: Path) -> None:
+    """No limit was "ruled out by the run": the engine caches prompts in slots alone, so people read all of their history again."""
+    found = talked(tmp_path / "run", 1, 2, 4, slots=4)
+    document = said(found, 8)
+    names = [case.name for case in document.loads[0].cases]
+    assert names[0] == prediction_file.NO_LIMIT
+    assert all(name.startswith(prediction_file.LIMIT_SEEN) for name in names[1:])
+    assert len(names) > 1
+    assert not any("Ruled out" in sentence for sentence in document.said)
+    measured = talked(tmp_path / "held", 8, slots=8, seed=5, host=HostCache(None))
+    [(_, share)] = held_against(document, prediction_file.NO_LIMIT, measured)
+    assert abs(share) < 0.05
+
+
 def test_the_band_of_a_share_is_one_of_shares(two_slots: Analysis) -> None:
     model = ServerModel.of(two_slots.run, two_slots.slots, two_slots.steps)
     for users in (1, 8):

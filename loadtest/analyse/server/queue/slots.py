@@ -316,7 +316,8 @@ def _full_batches(requests: RequestInstants, events: TimedEvents, near: float) -
 
     A batch is seen as a cluster of token arrivals. This needs no gaps between tokens, so it also reads answers of one or
     two tokens, but it needs the server's durations. A slot that is given away during a batch shows as taken only when the
-    batch ends, so streams that begin at that moment count as holding a slot.
+    batch ends, so streams that begin at that moment count as holding a slot. So does who gave it to them at that moment: where
+    answers of several tokens show who is at work, no more than the peak of those are counted.
     """
     instants = np.sort(finite(events.at))
     slack = requests.slack
@@ -327,6 +328,8 @@ def _full_batches(requests: RequestInstants, events: TimedEvents, near: float) -
     known, seen = np.isfinite(requests.started), np.isfinite(requests.first)
     begun, last = requests.begun[seen], requests.last[seen]
     held = np.searchsorted(np.sort(begun), closes + slack) - np.searchsorted(np.sort(last), opens - slack)
+    if np.median(last - requests.first[seen]) > slack:
+        held = np.minimum(held, requests.peak())
     ready = requests.arrived[known] + requests.unnoticed_s
     before = np.append(-np.inf, opens[:-1])
     waited = latest_end(ready, requests.started[known], before) > closes + slack

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from loadtest.analyse.run import BoolArray, FloatArray, RunData
 from loadtest.analyse.run.overlaps import freed_in_order, open_within, peak_at_once
 from loadtest.analyse.server.queue.at_work import arrival, headers_mark_start
+from loadtest.analyse.server.queue.kept_out import FEWEST_LONE
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.metrics import S_PER_US
 from loadtest.records import Outcome
@@ -33,6 +34,7 @@ MOST_BATCHES = 8  # that may pass while a request is taken in
 SLICE = 256  # prompt tokens of a batch at least: prompts that wait together take so many batches more
 MOST_LOOKED_AT = 200  # of a level's waits, the longest
 LEAST_BATCH_WAIT = 0.1  # of the mean TTFT: less is not worth a sentence
+MOSTLY_HELD = 0.5  # of a lone request's TTFT that cannot have passed behind a slot wait: then it passed before
 MOSTLY_PASSED = 0.5  # of a level's batch wait, from which on it is none: many batches passed meanwhile
 NEVER_SERVED = {Outcome.HTTP_ERROR, Outcome.CONNECT_ERROR}
 
@@ -96,7 +98,8 @@ def _told_wait(run: RunData) -> FloatArray:
 def _slot_wait(run: RunData, slots: int, wait: FloatArray, way: float) -> FloatArray:
     """Return slot wait, given so many slots; at most the queue wait, or TTFT where that is unknown.
 
-    What passes on the `way` passes between a slot's end and its next first token as well, with no wait for a slot in it.
+    What passes on the `way` passes between a slot's end and its next first token as well, with no wait for a slot in it. Where
+    waits are unknown, so does what a gateway holds each request for, which the least TTFT of one alone shows.
     """
     send, end, first = run.column("reached"), run.column("end"), run.column("first_token")
     arrived = arrival(run, first)
@@ -108,7 +111,22 @@ def _slot_wait(run: RunData, slots: int, wait: FloatArray, way: float) -> FloatA
     freed[known] = slot_free(arrived[known], order[known], left[known], slots)
     contended = more_in_flight(send, end, admitted, slots)
     most = np.where(np.isfinite(wait), wait, np.maximum(first - arrived, 0.0))
-    return np.where(contended, np.clip(freed - arrived - way, 0.0, most), 0.0)
+    slot = np.where(contended, np.clip(freed - arrived - way, 0.0, most), 0.0)
+    alone = _waited_alone(run, most) & np.isfinite(most)
+    if alone.sum() < FEWEST_LONE:  # one may have waited for the model to be loaded
+        return slot
+    least = _least_alone(run, np.where(alone, most, np.inf))
+    held = ~np.isfinite(wait) & (slot + least - most > MOSTLY_HELD * least)
+    return np.where(held, np.maximum(most - least, 0.0), slot)
+
+
+def _least_alone(run: RunData, ttft: FloatArray) -> FloatArray:
+    """Return for each request the least of these TTFT of prompts no longer than its own; 0 where there is none."""
+    tokens = run.uncached_tokens
+    order = np.argsort(tokens, kind="stable")
+    least = np.minimum.accumulate(ttft[order])
+    found = least[np.searchsorted(tokens[order], tokens, side="right") - 1]
+    return np.where(np.isfinite(found), found, 0.0)
 
 
 def _admitted(run: RunData, arrived: FloatArray, wait: FloatArray) -> FloatArray:

@@ -1,4 +1,4 @@
-"""Pauses: times in which no token came to any of the answers that had begun, and which no prompt of the run explains.
+"""Pauses: times without a token, though answers had begun or prompts were read, which no prompt of the run explains.
 
 A prompt that is read before the next step keeps all streams waiting, too. So a pause is told only where the prompts that
 may have been read in it take far less time than it lasts.
@@ -31,6 +31,7 @@ class Pause:
     begin: float  # seconds since the run's first t_sched
     seconds: float
     answers: int  # that had begun before it, and went on after it
+    prompts: int  # that were read in it, by the server's durations, where there were no such answers
 
 
 def find_pauses(run: RunData, prefill: Prefill | None) -> Iterator[Pause]:
@@ -38,7 +39,7 @@ def find_pauses(run: RunData, prefill: Prefill | None) -> Iterator[Pause]:
     for level in run.levels:
         rows = run.of_level(level["index"])
         longest = max((int(gaps.max(initial=0)) for gaps in run.itl.ticks(rows)), default=0) * S_PER_US
-        if longest >= LEAST_S:
+        if longest >= LEAST_S or (run.column("prefill_s")[rows] >= LEAST_S).any():
             yield from _of_level(run.only(rows), level["index"], prefill)
 
 
@@ -53,8 +54,18 @@ def _of_level(run: RunData, level: int, prefill: Prefill | None) -> Iterator[Pau
     for place in np.flatnonzero(gaps >= max(LEAST_S, UNUSUAL * usual)):
         begin, end = float(every[place]), float(every[place + 1])
         answers = int(((begun <= begin) & (went_on >= end)).sum())
-        if answers and _unexplained(run, begin, end, usual, prefill) and _client_was_awake(run, begin, end):
-            yield Pause(level, begin, end - begin, answers)
+        begin, prompts = (begin, 0) if answers else _reading(run, begin, end)
+        told = (answers or prompts) and end - begin >= LEAST_S
+        if told and _unexplained(run, begin, end, usual, prefill) and _client_was_awake(run, begin, end):
+            yield Pause(level, begin, end - begin, answers, prompts)
+
+
+def _reading(run: RunData, begin: float, end: float) -> tuple[float, int]:
+    """Return from when on prompts were read in a time, and how many."""
+    first = run.column("first_token")
+    began = first - run.column("prefill_s")
+    inside = (began < end) & (first > begin)
+    return max(begin, float(np.min(began[inside], initial=end))), int(inside.sum())
 
 
 def _usual(gaps: FloatArray) -> float:

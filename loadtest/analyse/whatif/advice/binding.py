@@ -79,6 +79,9 @@ def what_binds(facts: LoadFacts) -> Binding:
             return Binding("memory", "requests wait for the model to be loaded", evidence)
         case "way":
             return Binding("unknown", "", evidence)
+        case "before":
+            late = "the first token takes too long, be it for reading prompts or for something in front of the server"
+            return Binding("unknown", late, evidence)
         case "unsplit" if facts.prefill_share is None or facts.prefill_share < BUSY:
             return Binding("unknown", "", evidence)
         case "batch" | "prefill" if _only_steps(facts, known):
@@ -133,6 +136,7 @@ SPENT_ON = {
     "batch": "waiting for the batch in flight",
     "unsplit": "waiting, for what is not known",
     "way": "on the way, or in a gateway",
+    "before": "before the first token, for what is not known",
     "load": "loading the model",
     "prefill": "reading the prompt",
     "stall": "standing still for others' prompts",

@@ -347,7 +347,8 @@ class ServerModel:
         draw = random.Random(seed)
         timing = self.drawn(draw) if pace == 1 else self.drawn(draw).scaled(pace)
         host = load.sessions.engine_cache(seed) if load.sessions is not None else None
-        engine = Engine(timing, slots=load.slots, seed=seed, loaded=CONTEXT, scatter=timing.neighbours, host=host)
+        slots = load.slots or (load.concurrency if host else None)  # the engine caches prompts in slots alone
+        engine = Engine(timing, slots=slots, seed=seed, loaded=CONTEXT, scatter=timing.neighbours, host=host)
         one = self._play(load, engine, requests, draw)
         figures, depth = figures_of_play(one, load.concurrency, sessions=load.sessions is not None)
         return figures, depth, load.rate is not None and queue_grows(one.streams)

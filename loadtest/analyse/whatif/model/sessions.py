@@ -14,6 +14,7 @@ from loadtest.analyse.run import FloatArray, RunData
 from loadtest.analyse.server.prompt_cache import cache_replay
 from loadtest.analyse.server.prompt_cache.cache import CacheUse, of_turn_before, session_keys
 from loadtest.analyse.server.queue.slots import Slots
+from loadtest.analyse.server.queue.waits import UNKNOWN
 from loadtest.analyse.whatif.model.play import CONTEXT
 from loadtest.metrics import Interval
 from loadtest.simulate.model.engine import Engine
@@ -36,7 +37,7 @@ class Sessions:
     warm: bool  # whether each person's first conversation was warm-up
     shared: int = 0  # tokens that all conversations begin with
     answers_kept: bool = True  # whether an answer in the history is the tokens that it was made of
-    # between which sizes the host cache lies; both infinite: never full; None: there is none
+    # between which sizes the host cache lies; both infinite: never full, and every conversation is kept; None: there is none
     host_tokens: Interval | None = None
 
     def scaled(self, *, said: float = 1.0, answers: float = 1.0) -> Self:
@@ -158,11 +159,13 @@ def likeliest(run: RunData, slots: Slots, use: CacheUse | None) -> Sessions | No
 def cache_cases(sessions: Sessions, run: RunData, slots: int | None, use: CacheUse | None) -> dict[str, Sessions]:
     """Return what the server's host cache may be, by name: one case where the run shows it, else both.
 
-    A run that shows none still has two where a small one need not have shown.
+    A run that shows none still has two where a small one need not have shown. A server without a limit of slots keeps every
+    conversation, unless the run shows that it keeps none.
     """
-    if slots is None or cache_replay.is_paged(run):
-        return {"": sessions}
     full = replace(sessions, host_tokens=(math.inf, math.inf))
+    if slots is None or cache_replay.is_paged(run):
+        kept = use is not None and (use.source == UNKNOWN or np.nansum(use.kept) > 0)
+        return {"": full if kept and not cache_replay.is_paged(run) else sessions}
     replayed = None if use is None else cache_replay.replay_on(run, slots, use)
     if use is None or replayed is None or replayed.host_cache is None:
         return {NO_HOST_CACHE: sessions, HOST_CACHE: full}

@@ -29,6 +29,7 @@ from loadtest.analyse.whatif.model.sessions import NO_HOST_CACHE, SIZED_HOST_CAC
 from loadtest.analyse.whatif.predictions.prediction_file import (
     AS_ASKED,
     AS_KNOWN,
+    NO_LIMIT,
     Case,
     Document,
     PredictedLoad,
@@ -45,15 +46,15 @@ SAID_PACE = 0.02  # by which paces differ: less is not worth a sentence
 ASKED = {"prompt_tokens": "asked_input", "output_tokens": "asked"}  # by a length: the one asked for
 WHY_CACHES = {  # by a case of the host cache that the run leaves open beside another
     SIZED_HOST_CACHE: (
-        "The server's host cache lost nothing that was asked for again, so its size is not known: every load has two cases, one "
-        "that never fills and one as large as seen."
+        "The server's host cache lost nothing that was asked for again, so its size is not known: a load has a case for one "
+        "that never fills and for one as large as seen."
     ),
     UNSEEN_HOST_CACHE: (
-        "The run shows no host cache, but a small one need not have shown: every load has two cases. Measure more people than "
+        "The run shows no host cache, but a small one need not have shown: a load has a case for each where they differ. Measure more people than "
         "slots, or for longer, for one figure."
     ),
     NO_HOST_CACHE: (
-        "Whether the server keeps conversations outside its slots is not known: every load has two cases. Measure more people "
+        "Whether the server keeps conversations outside its slots is not known: a load has a case for each where they differ. Measure more people "
         "than slots for one figure."
     ),
 }
@@ -204,10 +205,11 @@ def _document_of(
 
 def _unknown_cache(models: dict[str, ServerModel], *, both: bool) -> list[str]:
     """Say why conversations are predicted with and without a host cache, where they are; else with which."""
-    if len({model.sessions for model in models.values()}) < 2:
+    limited = {name: model for name, model in models.items() if name != NO_LIMIT}  # without a limit nothing is lost
+    if len({model.sessions for model in limited.values()}) < 2:
         return []
-    why = next(said for name, said in WHY_CACHES.items() if any(case.endswith(name) for case in models))
-    return [why if both else f"{why.partition(':')[0]}: predicted with {next(iter(models))}."]
+    why = next(said for name, said in WHY_CACHES.items() if any(case.endswith(name) for case in limited))
+    return [why if both else f"{why.partition(':')[0]}: predicted with {next(iter(limited))}."]
 
 
 def _unknown_limit(seen: int, run: RunData, void: Sequence[str], *, both: bool) -> str:
@@ -256,7 +258,7 @@ def _predicted_load(
         cases.append(Case.of(name, allowing_for_growth(model, said)))
     alike = len({model.sessions for model in models.values()}) == 1
     nobody_waits = load.users is not None and load.users <= servers
-    if len(cases) > 1 and nobody_waits and alike:
+    if len(cases) > 1 and ((nobody_waits and alike) or all(case.figures == cases[0].figures for case in cases)):
         cases = [dataclasses.replace(cases[0], name=AS_KNOWN)]
     people = any(model.sessions is not None for model in models.values()) or any(level.get("thinks") for level in used)
     beside = _textbook_beside(used, servers, load.users, load.rate, load.slots)
