@@ -234,6 +234,7 @@ def draw_slots(path: Path, analysis: Analysis, advice: Advice, title: str) -> Pa
             "outlined: slots as they are",
             f"grey: misses {asked}" if asked else "",
             "–: measured on too few requests" if any(advice.untold(*pair) for pair in advice.cells) else "",
+            "answers vary by 10 % in length, but not in the title" if advice.equal_answers else "",
             "*: more streams at once than measured" if any(advice.extrapolated(*pair) for pair in advice.cells) else "",
         ]
         return sheet.save(figure, path, analysis, title.rstrip("."), " · ".join(part for part in parts if part))

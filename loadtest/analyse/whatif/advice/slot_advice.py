@@ -65,6 +65,7 @@ class Advice:
     capacities: tuple[SustainableLoad, ...] = ()  # as measured, then with the best slots; empty without objectives
     predicted_now: Prediction  # at `load`: changes are compared with it, so that the model's error cancels
     promised: dict[int, Prediction] = dataclasses.field(default_factory=dict)  # by measured load, with `trial` slots
+    equal_answers: bool = False  # whether all answers of the run had one length; cells then rest on varied ones
     void: tuple[str, ...] = ()  # labels of levels that the run has and that are left out here
     at_once: int | None = None  # the most streams that decoded at once; None: unknown
 
@@ -189,6 +190,7 @@ def advise_slots(
         memory=memory,
         gpu_bytes=gpu_bytes,
         predicted_now=model.closed(series.concurrencies[-1]),
+        equal_answers=model.sessions is None and len(set(as_run.outputs)) == 1 < len(set(model.outputs)),
         at_once=max((int(level["peak_decoding"]) for level in known if level.get("peak_decoding")), default=None),
     )
     advice = dataclasses.replace(advice, best=_best(advice), ranked_by=_pressing(advice))
