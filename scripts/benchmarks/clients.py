@@ -17,6 +17,8 @@ import numpy as np
 import orjson
 from rig import HERE, MODEL, PYTHON, ROOT, WORDS, Array, Meter, Truth, Work, last_json
 
+from loadtest.analyse.summary import analyse
+from loadtest.doubts import VOID
 from loadtest.run_folder import RunFolder
 
 VENVS = Path.home() / ".cache/loadtest-peers"
@@ -40,6 +42,7 @@ class Seen:
     gaps: Array
     done_ns: float | None = None  # None: when the server had written its last
     cpu_s: float | None = None  # where the client measures its own streaming part
+    void: float = float("nan")  # 1 where the client says that it could not measure this, 0 where it says that it could
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +139,8 @@ def _read_loadtest(run: Run, _meter: Meter, truth: Truth) -> Seen:
     offset = time.time_ns() - time.perf_counter_ns()
     written = max(path.stat().st_mtime_ns for path in run.out.glob("requests-*.jsonl")) - offset
     done = max(float(written), truth.ended_ns)  # its last record on disk: decoding and writing are in
-    return Seen(ok, lost, np.array(ttft), np.concatenate(gaps), done)
+    void = float(analyse(run.out).summary["verdict"] == VOID)
+    return Seen(ok, lost, np.array(ttft), np.concatenate(gaps), done, void=void)
 
 
 # -- loops as people write them -------------------------------------------------------------------------------------

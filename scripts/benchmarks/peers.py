@@ -72,6 +72,7 @@ def row_of(label: str, work: Work, seen: Seen, truth: Truth, meter: Meter, floor
         wall_s=(done - truth.started_ns) / 1e9,
         burst_ms=truth.burst(work.streams),
         late_ms=truth.late_p99,
+        void=seen.void,
     )
 
 

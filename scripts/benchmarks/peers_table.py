@@ -21,7 +21,9 @@ HEADS = {
     "wall_s": "wall s",
     "burst_ms": "burst on the wire within, ms",
     "late_ms": "server late p99, ms",
+    "void": "runs void by its own verdict",
 }
+WHOLE = ("ok", "lost", "rss_mb", "void")
 SIGNED = ("ttft_p50", "ttft_p99", "itl_p50", "itl_p99")
 
 
@@ -43,13 +45,14 @@ class Row:
     wall_s: float
     burst_ms: float
     late_ms: float
+    void: float = float("nan")  # of a client that judges its own runs
 
 
 def middle(rows: list[Row]) -> Row:
-    """Return the median of each column over the repeats."""
+    """Return the median of each column over the repeats, and how many of them were void."""
     columns = {field.name: [getattr(row, field.name) for row in rows] for field in fields(Row)}
-    name = columns.pop("client")[0]
-    return Row(client=name, **{key: statistics.median(values) for key, values in columns.items()})
+    name, void = columns.pop("client")[0], sum(columns.pop("void"))
+    return Row(client=name, void=void, **{key: statistics.median(values) for key, values in columns.items()})
 
 
 def table(rows: list[Row]) -> str:
@@ -86,4 +89,4 @@ def _cell(key: str, value: float) -> str:
         return "–"
     if key in SIGNED:
         return f"{value:+.2f}"
-    return f"{value:.0f}" if key in ("ok", "lost", "rss_mb") else f"{value:.2f}" if key == "ratio" else f"{value:.1f}"
+    return f"{value:.0f}" if key in WHOLE else f"{value:.2f}" if key == "ratio" else f"{value:.1f}"
