@@ -140,6 +140,7 @@ class Loads:
 
 
 STREAMS = Loads()
+NOT_SURELY = "by its figures, though not surely"
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,9 +201,8 @@ class SearchResult:
             return f"Not even {loads.least} {loads.meets(1)} {asked}{sure}{why}."
         verb = "carries" if loads.kind == "people" else "takes"
         if self.beyond is None:
-            sure = (
-                "" if self.met == self.answer else f" (surely {loads.name(self.met)})" if self.met else " (none surely)"
-            )
+            surely = f"surely {loads.name(self.met)}" if self.met else NOT_SURELY
+            sure = "" if self.met == self.answer else f" ({surely})"
             carried = f"{server} {verb} at least {loads.of_this_kind(self.answer)} within {asked}{sure}"
             return f"{carried}; {'--find-max was to go no further' if self.answer == most else 'no higher load was measured to its end'}."
         past = f"past that {binds}" if binds else f"{loads.name(self.beyond)} {loads.misses(self.beyond)} it"
@@ -211,7 +211,7 @@ class SearchResult:
     def _between(self, loads: Loads) -> str:
         low, high = self.interval
         if high is None:
-            sure = f"surely {loads.name(low, kind=False)}" if low else "none surely"
+            sure = f"surely {loads.name(low, kind=False)}" if low else NOT_SURELY
             return f" ({sure})" if low != self.answer else ""
         if loads.is_rate:
             high += 1  # no rate between two steps was tried

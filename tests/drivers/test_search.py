@@ -66,9 +66,9 @@ def test_the_bound_is_kept_and_reached() -> None:
     [
         (
             False,
-            "The server takes at least 2 streams within x (none surely); no higher load was measured to its end.",
+            "The server takes at least 2 streams within x (by its figures, though not surely); no higher load was measured to its end.",
         ),  # was "surely 0 streams"
-        (True, "The server takes 2 streams (none surely) within x; 4 streams miss it."),
+        (True, "The server takes 2 streams (by its figures, though not surely) within x; 4 streams miss it."),
     ],
 )
 def test_where_no_load_surely_meets_that_is_said(*, missed: bool, said: str) -> None:
