@@ -187,7 +187,7 @@ def _explained(found: MemoryComparison, reading: MemoryReading) -> str:
     drivers = reading.estimate - found.plan.loaded
     known = found.slots_from != "assumed"
     if others := report.other_plans(found.plan, reading.size, slots_known=known, besides=drivers):
-        return f"{others} would explain it"
+        return f"{others} would explain it{', as would parts of the model that it does not count' if reading.share < 0 else ''}"
     if not known and reading.share > 0:  # more slots take more
         return f"the run saw no limit to the slots, and {found.plan.slots} {'is' if found.plan.slots == 1 else 'are'} assumed"
     return ""
