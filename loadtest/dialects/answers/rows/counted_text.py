@@ -14,6 +14,7 @@ SILENT_TOKENS, FRAME_TOKENS = 16, 64
 LONGEST_TOKEN, FEWEST_THOUGHTS = 16, 4
 COALESCED = 1.5  # tokens a piece; below it each piece may be a token of any text
 LETTERS_OF_TOKEN = 3  # no vocabulary makes tokens of fewer letters of words, on average
+FEWEST_BYTES = LETTERS_OF_TOKEN + 1  # of a token that is a word and the blank before it
 # share of an answer's tokens in its first piece: from here on it is left out; from here on what is left says little
 FIRST_SHARE, MOST_FIRST_SHARE = 0.05, 0.5
 TOO_FEW_TOKENS = "the server counts fewer tokens than the answer's text can have: their number is unknown"
@@ -62,7 +63,9 @@ def unsent(events: ContentEvents, output: int, reasoning: int, early: int, note:
         note(BEFORE_TEXT)
         return early - 1
     with_text = output - (FRAME_TOKENS if events.hidden else SILENT_TOKENS)
-    if with_text > max(pieces, _most_tokens(events) if with_text > COALESCED * pieces else _size(events)):
+    if with_text > pieces and with_text > _most_tokens(
+        events, with_text, each_may_be_one=with_text <= COALESCED * pieces
+    ):
         doubt(UNSENT_TOKENS)
         return output
     share = _share_of_first(events) if not early and output > COALESCED * pieces > COALESCED else 0.0
@@ -76,19 +79,27 @@ def unsent(events: ContentEvents, output: int, reasoning: int, early: int, note:
 
 
 def _share_of_first(events: ContentEvents) -> float:
-    """Return about which share of the answer's tokens its first piece holds."""
-    if len(events.texts[0]) <= MOST_LATER:
+    """Return about which share of the answer's tokens its first piece holds; 0 where its letters are far fewer."""
+    first, said = events.texts[0], events.said
+    if len(first) <= MOST_LATER or 2 * len(first) <= FIRST_SHARE * len(said):
         return 0.0
-    return estimate_tokens(events.texts[0]) / max(estimate_tokens(events.said), 1)
+    return estimate_tokens(first) / max(estimate_tokens(said), 1)
 
 
-def _most_tokens(events: ContentEvents) -> int:
-    """Return the most tokens that any vocabulary makes of the answer's text: of what is no word each byte may be one."""
-    words = _WORD.findall(events.said)
-    of_words = sum(1 + (len(word) - 1) // LETTERS_OF_TOKEN for word in words)
-    return of_words + _size(events) - sum(map(len, words)) - len(words)  # the blank before a word belongs to it
+def _most_tokens(events: ContentEvents, counted: int, *, each_may_be_one: bool) -> int:
+    """Return the most tokens that any vocabulary makes of the answer's text, or as many bytes as it has where those are enough.
+
+    Of what is no word each byte may be a token, and where each piece may be one, of words as well.
+    """
+    said = events.said
+    size = len(said.encode(errors="replace"))
+    if each_may_be_one or FEWEST_BYTES * counted <= size:
+        return size
+    lengths = list(map(len, _WORD.findall(said)))
+    of_words = sum(1 + (letters - 1) // LETTERS_OF_TOKEN for letters in lengths)
+    return of_words + size - sum(lengths) - len(lengths)  # the blank before a word belongs to it
 
 
 def _size(events: ContentEvents) -> int:
     """Return how many bytes the answer's text has."""
-    return sum(len(text.encode(errors="replace")) for text in events.texts)
+    return len(events.said.encode(errors="replace"))
