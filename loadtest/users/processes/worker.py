@@ -28,6 +28,7 @@ from loadtest.workloads.schedule import PlanShare
 
 ORPHAN_S = 10  # within it the master may come back; later its users would load the server for nobody
 POLL_S = 0.5  # between two looks at the connection to the master
+ENDING_POLL_S = 0.02
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ class LocustWorker:
         self._files = hashes_of_files(environment.user_classes)  # now: they may be edited while this process runs
         self._told: dict[str, Any] | None = None
         self._over: int | None = None  # id of the test that ended last
+        self._ending = False  # records are being completed
         self._level = 0, CurrentLevel(0, steady=False)  # run and level in the master's last message
         self._spawned: float = 0.0  # timestamp of the latest spawn message when that message came
 
@@ -86,6 +88,8 @@ class LocustWorker:
     def _quitting(self, **_: Any) -> None:
         """End the test before Locust tells the master that this worker is gone, because it would count as lost."""
         self._runner.stop()
+        while self._ending:  # by the master's word, a moment ago
+            gevent.sleep(ENDING_POLL_S)
         self._runner._send_stats()  # noqa: SLF001 - Locust drops what comes after "quit"
 
     def _broken_off(self) -> None:
@@ -151,6 +155,15 @@ class LocustWorker:
         self._end(msg.data["id"])
 
     def _stop(self, **_: Any) -> None:
+        if self._ending:
+            return
+        self._ending = True
+        try:
+            self._complete()
+        finally:
+            self._ending = False
+
+    def _complete(self) -> None:
         if (closed := recording.close_recorder()) is None:
             return
         assert self._told is not None
