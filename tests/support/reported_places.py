@@ -288,7 +288,7 @@ COUNTED = {
         sse(*TALKED, *TALKED, finish(usage=usage(105))) + DONE,
         FULL + FULL,
         output=105,
-        doubts=("more tokens than the answer's text can have",),
+        doubts=("more tokens than a text like the answer's",),
     ),
     **{
         f"under a name that is not known, as {name}": Stream(V1, sse(A, B, C, finish(**{name: said})) + DONE)

@@ -13,7 +13,7 @@ SILENT_TOKENS, FRAME_TOKENS = 16, 64
 # bytes of a token, in answers of smaller pieces no more on average; pieces of reasoning that a count may leave out
 LONGEST_TOKEN, FEWEST_THOUGHTS = 16, 4
 COALESCED = 1.5  # tokens a piece; below it each piece may be a token of any text
-LETTERS_OF_TOKEN = 3  # no vocabulary makes tokens of fewer letters of words, on average
+LETTERS_OF_TOKEN = 3  # of words, on average: hardly any vocabulary makes shorter ones
 FEWEST_BYTES = LETTERS_OF_TOKEN + 1  # of a token that is a word and the blank before it
 # share of an answer's tokens in its first piece: from here on it is left out; from here on what is left says little
 FIRST_SHARE, MOST_FIRST_SHARE = 0.05, 0.5
@@ -21,7 +21,7 @@ TOO_FEW_TOKENS = "the server counts fewer tokens than the answer's text can have
 TEXT_ALONE = "the server counts the tokens of the text without those of its reasoning: their number is unknown"
 COUNTS_LETTERS = "the server counts the letters of the answer, not its tokens: their number is unknown"
 UNSENT_REASONING = "the server counts reasoning tokens and sent no text of them: TTFT holds their time, the decode speed leaves them out"
-UNSENT_TOKENS = "the server counts more tokens than the answer's text can have: the decode speed is unknown"
+UNSENT_TOKENS = "the server counts more tokens than a text like the answer's usually has: the decode speed is unknown"
 BEFORE_TEXT = (
     "the server had counted tokens before it sent text: TTFT holds their time, the decode speed leaves them out"
 )
@@ -87,7 +87,7 @@ def _share_of_first(events: ContentEvents) -> float:
 
 
 def _most_tokens(events: ContentEvents, counted: int, *, each_may_be_one: bool) -> int:
-    """Return the most tokens that any vocabulary makes of the answer's text, or as many bytes as it has where those are enough.
+    """Return the most tokens that usual vocabularies make of the answer's text, or as many bytes as it has where those are enough.
 
     Of what is no word each byte may be a token, and where each piece may be one, of words as well.
     """
