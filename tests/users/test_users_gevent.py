@@ -6,8 +6,11 @@ import sys
 import time
 from collections.abc import Iterator
 from functools import partial
+from types import SimpleNamespace
+from typing import Any
 
 import gevent
+import gevent.event
 import httpx
 import pytest
 from support.wire_client import PATIENT, Echo, ask
@@ -20,7 +23,7 @@ from loadtest.wire.poller import Poller
 with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and threads under the other tests
     patch.setenv("LOCUST_SKIP_MONKEY_PATCH", "1")
 
-    from loadtest.users.processes import gevent_hub
+    from loadtest.users.processes import gevent_hub, worker
 
 
 @pytest.fixture
@@ -233,3 +236,19 @@ def test_greenlets_send_a_burst_when_all_of_it_is_made(
         gevent.joinall(greenlets, timeout=10)
     assert all(order.received.complete for order in orders)
     assert seen == (["made"] * 5 + ["sent"] * 5 if in_burst else ["made", "sent"] * 5)
+
+
+def test_a_worker_quits_only_once_its_records_are_complete(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told to end by its master, then interrupted: it quit meanwhile, and its master took it for lost."""
+    done = gevent.event.Event()
+    runner: Any = SimpleNamespace(stop=lambda: None, _send_stats=lambda: None)
+    one = worker.LocustWorker(SimpleNamespace(user_classes=[]), runner)  # type: ignore[arg-type]
+    monkeypatch.setattr(one, "_complete", done.wait)
+    ending = gevent.spawn(one._stop)
+    gevent.sleep(0)
+    quitting = gevent.spawn(one._quitting)
+    gevent.sleep(0)
+    assert not quitting.ready()
+    done.set()
+    gevent.joinall([ending, quitting], timeout=20)
+    assert quitting.successful()
