@@ -15,6 +15,7 @@ NOTABLE_DIFFERENCE = 0.1  # of the estimate: what buffers take may differ by as 
 NEAR_PLAN = 0.02  # of what is reported; another plan that comes so near may be the one that is served
 NEAR_SLOT = 0.1  # of a slot: where no buffers are counted, such a plan comes as near as that
 MOST_EXPLAINED_SLOTS = 64  # more slots are no explanation
+WITHOUT = " without the input embedding"
 NOT_COUNTED = "Activations are not counted: they grow with batch and sequence length, and may be the larger part."
 
 
@@ -107,18 +108,22 @@ def _most_that_fits(plan: MemoryPlan, gpu: float) -> list[str]:
 
 def _beside_measured(plan: MemoryPlan, measured: LoadedMemory, *, simulated: bool) -> list[str]:
     plan = replace(plan, gpu=measured.size_vram != 0)
-    difference = measured.size - plan.loaded
+    left_out = plan.left_out(measured.size)
+    estimated = plan.loaded - left_out
+    difference = measured.size - estimated
     more = "more" if difference >= 0 else "less"
     who = "The simulated server" if simulated else "The server"
-    what = "all but the driver" if plan.gpu else "weights and KV cache"
     sentences = [
-        f"{who} reports {binary_size(measured.size)} for the loaded model; the estimate of {what} is {binary_size(plan.loaded)}."
+        f"{who} reports {binary_size(measured.size)} for the loaded model; the estimate of {reported_parts(plan, left_out)} is "
+        f"{binary_size(estimated)}."
     ]
-    if abs(difference) >= NOTICED * plan.loaded:
+    if left_out:
+        sentences.append(f"Ollama does not always count the input embedding ({binary_size(left_out)}).")
+    if abs(difference) >= NOTICED * estimated:
         sentences.append(
-            f"That is {binary_size(abs(difference))} ({percent(abs(difference) / plan.loaded)}) {more} than estimated."
+            f"That is {binary_size(abs(difference))} ({percent(abs(difference) / estimated)}) {more} than estimated."
         )
-    plain = measured.size - plan.facts.weights - (plan.kv or 0)
+    plain = measured.size - plan.facts.weights - (plan.kv or 0) + left_out
     if plan.kv is not None and plain < 0 and plan.gpu:
         sentences.append(f"Weights and KV cache alone are {binary_size(-plain)} more than the server reports.")
     elif plan.kv is not None and plan.gpu and (plain or plan.compute):
@@ -126,7 +131,7 @@ def _beside_measured(plan: MemoryPlan, measured: LoadedMemory, *, simulated: boo
             f"Besides weights and the KV cache of {counted(plan.slots, 'slot')}, the server counts {binary_size(plain)}; the "
             f"allowance for buffers is {binary_size(plan.compute)}."
         )
-    notable = (NOTABLE_DIFFERENCE if plan.gpu else NEAR_PLAN) * plan.loaded
+    notable = (NOTABLE_DIFFERENCE if plan.gpu else NEAR_PLAN) * estimated
     if abs(difference) > notable and (others := other_plans(plan, measured.size, slots_known=False)):
         sentences.append(f"{capitalised(others)} would explain what the server reports.")
     if measured.size_vram == 0:
@@ -136,26 +141,41 @@ def _beside_measured(plan: MemoryPlan, measured: LoadedMemory, *, simulated: boo
     return sentences
 
 
+def reported_parts(plan: MemoryPlan, left_out: int) -> str:
+    """Name what the estimate holds that a server's report is compared with."""
+    if plan.gpu:
+        return f"all but the driver{' and the input embedding' if left_out else ''}"
+    return f"weights and KV cache{WITHOUT if left_out else ''}"
+
+
 def other_plans(plan: MemoryPlan, reported: int, *, slots_known: bool, besides: int = 0) -> str:
     """Name plans that would be reported as about so many bytes, each with its own: "4 slots (6.58 GiB)"; empty without any.
 
     `besides` is what the report counts that no plan does.
     """
-    slot = (plan.kv or 0) / plan.slots
+    slot, embedding = (plan.kv or 0) / plan.slots, plan.facts.embedding or 0
     near = NEAR_PLAN * reported if plan.gpu else min(NEAR_PLAN * reported, NEAR_SLOT * slot)
     found: list[tuple[str, float]] = []
     if not slots_known and slot > 2 * NEAR_PLAN * reported:  # of smaller slots some number always comes near
-        count = round((reported - besides - plan.loaded) / slot) + plan.slots
-        if count != plan.slots and 1 <= count <= MOST_EXPLAINED_SLOTS:
-            found.append((counted(count, "slot"), replace(plan, slots=count).loaded))
+        for left_out in (0, embedding):
+            count = round((reported - besides - plan.loaded + left_out) / slot) + plan.slots
+            if count != plan.slots and 1 <= count <= MOST_EXPLAINED_SLOTS:
+                found.append((counted(count, "slot"), replace(plan, slots=count).loaded))
     for dtype in (name for name in OLLAMA_CACHES if name != plan.cache_dtype):
         without_gpu = plan.facts.weights + (plan.kv or 0) * OLLAMA_CACHES[dtype] / CACHE_DTYPES[plan.cache_dtype]
         taken = replace(plan, cache_dtype=dtype).loaded if plan.gpu else without_gpu
         found.append((f"a KV cache of {dtype}", taken))
     if plan.gpu:
         found.append(("no flash attention", replace(plan, flash=False).loaded))
-    sizes = ((name, size + besides) for name, size in found)
-    return " or ".join(f"{name} ({binary_size(size)})" for name, size in sizes if abs(size - reported) <= near)
+    else:
+        found.append(("buffers, which Ollama counts from 0.30 on,", plan.loaded + plan.compute))
+    named = []
+    for name, size in dict(found).items():
+        over = size + besides - reported
+        left_out = embedding if abs(over - embedding) < abs(over) else 0
+        if abs(over - left_out) <= near:
+            named.append(f"{name} ({binary_size(reported + over - left_out)}{WITHOUT if left_out else ''})")
+    return " or ".join(named)
 
 
 def estimate_dict(

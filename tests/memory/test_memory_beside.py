@@ -99,6 +99,16 @@ def test_without_a_gpu_the_server_counts_weights_and_kv_cache_alone() -> None:
         "No part of the model is on a GPU.",
     ]
     assert "would explain" not in " ".join(report.estimate_sentences(plan, LoadedMemory(17 * GIB, 0), None))
+    # A real Ollama 0.24 leaves the input embedding out, here as large as a slot: 4 slots were "3 slots would explain".
+    embedded = replace(plan, facts=replace(facts, embedding=2 * GIB))
+    either = "3 slots (16.00 GiB) or 4 slots (16.00 GiB without the input embedding) would explain"
+    assert either in " ".join(report.estimate_sentences(embedded, LoadedMemory(16 * GIB, 0), None))
+    assert report.estimate_sentences(embedded, LoadedMemory(10 * GIB, 0), None)[2:] == [
+        "The server reports 10.00 GiB for the loaded model; the estimate of weights and KV cache without the input embedding "
+        "is 10.00 GiB.",
+        "Ollama does not always count the input embedding (2.00 GiB).",
+        "No part of the model is on a GPU.",
+    ]
     # A real Ollama with 8 slots of q8_0: "4 slots would explain", and nothing else; it counts a byte a value of such a cache.
     eight = replace(plan, slots=8)
     both = report.estimate_sentences(eight, LoadedMemory(18 * GIB, 0), None)

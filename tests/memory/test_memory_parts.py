@@ -161,8 +161,20 @@ def test_without_a_gpu_weights_and_kv_cache_are_all_that_is_counted(
     assert one.summary["memory"]["driver_bytes"] == 0
     rows = {row[0]: row for row in tables.memory_table(one.memory).rows} if one.memory else {}
     assert "driver" not in rows
-    assert "not counted by /api/ps without a GPU" in rows["compute buffers"][4]
+    assert "not counted by /api/ps without a GPU before Ollama 0.30" in rows["compute buffers"][4]
     assert "all but the driver" not in rows
+
+
+def test_the_input_embedding_may_not_be_counted(tmp_path: Path) -> None:
+    """Was "a KV cache of q8_0 would explain it" of small models: Ollama's llama engine leaves it out up to 0.24."""
+    details = {**SERVER["facts"]["details"], "input_embedding": ["F16", 128_256 * 4096]}
+    server = {**SERVER, "facts": {"details": details}}
+    one = analyse(seen(tmp_path / "run", FILE + CACHE - 2 * 128_256 * 4096, vram=0, server=server))
+    assert sentence(one) == ""
+    (reading,) = one.summary["memory"]["measured"]
+    assert reading["difference_bytes"] == 0
+    assert one.memory is not None
+    assert "weights and KV cache without the input embedding" in {row[0] for row in tables.memory_table(one.memory).rows}
 
 
 def test_of_a_model_partly_on_the_gpu_the_gpus_part_is_not_guessed(tmp_path: Path) -> None:

@@ -300,9 +300,12 @@ def test_what_reads_images_for_a_model_is_not_the_model() -> None:
         "llama.context_length": 8192,
         "vision.block_count": 24,
     }
-    routes = {"/api/version": {"version": "0.24.0"}, "/api/tags": TAGS, "/api/show": {"model_info": info}}
+    tensors = [{"name": name, "type": "Q4_K", "shape": [4096, 32]} for name in ("token_embd.weight", "output.weight")]
+    shown = {"model_info": info, "tensors": tensors}
+    routes = {"/api/version": {"version": "0.24.0"}, "/api/tags": TAGS, "/api/show": shown}
     with made(routes) as server, httpx.Client(trust_env=False) as client:
         found = probe(client, server.url)
         model = with_details(client, found, found.models[0])
     assert model.trained_context == 8192
     assert model.details["architecture"] == {"block_count": 32, "parameter_count": 8_000_000_000}
+    assert model.details["input_embedding"] == ["Q4_K", 131_072]

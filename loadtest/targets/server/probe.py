@@ -346,7 +346,20 @@ def with_details(client: httpx.Client, server: Server, model: ServedModel) -> Se
         info = own if any(key.startswith(f"{family}.") for key in own) else info
     trained = next((as_positive(value) for key, value in info.items() if key.endswith(".context_length")), None)
     details = {**model.details, **_model_details(facts.get("details")), "architecture": _architecture(info)}
+    if (embedding := _input_embedding(facts.get("tensors"))) is not None:
+        details["input_embedding"] = embedding
     return replace(model, trained_context=trained, details=details)
+
+
+def _input_embedding(tensors: Any) -> list[Any] | None:
+    """Return type and values of an input embedding that the output does not share, [] where it does; None where unknown."""
+    rows = {as_text(row.get("name")): row for row in map(as_mapping, tensors if isinstance(tensors, list) else [])}
+    row = rows.get("token_embd.weight", {})
+    kind, sizes = as_text(row.get("type")), row.get("shape")
+    counts = [as_positive(size) for size in sizes] if isinstance(sizes, list) else []
+    if kind is None or not counts or None in counts:
+        return None
+    return [kind, math.prod(count for count in counts if count)] if "output.weight" in rows else []
 
 
 def _model_details(details: Any) -> dict[str, Any]:

@@ -74,7 +74,8 @@ def memory_by_slots(run: RunData, slots: Slots) -> MemoryBySlots | str:
         return "memory by slots unknown: what the run holds of the model's layers does not tell what a slot's KV cache takes."
     found = MemoryBySlots(int(size), slots.estimate, context, cache)
     try:
-        weights = _facts(run).weights
+        facts = _facts(run)
+        weights = facts.weights - (facts.embedding or 0)
     except ScenarioError:
         weights = 0
     f16 = found.slots * found.slot_bytes

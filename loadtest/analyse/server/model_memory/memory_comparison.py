@@ -87,7 +87,7 @@ def compare_memory(run: RunData, slots: Slots) -> MemoryComparison | str:
     readings = []
     if said is not None:
         what = "loaded model, as the server says (/api/ps)"
-        readings.append(MemoryReading("ollama", what, said.size, plan.loaded, run.simulated is not None))
+        readings.append(MemoryReading("ollama", what, said.size, plan.loaded - plan.left_out(said.size), run.simulated is not None))
     # The estimate does not say which part of a model lies in host memory: compare only where all of it is on GPUs.
     if (said is None or vram == said.size) and (on_gpus := _on_gpus(run, plan)) is not None:
         readings.append(on_gpus)
@@ -136,7 +136,7 @@ def _part_rows(found: MemoryComparison) -> Iterator[tuple[str, str, str]]:
         if part == "KV cache":
             yield part, size, where + slots[found.slots_from]
         elif part == "compute buffers" and not found.plan.gpu:
-            yield part, size, f"{where}; not counted by /api/ps without a GPU"
+            yield part, size, f"{where}; not counted by /api/ps without a GPU before Ollama 0.30"
         elif part != "total":
             yield part, size, where
 
@@ -144,12 +144,11 @@ def _part_rows(found: MemoryComparison) -> Iterator[tuple[str, str, str]]:
 def comparison_rows(found: MemoryComparison) -> Iterator[tuple[str, str, str, str, str]]:
     """Yield table rows of part, estimate, measurement, difference and source; an unknown cell is empty."""
     yield from ((part, size, "", "", where) for part, size, where in _part_rows(found))
-    what_server_counts = "all but the driver" if found.plan.gpu else "weights and KV cache"
     for reading in found.readings:
         difference = reading.size - reading.estimate
         sign = "+" if difference > 0 else "−" if difference < 0 else ""
         yield (
-            what_server_counts if reading.by == "ollama" else "all",
+            report.reported_parts(found.plan, found.plan.left_out(reading.size)) if reading.by == "ollama" else "all",
             binary_size(reading.estimate),
             binary_size(reading.size),
             f"{sign}{binary_size(abs(difference))} ({signed(reading.share)})",
@@ -184,10 +183,10 @@ def _explained(found: MemoryComparison, reading: MemoryReading) -> str:
             less = reading.size < found.readings[0].size
             return "the GPU that was watched does not hold all that the server says the model takes" if less else ""
         return "the server's own figure for the model agrees, so the rest is not what it counts for this model"
-    drivers = reading.estimate - found.plan.loaded
+    drivers = 0 if reading.by == "ollama" else reading.estimate - found.plan.loaded
     known = found.slots_from != "assumed"
     if others := report.other_plans(found.plan, reading.size, slots_known=known, besides=drivers):
-        return f"{others} would explain it{', as would parts of the model that it does not count' if reading.share < 0 else ''}"
+        return f"{others} would explain it{', as would parts of the model that it does not count' if reading.share < 0 and found.plan.facts.embedding is None else ''}"
     if not known and reading.share > 0:  # more slots take more
         return f"the run saw no limit to the slots, and {found.plan.slots} {'is' if found.plan.slots == 1 else 'are'} assumed"
     return ""
