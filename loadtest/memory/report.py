@@ -113,10 +113,9 @@ def _beside_measured(plan: MemoryPlan, measured: LoadedMemory, *, simulated: boo
     difference = measured.size - estimated
     more = "more" if difference >= 0 else "less"
     who = "The simulated server" if simulated else "The server"
-    sentences = [
-        f"{who} reports {binary_size(measured.size)} for the loaded model; the estimate of {reported_parts(plan, left_out)} is "
-        f"{binary_size(estimated)}."
-    ]
+    parts = reported_parts(plan, left_out)
+    reports = f"{who} reports {binary_size(measured.size)} for the loaded model"
+    sentences = [f"{reports}; the estimate of {parts} is {binary_size(estimated)}."]
     if left_out:
         sentences.append(f"Ollama does not always count the input embedding ({binary_size(left_out)}).")
     if abs(difference) >= NOTICED * estimated:

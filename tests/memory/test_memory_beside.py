@@ -104,8 +104,7 @@ def test_without_a_gpu_the_server_counts_weights_and_kv_cache_alone() -> None:
     either = "3 slots (16.00 GiB) or 4 slots (16.00 GiB without the input embedding) would explain"
     assert either in " ".join(report.estimate_sentences(embedded, LoadedMemory(16 * GIB, 0), None))
     assert report.estimate_sentences(embedded, LoadedMemory(10 * GIB, 0), None)[2:] == [
-        "The server reports 10.00 GiB for the loaded model; the estimate of weights and KV cache without the input embedding "
-        "is 10.00 GiB.",
+        "The server reports 10.00 GiB for the loaded model; the estimate of weights and KV cache without the input embedding is 10.00 GiB.",
         "Ollama does not always count the input embedding (2.00 GiB).",
         "No part of the model is on a GPU.",
     ]

@@ -174,7 +174,9 @@ def test_the_input_embedding_may_not_be_counted(tmp_path: Path) -> None:
     (reading,) = one.summary["memory"]["measured"]
     assert reading["difference_bytes"] == 0
     assert one.memory is not None
-    assert "weights and KV cache without the input embedding" in {row[0] for row in tables.memory_table(one.memory).rows}
+    assert "weights and KV cache without the input embedding" in {
+        row[0] for row in tables.memory_table(one.memory).rows
+    }
 
 
 def test_of_a_model_partly_on_the_gpu_the_gpus_part_is_not_guessed(tmp_path: Path) -> None:

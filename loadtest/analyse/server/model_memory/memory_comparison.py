@@ -87,7 +87,9 @@ def compare_memory(run: RunData, slots: Slots) -> MemoryComparison | str:
     readings = []
     if said is not None:
         what = "loaded model, as the server says (/api/ps)"
-        readings.append(MemoryReading("ollama", what, said.size, plan.loaded - plan.left_out(said.size), run.simulated is not None))
+        readings.append(
+            MemoryReading("ollama", what, said.size, plan.loaded - plan.left_out(said.size), run.simulated is not None)
+        )
     # The estimate does not say which part of a model lies in host memory: compare only where all of it is on GPUs.
     if (said is None or vram == said.size) and (on_gpus := _on_gpus(run, plan)) is not None:
         readings.append(on_gpus)
