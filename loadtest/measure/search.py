@@ -210,9 +210,11 @@ class SearchResult:
 
     def _between(self, loads: Loads) -> str:
         low, high = self.interval
+        if not low:
+            miss = "" if self.missed is None else f"; {loads.name(self.missed)} surely {loads.misses(self.missed)}"
+            return f" ({NOT_SURELY}{miss})"
         if high is None:
-            sure = f"surely {loads.name(low, kind=False)}" if low else NOT_SURELY
-            return f" ({sure})" if low != self.answer else ""
+            return f" (surely {loads.name(low, kind=False)})" if low != self.answer else ""
         if loads.is_rate:
             high += 1  # no rate between two steps was tried
         if low == high == self.answer:

@@ -16,7 +16,7 @@ from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.summary import analyse
 from loadtest.cli.run.find_max import PACE_CHANGED, Finder
 from loadtest.errors import ScenarioError
-from loadtest.measure.search import Loads, Search, SearchResult, TriedLevel
+from loadtest.measure.search import NOT_SURELY, Loads, Search, SearchResult, TriedLevel
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Level, Scenario
 from loadtest.simulate.model.timing import StepLaw, Timing
@@ -134,7 +134,7 @@ def test_a_repeat_that_is_void_leaves_what_was_measured_before() -> None:
         tried.append(TriedLevel(step.concurrency, step.requests, None, "", void=step.concurrency == 8, leans=True))
         assert len(tried) < 20
     said = SearchResult.of(tried).sentence("x", loads=loads)
-    assert said == "The server takes 0.5 requests/s (0 to 0.5625) within x; 0.5625 requests/s miss it."
+    assert said == f"The server takes 0.5 requests/s ({NOT_SURELY}; 0.5625 requests/s surely miss) within x; 0.5625 requests/s miss it."
 
 
 @pytest.mark.parametrize(

@@ -45,10 +45,10 @@ class SustainableLoad:
             f"{asked} {verb} up to {least}{counted(self.concurrency, one, *several)}{'' if self.people else ' at once'}"
         )
         if self.sure_concurrency < self.concurrency:
-            text += f" (surely to {self.sure_concurrency})" if self.sure_concurrency else " (none surely)"
+            text += f" (surely to {self.sure_concurrency})" if self.sure_concurrency else " (though not surely)"
         if self.rate:
             text += f", or {rated(self.rate, form='.3g')}"
-            sure = f" (surely {self.sure_rate:.3g})" if self.sure_rate else " (none surely)"
+            sure = f" (surely {self.sure_rate:.3g})" if self.sure_rate else " (though not surely)"
             text += sure if self.sure_rate < 0.95 * self.rate else ""
         return text
 
