@@ -134,7 +134,10 @@ def test_a_repeat_that_is_void_leaves_what_was_measured_before() -> None:
         tried.append(TriedLevel(step.concurrency, step.requests, None, "", void=step.concurrency == 8, leans=True))
         assert len(tried) < 20
     said = SearchResult.of(tried).sentence("x", loads=loads)
-    assert said == f"The server takes 0.5 requests/s ({NOT_SURELY}; 0.5625 requests/s surely miss) within x; 0.5625 requests/s miss it."
+    assert (
+        said
+        == f"The server takes 0.5 requests/s ({NOT_SURELY}; 0.5625 requests/s surely miss) within x; 0.5625 requests/s miss it."
+    )
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,8 @@ def taking_turns(
         elif apart:
             took = LOAD_MS * MS // (10 if number in quick else 1)
             at += took  # nobody is worked on while a model loads
-            waited = took + (length + LOAD_MS * MS * (number % 3) // 4 if number else 0)  # the other's load, and its answer
+            others = length + LOAD_MS * MS * (number % 3) // 4  # load and answer
+            waited = took + (others if number else 0)
             records.append(with_load(moved(one, at, **named), waited))
             at += length
         else:

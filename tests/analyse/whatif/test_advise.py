@@ -132,6 +132,9 @@ def test_a_model_that_misses_what_was_measured_predicts_nothing(analysis: Analys
     assert prediction.title(analysis, PredictedCurve(group, (), said)) == f"No prediction: {said}"
     growing = {each.concurrency: dataclasses.replace(each, grows=True) for each in slow}  # its waits are no measure
     assert worst_miss(growing.__getitem__, analysis.summary["levels"]) == said
+    people = [{**level, "thinks": True} for level in analysis.summary["levels"]]  # was "at 4 streams" of 4 people
+    of_people = re.sub(r"at (\d+) streams", r"at \1 people", said)
+    assert worst_miss({each.concurrency: each for each in slow}.__getitem__, people) == of_people != said
     void = [{**level, "verdict": "void"} for level in analysis.summary["levels"]]  # what is void is no measure
     assert worst_miss(model.closed, void) is None
 

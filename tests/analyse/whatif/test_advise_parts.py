@@ -112,13 +112,17 @@ def test_memory_by_slots_goes_by_windows_and_by_what_is_loaded(tmp_path: Path) -
         assert isinstance(f16, MemoryBySlots)
     details = {"architecture": LLAMA_70B, "file_size": weights, "input_embedding": ["F16", 3_000_000_000]}
     bare = found("bare", weights - 6_000_000_000 + 4 * 8192 * 327_680, **details)
-    assert isinstance(bare, MemoryBySlots)  # was "its cache is of a smaller type": the server left the input embedding out
+    assert isinstance(bare, MemoryBySlots)  # of which "its cache is of a smaller type" was said
 
 
 @pytest.mark.parametrize(
     ("sure_concurrency", "sure_rate", "said"),
     [
-        (0, 0.0, "TTFT p95 ≤ 1 s holds up to 4 streams at once (though not surely), or 2 requests/s (though not surely)"),
+        (
+            0,
+            0.0,
+            "TTFT p95 ≤ 1 s holds up to 4 streams at once (though not surely), or 2 requests/s (though not surely)",
+        ),
         (2, 1.0, "TTFT p95 ≤ 1 s holds up to 4 streams at once (surely to 2), or 2 requests/s (surely 1)"),
         (4, 1.99, "TTFT p95 ≤ 1 s holds up to 4 streams at once, or 2 requests/s"),
     ],

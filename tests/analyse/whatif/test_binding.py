@@ -90,7 +90,7 @@ TTFT: dict[str, Any] = {"figure": "ttft_s", "slots": 4, "utilisation": 0.93, "pr
             "up to 8 answers share a step",
         ),
         (LoadFacts(figure="tpot_s", parts={"decode": 1.0, "stall": 3.0}), "prefill", "reading prompts"),
-        (LoadFacts(figure="errors", context_refusals=5, requests=60), "context", "no longer fit the context"),
+        (LoadFacts(figure="errors", context_refusals=5, requests=60), "context", "do not fit the context"),
         (LoadFacts(figure="errors", failure="HTTP 503: busy", requests=60), "errors", "requests fail (HTTP 503: busy)"),
         (LoadFacts(figure="", thinks=0.9), "nothing", ""),
         (LoadFacts(figure="ttft_s"), "unknown", ""),
@@ -292,7 +292,7 @@ def test_turns_that_are_refused_bind_where_the_others_are_in_time(tmp_path: Path
     failed = [unanswered(one, Outcome.HTTP_ERROR, status=400, error=why) for one in truth.records[2 : 2 + refused]]
     run = write(tmp_path / "run", [*failed, *truth.records[2 + refused :]], levels)
     found = what_binds(load_facts(analyse(run), 0, parse_objectives("ttft_p90=5")))
-    assert (found.name, found.sentence) == ("context", "requests no longer fit the context")
+    assert (found.name, found.sentence) == ("context", "requests do not fit the context")
 
 
 def test_a_search_says_how_many_conversations_the_context_cut_short(tmp_path: Path) -> None:

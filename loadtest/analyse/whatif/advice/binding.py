@@ -57,7 +57,7 @@ class Binding:
 def what_binds(facts: LoadFacts) -> Binding:
     if facts.context_refusals:
         refused = f"{facts.context_refusals} of {facts.requests} requests were refused for it"
-        return Binding("context", "requests no longer fit the context", f"{refused}.")
+        return Binding("context", "requests do not fit the context", f"{refused}.")
     if facts.failure is not None:
         return Binding("errors", f"requests fail ({facts.failure})")
     if not facts.figure:

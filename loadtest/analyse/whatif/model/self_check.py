@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from loadtest import metrics
-from loadtest.analyse.run import RunData
+from loadtest.analyse.run import LevelData, RunData
 from loadtest.analyse.server.timing.prefill_law import pairs
 from loadtest.analyse.whatif.model.bands import SHARE
 from loadtest.analyse.whatif.model.predict import Prediction, ServerModel
 from loadtest.doubts import VOID
 from loadtest.metrics import PERCENTILES, Interval
-from loadtest.text import counted, rated, seconds, writer_of
+from loadtest.text import seconds, writer_of
 
 GIVEN_BACK = 0.15  # by which a prediction may miss a measured figure, where its band is narrower
 FITTED = (  # figures that a model must reproduce: (words, figure, statistic)
@@ -63,8 +63,7 @@ def worst_miss(predict: Callable[[Mapping[str, Any]], Prediction], levels: Itera
     for level in levels:
         if level["verdict"] == VOID or not (level["concurrency"] or level["rate"]):
             continue
-        at = counted(int(level["concurrency"]), "stream") if level["concurrency"] else rated(level["rate"])
-        found += _misses(predict(level), as_measured(level, None), f"at {at}")
+        found += _misses(predict(level), as_measured(level, None), f"at {LevelData(level).load}")
     return max(found)[1] if found else None
 
 
