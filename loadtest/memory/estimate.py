@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from loadtest.errors import ScenarioError
 from loadtest.memory import weights
-from loadtest.memory.gguf import KEEP_OTHERS, TYPES, GgufHeader, size_of, whole_numbers
+from loadtest.memory.gguf import KEEP_OTHERS, MOST_OF_MODEL, TYPES, GgufHeader, size_of, whole_numbers
 from loadtest.memory.shapes import FULL_EVERY, Shape, find
 from loadtest.metrics import highest
 from loadtest.text import read_amount
@@ -262,8 +262,16 @@ def facts_of_server(name: str, details: Mapping[str, Any], trained: int | None) 
         parameters=parameters,
         trained=trained,
     )
-    kind, values = details.get("input_embedding", ("", 0)) or ("F32", 0)  # [] where the output shares it
-    return replace(found, bound=bound, embedding=size_of(kind, values) if kind in TYPES else None)
+    return replace(found, bound=bound, embedding=_embedding(details.get("input_embedding")))
+
+
+def _embedding(said: Any) -> int | None:
+    match said:
+        case []:  # the output shares it
+            return 0
+        case [str(kind), int(values)] if kind in TYPES and 0 < values <= MOST_OF_MODEL:
+            return size_of(kind, values)
+    return None
 
 
 def _shape_by_name(name: str, quantization: str) -> tuple[Shape, str] | None:

@@ -76,6 +76,22 @@ def test_a_server_that_says_little_is_filled_from_its_name() -> None:
         facts_of_server("mine", {}, None)
 
 
+@pytest.mark.parametrize(
+    ("said", "size"),
+    [
+        (["Q4_K", 512], 288),
+        ([], 0),
+        (None, None),
+        (["?", 512], None),
+        (["F32", 2**70], None),
+        ("F3", None),
+        ([1, 2], None),
+    ],
+)
+def test_an_input_embedding_is_known_or_not(said: object, size: int | None) -> None:
+    assert facts_of_server("mine", {"file_size": 10, "input_embedding": said}, None).embedding == size
+
+
 def test_more_slots_are_no_reason_for_less_memory() -> None:
     """Was "16 % less than estimated: the run saw no limit to the slots, and 1 is assumed"."""
     facts = Facts(name="m", weights=10 * GIB, weights_from="", cache=KVCache(2**20), width=4096)
