@@ -9,7 +9,7 @@ that misses them is halved, until the answer is as good as asked for.
   lowest load follows, with twice the requests at once.
 - Where requests that were alone at the server all missed, the search ends: with less load more would be alone, and miss.
 - A void level is measured again with as many requests. Where it stays void, what was measured of that load before counts; without
-  that the search ends: this client can measure no more.
+  that the search ends: more of the like would follow.
 
 Loads are whole numbers: streams, people, or steps of a rate.
 """
@@ -149,7 +149,7 @@ class SearchResult:
 
     met: int | None
     missed: int | None
-    void: int | None = None  # where the search ended because the client could not measure
+    void: int | None = None  # where the search ended: a level that stayed void, be it for the client or for the server
     answer: int | None = None  # the highest that meets by its figures, below the lowest that misses by them
     beyond: int | None = None  # the lowest that misses by its figures
     alone: int = 0  # requests that were alone at the server and missed, where these ended the search
@@ -229,5 +229,5 @@ class SearchResult:
         if self.missed:
             low, high = self.met, loads.name(self.missed)
             where = f" between {low} and {high}" if low else f" below {high}"
-        why = f"at {loads.name(self.void)} the level is void, so that this client cannot tell"
+        why = f"at {loads.name(self.void)} the level is void, so that this run cannot tell"
         return f"Unresolved{where} for {asked}: {listed([met, *missed, why])}."

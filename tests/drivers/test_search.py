@@ -118,7 +118,7 @@ def test_a_level_that_stays_void_ends_the_search() -> None:
     found = SearchResult.of(tried)
     assert found.void == 4
     assert "above 2 streams" in found.sentence("x")
-    assert "this client cannot tell" in found.sentence("x")
+    assert "so that this run cannot tell" in found.sentence("x")
 
 
 def test_a_repeat_that_is_void_leaves_what_was_measured_before() -> None:
@@ -151,7 +151,7 @@ def test_a_repeat_that_is_void_leaves_what_was_measured_before() -> None:
 )
 def test_a_search_that_ends_in_a_void_level_says_what_is_known(met: int | None, missed: int | None, said: str) -> None:
     found = SearchResult(met, missed, void=6).sentence("x")
-    assert found == f"{said} streams the level is void, so that this client cannot tell."
+    assert found == f"{said} streams the level is void, so that this run cannot tell."
 
 
 def test_noise_never_gives_a_wrong_order() -> None:
