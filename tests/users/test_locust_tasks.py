@@ -198,6 +198,18 @@ def test_a_request_that_the_task_gives_up_is_its_own_doing(
     assert not fired
 
 
+def test_a_turn_that_the_task_gives_up_ends_its_conversation(user: Mine, records: list[Record]) -> None:
+    """It went on with a question that nobody had answered, and had 20 turns of 4."""
+    session = user.client.session(turns=4, output_tokens=400)
+    with pytest.raises(gevent.Timeout), gevent.Timeout(0.02):
+        session.chat()
+    assert session.over
+    with pytest.raises(ScenarioError, match="the conversation is over"):
+        session.chat()
+    recording.close_recorder()
+    assert [record.outcome for record in records] == [Outcome.LEFT]
+
+
 @pytest.mark.parametrize(
     ("state", "said"), [(STATE_RUNNING, "given up by the test's own code"), ("cleanup", "stopped by us")]
 )
