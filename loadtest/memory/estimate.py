@@ -83,7 +83,7 @@ class Facts:
     feed_forward: int | None = None
     heads: int | None = None
     vocabulary: int | None = None
-    embedding: int | None = None  # bytes of an input embedding that the output does not share; None: unknown
+    embedding: int | None = None  # bytes of the input embedding, below 0 where the output shares it; None: unknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,9 +143,10 @@ class MemoryPlan:
         return self.facts.weights + (self.kv or 0) + (self.compute if self.gpu else 0)
 
     def left_out(self, size: int) -> int:
-        """Return the bytes of the input embedding where a report of `size` comes nearer without them, else 0.
+        """Return the bytes of the input embedding where a report of `size` comes nearer without them, else 0; below 0: twice counted.
 
-        Ollama leaves them out of /api/ps in its llama engine up to 0.24, and from 0.30 on where all layers are on GPUs.
+        Ollama leaves them out of /api/ps in its llama engine up to 0.24, and from 0.30 on where all layers are on GPUs. Its own
+        engine up to 0.24 (Gemma 3, Qwen 3, …) has an embedding that the output shares twice, and counts both.
         """
         return min(0, self.facts.embedding or 0, key=lambda each: abs(self.loaded - each - size))
 
@@ -267,10 +268,10 @@ def facts_of_server(name: str, details: Mapping[str, Any], trained: int | None) 
 
 def _embedding(said: Any) -> int | None:
     match said:
-        case []:  # the output shares it
-            return 0
-        case [str(kind), int(values)] if kind in TYPES and 0 < values <= MOST_OF_MODEL:
-            return size_of(kind, values)
+        case {"type": str(kind), "values": int(values), "shared": shared} if (
+            kind in TYPES and 0 < values <= MOST_OF_MODEL
+        ):
+            return size_of(kind, values) * (-1 if shared else 1)
     return None
 
 

@@ -14,8 +14,8 @@ NOTICED = 0.0005  # of the estimate: a smaller difference would be printed as 0.
 NOTABLE_DIFFERENCE = 0.1  # of the estimate: what buffers take may differ by as much
 NEAR_PLAN = 0.02  # of what is reported; another plan that comes so near may be the one that is served
 NEAR_SLOT = 0.1  # of a slot: where no buffers are counted, such a plan comes as near as that
+MOST_BUFFERS = 8.0  # times the allowance: Ollama's own engine took 4 times as much of a tiny model
 MOST_EXPLAINED_SLOTS = 64  # more slots are no explanation
-WITHOUT = " without the input embedding"
 NOT_COUNTED = "Activations are not counted: they grow with batch and sequence length, and may be the larger part."
 
 
@@ -117,7 +117,8 @@ def _beside_measured(plan: MemoryPlan, measured: LoadedMemory, *, simulated: boo
     reports = f"{who} reports {binary_size(measured.size)} for the loaded model"
     sentences = [f"{reports}; the estimate of {parts} is {binary_size(estimated)}."]
     if left_out:
-        sentences.append(f"Ollama does not always count the input embedding ({binary_size(left_out)}).")
+        counts = "does not always count" if left_out > 0 else "may have, and count, two of"
+        sentences.append(f"Ollama {counts} the input embedding ({binary_size(abs(left_out))}).")
     if abs(difference) >= NOTICED * estimated:
         sentences.append(
             f"That is {binary_size(abs(difference))} ({percent(abs(difference) / estimated)}) {more} than estimated."
@@ -141,10 +142,12 @@ def _beside_measured(plan: MemoryPlan, measured: LoadedMemory, *, simulated: boo
 
 
 def reported_parts(plan: MemoryPlan, left_out: int) -> str:
-    """Name what the estimate holds that a server's report is compared with."""
-    if plan.gpu:
-        return f"all but the driver{' and the input embedding' if left_out else ''}"
-    return f"weights and KV cache{WITHOUT if left_out else ''}"
+    """Name what the estimate holds that a server's report is compared with, of which so much is left out."""
+    return ("all but the driver" if plan.gpu else "weights and KV cache") + _embedding(left_out)
+
+
+def _embedding(left_out: int) -> str:
+    return f" {'without' if left_out > 0 else 'with twice'} the input embedding" if left_out else ""
 
 
 def other_plans(plan: MemoryPlan, reported: int, *, slots_known: bool, besides: int = 0) -> str:
@@ -166,14 +169,15 @@ def other_plans(plan: MemoryPlan, reported: int, *, slots_known: bool, besides: 
         found.append((f"a KV cache of {dtype}", taken))
     if plan.gpu:
         found.append(("no flash attention", replace(plan, flash=False).loaded))
-    else:
-        found.append(("buffers, which Ollama counts from 0.30 on,", plan.loaded + plan.compute))
     named = []
     for name, size in dict(found).items():
         over = size + besides - reported
         left_out = embedding if abs(over - embedding) < abs(over) else 0
         if abs(over - left_out) <= near:
-            named.append(f"{name} ({binary_size(reported + over - left_out)}{WITHOUT if left_out else ''})")
+            named.append(f"{name} ({binary_size(reported + over - left_out)}{_embedding(left_out)})")
+    more = reported - besides - plan.loaded
+    if not plan.gpu and near < more <= MOST_BUFFERS * plan.compute:  # of Ollama's own engine, and from 0.30 on
+        named.append(f"buffers of {binary_size(more)}, which not every Ollama counts without a GPU,")
     return " or ".join(named)
 
 

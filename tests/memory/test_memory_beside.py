@@ -79,13 +79,12 @@ def test_a_server_that_says_little_is_filled_from_its_name() -> None:
 @pytest.mark.parametrize(
     ("said", "size"),
     [
-        (["Q4_K", 512], 288),
-        ([], 0),
+        ({"type": "Q4_K", "values": 512, "shared": False}, 288),
+        ({"type": "Q4_K", "values": 512, "shared": True}, -288),
+        ({"type": "?", "values": 512, "shared": True}, None),
+        ({"type": "F32", "values": 2**70, "shared": True}, None),
+        (["F32", 512], None),
         (None, None),
-        (["?", 512], None),
-        (["F32", 2**70], None),
-        ("F3", None),
-        ([1, 2], None),
     ],
 )
 def test_an_input_embedding_is_known_or_not(said: object, size: int | None) -> None:
@@ -119,6 +118,18 @@ def test_without_a_gpu_the_server_counts_weights_and_kv_cache_alone() -> None:
     embedded = replace(plan, facts=replace(facts, embedding=2 * GIB))
     either = "3 slots (16.00 GiB) or 4 slots (16.00 GiB without the input embedding) would explain"
     assert either in " ".join(report.estimate_sentences(embedded, LoadedMemory(16 * GIB, 0), None))
+    # Its own engine counts its buffers: of 2 slots it was said that 5 would explain them.
+    buffers = report.estimate_sentences(plan, LoadedMemory(12 * GIB + 2**29, 0), None)
+    assert (
+        "Buffers of 512.0 MiB, which not every Ollama counts without a GPU, would explain what the server reports."
+        in buffers
+    )
+    # Its own engine has one that the output shares twice, of Gemma 3 and Qwen 3: "no other plan", or one that is not.
+    shared = report.estimate_sentences(
+        replace(plan, facts=replace(facts, embedding=-GIB)), LoadedMemory(13 * GIB, 0), None
+    )
+    assert "the estimate of weights and KV cache with twice the input embedding is 13.00 GiB." in shared[2]
+    assert shared[3] == "Ollama may have, and count, two of the input embedding (1.00 GiB)."
     assert report.estimate_sentences(embedded, LoadedMemory(10 * GIB, 0), None)[2:] == [
         "The server reports 10.00 GiB for the loaded model; the estimate of weights and KV cache without the input embedding is 10.00 GiB.",
         "Ollama does not always count the input embedding (2.00 GiB).",

@@ -308,4 +308,4 @@ def test_what_reads_images_for_a_model_is_not_the_model() -> None:
         model = with_details(client, found, found.models[0])
     assert model.trained_context == 8192
     assert model.details["architecture"] == {"block_count": 32, "parameter_count": 8_000_000_000}
-    assert model.details["input_embedding"] == ["Q4_K", 131_072]
+    assert model.details["input_embedding"] == {"type": "Q4_K", "values": 131_072, "shared": False}

@@ -351,15 +351,16 @@ def with_details(client: httpx.Client, server: Server, model: ServedModel) -> Se
     return replace(model, trained_context=trained, details=details)
 
 
-def _input_embedding(tensors: Any) -> list[Any] | None:
-    """Return type and values of an input embedding that the output does not share, [] where it does; None where unknown."""
+def _input_embedding(tensors: Any) -> dict[str, Any] | None:
+    """Return type and values of the input embedding, and whether it is the output's too; None where that is not known."""
     rows = {as_text(row.get("name")): row for row in map(as_mapping, tensors if isinstance(tensors, list) else [])}
     row = rows.get("token_embd.weight", {})
     kind, sizes = as_text(row.get("type")), row.get("shape")
     counts = [as_positive(size) for size in sizes] if isinstance(sizes, list) else []
     if kind is None or not counts or None in counts:
         return None
-    return [kind, math.prod(count for count in counts if count)] if "output.weight" in rows else []
+    values = math.prod(count for count in counts if count)
+    return {"type": kind, "values": values, "shared": "output.weight" not in rows}
 
 
 def _model_details(details: Any) -> dict[str, Any]:

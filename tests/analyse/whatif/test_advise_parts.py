@@ -110,7 +110,11 @@ def test_memory_by_slots_goes_by_windows_and_by_what_is_loaded(tmp_path: Path) -
     for loaded in (weights, int(0.95 * weights)):  # a file's header is not loaded: of a tiny model it is a twentieth
         f16 = found(f"f16-{loaded}", loaded + 4 * 8192 * 327_680, architecture=LLAMA_70B, file_size=weights)
         assert isinstance(f16, MemoryBySlots)
-    details = {"architecture": LLAMA_70B, "file_size": weights, "input_embedding": ["F16", 3_000_000_000]}
+    details = {
+        "architecture": LLAMA_70B,
+        "file_size": weights,
+        "input_embedding": {"type": "F16", "values": 3_000_000_000, "shared": False},
+    }
     bare = found("bare", weights - 6_000_000_000 + 4 * 8192 * 327_680, **details)
     assert isinstance(bare, MemoryBySlots)  # of which "its cache is of a smaller type" was said
 

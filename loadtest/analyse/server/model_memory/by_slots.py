@@ -75,7 +75,7 @@ def memory_by_slots(run: RunData, slots: Slots) -> MemoryBySlots | str:
     found = MemoryBySlots(int(size), slots.estimate, context, cache)
     try:
         facts = _facts(run)
-        weights = facts.weights - (facts.embedding or 0)
+        weights = facts.weights - max(facts.embedding or 0, 0)
     except ScenarioError:
         weights = 0
     f16 = found.slots * found.slot_bytes

@@ -138,7 +138,7 @@ def _part_rows(found: MemoryComparison) -> Iterator[tuple[str, str, str]]:
         if part == "KV cache":
             yield part, size, where + slots[found.slots_from]
         elif part == "compute buffers" and not found.plan.gpu:
-            yield part, size, f"{where}; not counted by /api/ps without a GPU before Ollama 0.30"
+            yield part, size, f"{where}; not every Ollama counts them without a GPU"
         elif part != "total":
             yield part, size, where
 
