@@ -189,7 +189,7 @@ class SearchResult:
             return self._void(asked, loads)
         if self.answer is None:
             if self.beyond is None:
-                return f"Nothing is known about {asked}."
+                return f"No level that tells of {asked} was measured to its end."
             sure = "" if self.missed == self.beyond else ", as far as its figures show"
             why = f": {binds}" if binds else ""
             miss = f"{loads.name(self.beyond)} {loads.misses(self.beyond)} {asked}"

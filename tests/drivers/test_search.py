@@ -74,6 +74,8 @@ def test_the_bound_is_kept_and_reached() -> None:
 def test_where_no_load_surely_meets_that_is_said(*, missed: bool, said: str) -> None:
     found = SearchResult(None, None, answer=2, beyond=4 if missed else None)
     assert found.sentence("x") == said
+    # was "Nothing is known about x" beside the figures of a level that was interrupted
+    assert SearchResult.of(()).sentence("x") == "No level that tells of x was measured to its end."
 
 
 def test_an_unclear_level_is_measured_again_with_more_requests() -> None:
