@@ -381,8 +381,9 @@ def at_percentile(rows: IntArray, share: float) -> int:
 
 
 def busiest(levels: Sequence[LevelData]) -> LevelData:
-    """Return the level with the highest load among those of a summary that have an answer."""
-    return max([level for level in levels if level["outcomes"].get("ok")] or levels, key=lambda level: level.amount)
+    """Return the level with the highest load among those that have an answer; of several the last that is not void."""
+    answered = [level for level in levels if level["outcomes"].get("ok")] or levels
+    return max(answered, key=lambda level: (level.amount, not level.is_void, level["index"]))
 
 
 def find_level(levels: Sequence[LevelData], asked: str) -> LevelData:

@@ -21,7 +21,7 @@ from support.two_models import target, two_models
 from support.virtual_runs import Load, play
 
 from loadtest.analyse.explain import time_parts as parts
-from loadtest.analyse.explain.explanation import MODEL_LOAD, NOBODY, Explainer, Explanation, Slowness, Without
+from loadtest.analyse.explain.explanation import MODEL_LOAD, NOBODY, Explainer, Explanation, Slowness, Without, busiest
 from loadtest.analyse.explain.timeline import WorkWindow, moments, shared_out
 from loadtest.analyse.reports import explain_report as words
 from loadtest.analyse.run import LevelData
@@ -367,3 +367,13 @@ def test_the_time_before_a_second_send_is_a_part_of_its_own(tmp_path: Path) -> N
     found = explained(write(tmp_path / "run", records, levels), 7)
     assert "200 ms until it was sent again: the connection that was kept had died" in text(found)
     assert sum(part.seconds for part in found.parts.first) == pytest.approx(found.parts.total_s)
+
+
+def test_of_a_load_that_was_measured_again_the_level_that_is_not_void_is_explained() -> None:
+    """find-max measured 4 people twice: requests of the void level were explained, those of the other were not."""
+    seen = [(2, "valid"), (4, VOID), (4, "suspect"), (4, VOID)]
+    levels = [
+        LevelData(index=index, concurrency=users, verdict=verdict, outcomes={"ok": 9})
+        for index, (users, verdict) in enumerate(seen)
+    ]
+    assert busiest(levels)["index"] == 2
