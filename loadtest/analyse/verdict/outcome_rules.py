@@ -205,10 +205,18 @@ def _client_error(e: Evidence) -> Iterator[Doubt]:
         yield Doubt(VOID, f"loadtest itself failed over {len(bad)} of {len(e.everyone)} requests{words}")
 
 
+def _kept_out(e: Evidence) -> Iterator[Doubt]:
+    """Doubt a level in which requests waited for a place among the connections; see Pool."""
+    count = sum(doubts.KEPT_OUT in each for each in e.measured["doubts"])
+    if count:
+        yield Doubt(SUSPECT, f"{count} of {len(e.measured)} answers: {doubts.KEPT_OUT}")
+
+
 def _doubted(e: Evidence) -> Iterator[Doubt]:
-    found = commonest(doubt for each in e.measured["doubts"] for doubt in dict.fromkeys(each))
+    said = [[doubt for doubt in dict.fromkeys(each) if doubt != doubts.KEPT_OUT] for each in e.measured["doubts"]]
+    found = commonest(doubt for each in said for doubt in each)
     if found:
-        odd = sum(map(bool, e.measured["doubts"]))
+        odd = sum(map(bool, said))
         more = f" ({odd} are doubtful in all, for {len(found)} reasons)" if len(found) > 1 else ""
         yield Doubt(SUSPECT, f"{found[0].count} of {len(e.measured)} answers: {found[0]}{more}")
 
@@ -382,6 +390,7 @@ OUTCOME_RULES: dict[str, Callable[[Evidence], Iterator[Doubt]]] = {
     "several_models": _several_models,
     "undistinguished": _undistinguished,
     "without_text": _without_text,
+    "kept_out": _kept_out,
     "doubted": _doubted,
     "slow_send": _slow_send,
 }

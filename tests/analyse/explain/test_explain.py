@@ -27,7 +27,7 @@ from loadtest.analyse.reports import explain_report as words
 from loadtest.analyse.run import LevelData
 from loadtest.analyse.summary import analyse
 from loadtest.cli.explain import _show_table
-from loadtest.doubts import VOID
+from loadtest.doubts import KEPT_OUT, VOID
 from loadtest.records import Outcome, Record
 from loadtest.simulate.model.timing import StepLaw
 from loadtest.text import seconds
@@ -367,3 +367,16 @@ def test_the_time_before_a_second_send_is_a_part_of_its_own(tmp_path: Path) -> N
     found = explained(write(tmp_path / "run", records, levels), 7)
     assert "200 ms until it was sent again: the connection that was kept had died" in text(found)
     assert sum(part.seconds for part in found.parts.first) == pytest.approx(found.parts.total_s)
+
+
+def test_a_request_without_a_connection_waited_for_no_slot(tmp_path: Path) -> None:
+    """Was "9.34 s unexplained" behind HAProxy with maxconn 2, and its level "Answers were not as the protocol says"."""
+    run = play(TIMING, [Load(users=5, requests=40)], slots=2)
+    records = [dataclasses.replace(one, doubts=[KEPT_OUT]) if one.id == 30 else one for one in run.records]
+    folder = dataclasses.replace(run, records=records).write(tmp_path / "run")
+    found = explained(folder, 30)
+    assert sum(part.seconds for part in found.parts.first) == pytest.approx(found.parts.total_s)
+    assert "until an idle connection had been closed" in text(found)
+    assert "slot" not in text(found)
+    (reason,) = [one for one in analyse(folder).summary["levels"][0]["causes"] if one["cause"] in ("kept_out", "doubted")]
+    assert reason == {"cause": "kept_out", "verdict": "suspect"}
