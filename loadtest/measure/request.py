@@ -15,9 +15,9 @@ from loadtest.dialects.answers.decoded import other_model
 from loadtest.dialects.answers.errors.refusals import with_advice
 from loadtest.dialects.answers.errors.server_errors import http_sentence, trailer_sentence
 from loadtest.dialects.base import ContentEvents, Dialect, Ending
+from loadtest.doubts import KEPT_OUT
 from loadtest.measure.failure import Failure, bug, with_server_words
 from loadtest.measure.server_figures import hold_durations, hold_prompt_count, token_fields
-from loadtest.doubts import KEPT_OUT
 from loadtest.metrics import NS_PER_S
 from loadtest.records import Clock, Outcome, Record
 from loadtest.wire import Heartbeat, Order, Posts
