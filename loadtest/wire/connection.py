@@ -31,7 +31,9 @@ KEPT_OUT_NS = 1_000_000_000  # waits for a place among the server's connections 
 SOON_AFTER = (
     0.1  # … where the answer began so soon, as a share of the wait, after the server had closed an idle connection
 )
-CLOSED_ERROR_NS = 50_000_000  # by which the instant of a close may be late: it has the kernel's ticks, or is that of our read
+CLOSED_ERROR_NS = (
+    50_000_000  # by which the instant of a close may be late: it has the kernel's ticks, or is that of our read
+)
 MOST_GIVEN_UP = 8  # closed idle connections that are remembered
 LAST_ACK = 56  # where tcpi_last_ack_recv stands in the kernel's struct tcp_info; a FIN acknowledges, too
 FULL_READS = 8  # small reads filled to the last byte: from then on an answer is no stream of small chunks
@@ -320,7 +322,9 @@ class Pool:
             self._died[connection.origin] += 1
         closed = now() if self._watched else _last_heard(connection.sock)
         if closed is not None:
-            self._given_up.setdefault(connection.origin, deque(maxlen=MOST_GIVEN_UP)).append((connection.idle_since, closed))
+            self._given_up.setdefault(connection.origin, deque(maxlen=MOST_GIVEN_UP)).append(
+                (connection.idle_since, closed)
+            )
         self._close(connection)
 
 

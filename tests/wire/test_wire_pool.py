@@ -38,7 +38,14 @@ def read_to_its_end(sock: socket.socket) -> None:
         (0, 5_000_000, 1, True, tcp_pair, False),  # it did not wait meanwhile
         (60 * S, 20 * S, 1, True, tcp_pair, False),  # something else let the answer begin
         (60 * S, -1 * S, 1, True, tcp_pair, False),  # it had begun before
-        (60 * S, 5_000_000, 1, False, tcp_pair, True),  # nobody looked when it was closed, as under Locust; the kernel knows
+        (
+            60 * S,
+            5_000_000,
+            1,
+            False,
+            tcp_pair,
+            True,
+        ),  # nobody looked when it was closed, as under Locust; the kernel knows
         (60 * S, 5_000_000, 1, False, socket.socketpair, False),  # of a unix socket it does not
     ],
 )

@@ -378,5 +378,7 @@ def test_a_request_without_a_connection_waited_for_no_slot(tmp_path: Path) -> No
     assert sum(part.seconds for part in found.parts.first) == pytest.approx(found.parts.total_s)
     assert "until an idle connection had been closed" in text(found)
     assert "slot" not in text(found)
-    (reason,) = [one for one in analyse(folder).summary["levels"][0]["causes"] if one["cause"] in ("kept_out", "doubted")]
+    (reason,) = [
+        one for one in analyse(folder).summary["levels"][0]["causes"] if one["cause"] in ("kept_out", "doubted")
+    ]
     assert reason == {"cause": "kept_out", "verdict": "suspect"}
