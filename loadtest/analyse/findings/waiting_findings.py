@@ -48,7 +48,7 @@ def queueing(analysis: Analysis, series: Series) -> Finding | None:
     if wait is None:
         return None
     if slot is None or batch is None or analysis.steps.apart:
-        unsplit = "Whether requests wait for a slot or for a batch is not known."
+        unsplit = "Whether requests wait for a slot, for a batch or for another model is not known."
         return Finding(f"{capitalised(at)}, {percent(wait / ttft)} {of} is queue wait{above}.", unsplit)
     if not slot + batch and level.get("concurrency") == 1:
         return None  # what queue wait it has all the same is no wait for others

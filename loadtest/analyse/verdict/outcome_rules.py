@@ -141,20 +141,30 @@ def _failed(e: Evidence, how: str) -> Iterator[Doubt]:
     if not len(bad) or not len(e.requests):
         return
     stopped = _stopped_answering(e)
-    way = partial(_way, stopped=stopped is not None)
-    if Counter(map(way, bad["outcome"], bad["status"])).most_common(1)[0][0] != how:
+    gone = _behind_broken_ones(ended)[bad.index] | (stopped is not None)
+    if Counter(map(_way, bad["outcome"], bad["status"], gone)).most_common(1)[0][0] != how:
         return
     allowed = float(e.run.scenario.get("max_error_ratio") or 0.0)
     more = "".join(f"; {more}" for more in (stopped, _time_limit(e, bad)) if more)
     yield from doubts.doubt_failed(len(bad), len(ended), list_outcomes(bad), allowed=allowed, more=more)
 
 
-def _way(outcome: str, status: float, *, stopped: bool) -> str:
+def _behind_broken_ones(ended: pd.DataFrame) -> pd.Series[bool]:
+    """Mark what ended behind an answer that broke off or a connection that failed, and before the next success."""
+    order = ended.sort_values("end", kind="stable")
+    broke = order["outcome"].isin(_BROKE).astype(float).where(order["ok"].astype(bool) | order["outcome"].isin(_BROKE))
+    return broke.ffill() == 1
+
+
+_BROKE = (Outcome.CONNECT_ERROR, Outcome.TRUNCATED)
+
+
+def _way(outcome: str, status: float, gone: bool) -> str:  # noqa: FBT001 - it is mapped over columns
     """Return how a request failed: the server was gone, turned it away, or was too slow; else by what its error says.
 
-    Behind a gateway a server is gone, too, where from an instant on (`stopped`) the gateway answers in its place.
+    Behind a gateway a server is gone, too, where the gateway answers in its place (`gone`): for a while, or from an instant on.
     """
-    if outcome in (Outcome.CONNECT_ERROR, Outcome.TRUNCATED) or (stopped and status in (502, 503, 504)):
+    if outcome in _BROKE or (gone and status in (502, 503, 504)):
         return "gone"
     if outcome == Outcome.TIMEOUT or (outcome == Outcome.HTTP_ERROR and status in (408, 499, 504, 524)):
         return "slow"

@@ -45,8 +45,9 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "turned_away": Remedy(
         "Requests were turned away.",
-        "Send less load: fewer streams, a lower --rate, or --max-rate below the server's limit. If that is normal for this server, "
-        "allow it with --max-error-ratio.",
+        "Send less load: fewer streams, a lower --rate, or --max-rate below the server's limit. Where a 503 comes at little load, too, "
+        "see a gateway's log: it may not have reached its server. If some are normal for this server, allow them with "
+        "--max-error-ratio.",
     ),
     "too_slow": Remedy(
         "Requests took longer than a time limit.",

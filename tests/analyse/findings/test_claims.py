@@ -138,7 +138,7 @@ def test_that_no_request_queues_is_not_all_where_higher_levels_are_void(void_at:
         (
             [429.0, 200.0, 429.0, 429.0, 503.0],
             1,
-            "The server handles 4 requests in parallel; further requests queue (3 of 4 requests were turned away, HTTP 429 and 503).",
+            "The server handles 4 requests in parallel; further requests queue (3 of 4 requests got HTTP 429 and 503).",
         ),
     ],
 )

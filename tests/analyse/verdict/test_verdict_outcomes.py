@@ -44,6 +44,19 @@ def test_the_words_of_most_failures_are_not_said_to_be_those_of_all(tmp_path: Pa
     assert "16 of 32 requests failed (16 http_error, 12 of them: busy)" in reason
 
 
+def test_a_server_that_was_gone_for_a_while_behind_a_gateway_did_not_turn_requests_away(tmp_path: Path) -> None:
+    """Was "send less load", where lighttpd answered 503 until a killed server was back."""
+    gone = {8: Outcome.TRUNCATED, 9: Outcome.TRUNCATED, **dict.fromkeys(range(10, 22), Outcome.HTTP_ERROR)}
+
+    def fails(record: Record) -> dict[str, Any]:
+        return {**without_answer(record), "outcome": gone[record.id], "status": 503} if record.id in gone else {}
+
+    levels, truth = grid(Made(), (4,))
+    records = [dataclasses.replace(record, **fails(record)) for record in truth.records]
+    level = analyse(write(tmp_path / "run", records, levels)).summary["levels"][0]
+    assert [one["cause"] for one in level["causes"]] == ["server_gone"]
+
+
 @pytest.mark.parametrize(
     ("how", "cause"),
     [
