@@ -159,7 +159,7 @@ def _behind_broken_ones(ended: pd.DataFrame) -> pd.Series[bool]:
 _BROKE = (Outcome.CONNECT_ERROR, Outcome.TRUNCATED)
 
 
-def _way(outcome: str, status: float, gone: bool) -> str:  # noqa: FBT001 - it is mapped over columns
+def _way(outcome: str, status: float, gone: bool) -> str:
     """Return how a request failed: the server was gone, turned it away, or was too slow; else by what its error says.
 
     Behind a gateway a server is gone, too, where the gateway answers in its place (`gone`): for a while, or from an instant on.
