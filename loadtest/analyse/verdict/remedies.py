@@ -102,7 +102,7 @@ REMEDIES: dict[str, Remedy] = {
         "ones soon.",
     ),
     "doubted": Remedy(
-        "Answers were not as the protocol says.",
+        "Answers were not as expected.",
         "Look at an answer with --save-text, and measure the server without the gateway or proxy in between.",
     ),
     "slow_send": Remedy(

@@ -26,8 +26,8 @@ NO_RUN = cast(
 
 
 def level(**figures: float | None) -> LevelData:
-    """Return a level of summary.json at 8 streams with these means."""
-    named = {name: None if value is None else {"mean": value, "max": value} for name, value in figures.items()}
+    """Return a level of summary.json at 8 streams with these means, each of 8 requests."""
+    named = {name: None if value is None else {"mean": value, "max": value, "n": 8} for name, value in figures.items()}
     return LevelData(index=0, label="8 streams", concurrency=8, rate=None, **named)
 
 
@@ -88,6 +88,15 @@ def test_requests_queue_where_a_limit_and_slot_wait_were_seen(
 ) -> None:
     found = queued(slots, wait=wait, slot=slot, batch=batch)
     assert found == said or (said is not None and (found or "").startswith(said))
+
+
+def test_a_share_of_ttft_counts_what_is_known_and_nothing_where_tokens_are_gathered() -> None:
+    """Was "107 % of the mean TTFT (1.05 s) is waiting" behind Squid's delay pools: one answer of eight told no durations."""
+    one = level(ttft_s=1.0, queue_wait_s=1.1, slot_wait_s=None, batch_wait_s=None)
+    one["queue_wait_s"]["n"] = 7
+    assert (waiting_findings.queueing(of(NO_LIMIT), Series("", (one,))) or "").startswith("At 8 streams, 96 % of")
+    gathered = LevelData({**one, "causes": [{"cause": "bundled", "verdict": "suspect"}]})
+    assert waiting_findings.queueing(of(NO_LIMIT), Series("", (gathered,))) is None
 
 
 def test_a_request_that_waits_for_its_model_is_not_said_to_wait_for_nothing() -> None:
