@@ -217,9 +217,34 @@ def _client_error(e: Evidence) -> Iterator[Doubt]:
 
 def _kept_out(e: Evidence) -> Iterator[Doubt]:
     """Doubt a level in which requests waited for a place among the connections; see Pool."""
-    count = sum(doubts.KEPT_OUT in each for each in e.measured["doubts"])
+    count = sum(doubts.KEPT_OUT in each for each in e.everyone["doubts"])
     if count:
-        yield Doubt(SUSPECT, f"{count} of {len(e.measured)} answers: {doubts.KEPT_OUT}")
+        yield Doubt(SUSPECT, f"{count} of {len(e.everyone)} answers: {doubts.KEPT_OUT}")
+
+
+STUCK_SHARE, STUCK_FACTOR = (
+    0.5,
+    2.0,
+)  # of the measurement; of the longest wait that counts: users who waited longer were stuck
+
+
+def _stuck(e: Evidence) -> Iterator[Doubt]:
+    """Doubt a level through most of which users waited with a request that no figure counts: a warm-up, or one that we stopped."""
+    until = e.everyone["first_token"].fillna(e.everyone["end"])
+    uncounted = e.everyone["warmup"].astype(bool) | (e.everyone["outcome"] == Outcome.CANCELLED)
+    begin, end = e.everyone["send"][~uncounted].min(), e.everyone["end"][~uncounted].max()
+    waited = until - e.everyone["send"]
+    longest = float(waited[~uncounted].max())
+    inside = np.minimum(until, end) - np.maximum(e.everyone["send"], begin)
+    stuck = uncounted & (inside > STUCK_SHARE * (end - begin)) & (waited > STUCK_FACTOR * longest)
+    if stuck.any():
+        count, streams = int(stuck.sum()), e.level.get("concurrency")
+        yield Doubt(
+            VOID if streams and 2 * count >= streams else SUSPECT,
+            f"{counted(count, 'request')} that no figure counts (warm-up, or stopped) waited for a first token through most of the "
+            f"measurement, up to {seconds(float(waited[stuck].max()))}, and no other longer than {seconds(longest)}: the figures are of "
+            "the users who were let through",
+        )
 
 
 def _doubted(e: Evidence) -> Iterator[Doubt]:
@@ -401,6 +426,7 @@ OUTCOME_RULES: dict[str, Callable[[Evidence], Iterator[Doubt]]] = {
     "undistinguished": _undistinguished,
     "without_text": _without_text,
     "kept_out": _kept_out,
+    "stuck": _stuck,
     "doubted": _doubted,
     "slow_send": _slow_send,
 }

@@ -101,6 +101,11 @@ REMEDIES: dict[str, Remedy] = {
         "Raise the server's or gateway's limit of connections (HAProxy maxconn) to at least the number of streams, or let it close idle "
         "ones soon.",
     ),
+    "stuck": Remedy(
+        "Users were stuck.",
+        "Find what held them back: a gateway that takes fewer connections than there are streams, or a queue that passes over who came "
+        "first.",
+    ),
     "doubted": Remedy(
         "Answers were not as expected.",
         "Look at an answer with --save-text, and measure the server without the gateway or proxy in between.",
