@@ -275,6 +275,8 @@ def level_notes(found: Explanation) -> Iterator[str]:
             f"Tokens came several at once, {seconds(found.reads_apart_s)} apart, as a proxy that gathers them, a busy machine or steps of "
             "several tokens do: each part may be off by as much."
         )
+    if found.level.gathered:
+        yield "Something on the way gathers tokens or slows answers down: its steps, and what is unexplained, may be that."
     if found.beside:
         yield f"Requests to {listed(found.beside)} loaded the same server meanwhile, and are not named here."
     if found.level["verdict"] == VOID:

@@ -341,6 +341,14 @@ def test_an_answer_without_its_end_is_said_to_be_one(queued: Path, outcome: Outc
     assert next(iter(words.notes(found))).startswith(said)
 
 
+def test_steps_of_a_gateway_that_gathers_tokens_are_said_to_be_unsure(queued: Path) -> None:
+    """Was "4.01 s steps of up to 2 streams" without a word behind Squid's delay pools, of a server that wrote for 0.5 s."""
+    found = explained(queued, 47)
+    gathered = LevelData({**found.level, "causes": [{"cause": "bundled", "verdict": "suspect"}]})
+    said = [list(words.level_notes(dataclasses.replace(found, level=level))) for level in (found.level, gathered)]
+    assert [any("gathers tokens" in note for note in notes) for notes in said] == [False, True]
+
+
 def test_users_who_hung_up_are_the_slowest_and_failed_requests_are_said_to_be_left_out(tmp_path: Path) -> None:
     """Of a level whose TTFT p95 is that of a user who left, explain took a quick answer for the one at p95."""
     levels, truth = grid(Made(), (8,))
