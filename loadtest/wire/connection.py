@@ -35,6 +35,7 @@ CLOSED_ERROR_NS = (
     50_000_000  # by which the instant of a close may be late: it has the kernel's ticks, or is that of our read
 )
 MOST_GIVEN_UP = 8  # closed idle connections that are remembered
+MOST_ENDS = 256  # ends of answers that are
 LAST_ACK = 56  # where tcpi_last_ack_recv stands in the kernel's struct tcp_info; a FIN acknowledges, too
 FULL_READS = 8  # small reads filled to the last byte: from then on an answer is no stream of small chunks
 
@@ -251,6 +252,7 @@ class Pool:
         self._reused: set[Origin] = set()  # origins of which a kept connection has carried a further request
         # idle connections that the server closed last: since when they were idle, and when they were closed
         self._given_up: dict[Origin, deque[tuple[int, int]]] = {}
+        self._ends: dict[Origin, deque[int]] = {}  # when the last answers were over
 
     def count(self, origin: Origin) -> int:
         return len(self._idle.get(origin, ()))
@@ -292,9 +294,10 @@ class Pool:
         elif connection.uses > 1:
             self._reused.add(origin)
         elif (received := connection.received) is not None:
-            sent, began = received.t_send, received.t_first_byte
+            sent, began = received.t_send, received.t_headers
             if sent is not None and began is not None and began - sent >= KEPT_OUT_NS:
                 received.kept_out = self._kept_out(origin, sent, began)
+        self._ends.setdefault(origin, deque(maxlen=MOST_ENDS)).append(now())
         worth_keeping = origin in self._reused or self._died[origin] < FEWEST_DIED
         if reusable and not connection.unsent and worth_keeping:
             self.park(connection)
@@ -307,12 +310,17 @@ class Pool:
                 self._close(idle.pop())
 
     def _kept_out(self, origin: Origin, sent: int, began: int) -> bool:
-        """Whether a request on a new connection waited for that of an idle one, as where a server takes only so many at once."""
+        """Whether a request on a new connection waited for that of an idle one, as where a server takes only so many at once.
+
+        Not where an answer ended meanwhile: that may have freed a slot, for which the request waited.
+        """
         for idle in () if self._watched else tuple(self._idle.get(origin, ())):
             idle.receive()  # drops those that the server has closed
         for idle_since, closed in self._given_up.get(origin, ()):
-            waited = closed - max(sent, idle_since)
-            if waited >= KEPT_OUT_NS and -CLOSED_ERROR_NS <= began - closed <= SOON_AFTER * waited:
+            since = max(sent, idle_since)
+            freed = any(since < end <= began for end in self._ends.get(origin, ()))
+            waited = closed - since
+            if waited >= KEPT_OUT_NS and -CLOSED_ERROR_NS <= began - closed <= SOON_AFTER * waited and not freed:
                 return True
         return False
 
