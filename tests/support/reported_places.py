@@ -275,6 +275,12 @@ COUNTED = {
         )
         for said in ("{", "0", "gs")
     },
+    "of a model that repeats one word, more of it a piece, uncounted": Stream(
+        V1, sse(*(delta("events" * n) for n in (1, 2, 3, 4, 5, 5)), finish()) + DONE, "events" * 20, **UNCOUNTED
+    ),
+    "the same, at first one a piece": Stream(
+        V1, sse(*(delta("events" * n) for n in (1, 1, 1, 4, 5)), finish()) + DONE, "events" * 12, **UNCOUNTED
+    ),
     "counts of single chunks, one token or two": Stream(
         V1,
         sse(*(row | {"usage": usage(1 + i % 2)} for i, row in enumerate(TALKED)), finish()) + DONE,
