@@ -32,15 +32,14 @@ def only_void(levels: Iterable[LevelData]) -> str:
 
 
 def what_happens(analysis: Analysis) -> str:
-    """Say what happens to requests past the limit: they queue; that some were turned away may be a limit of another kind."""
+    """Say what happens to requests past the limit: they queue; that some were refused may be a limit of another kind."""
     run = analysis.run
     status = run.column("status")[~run.flag("warmup")]
     refused = sorted({int(code) for code in TURNED_AWAY if (status == code).any()})
     if not refused:
         return "queue"
     count = int(np.isin(status, refused).sum())
-    were = "was" if count == 1 else "were"
-    return f"queue ({some_of(count, len(status), 'request')} {were} turned away, HTTP {listed(refused)})"
+    return f"queue ({some_of(count, len(status), 'request')} got HTTP {listed(refused)})"
 
 
 def slots_finding(analysis: Analysis) -> Finding:

@@ -64,6 +64,11 @@ class ServedModel:
     purpose: str | None = None  # the endpoint that it is for: "chat", "embeddings" or "other"
     details: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def called(self) -> str:
+        """Its name for people. SGLang's router lists a model whose name its server does not tell as "unknown"."""
+        return '"unknown", which is its name in the list' if self.name == "unknown" else shown(self.name)
+
 
 @dataclass(frozen=True, slots=True)
 class Server:
