@@ -222,10 +222,8 @@ def _kept_out(e: Evidence) -> Iterator[Doubt]:
         yield Doubt(SUSPECT, f"{count} of {len(e.everyone)} answers: {doubts.KEPT_OUT}")
 
 
-STUCK_SHARE, STUCK_FACTOR = (
-    0.5,
-    2.0,
-)  # of the measurement; of the longest wait that counts: users who waited longer were stuck
+STUCK_SHARE = 0.5  # of the measurement, through which a user who was stuck waited …
+STUCK_FACTOR = 2.0  # … and this many times the longest wait that counts
 
 
 def _stuck(e: Evidence) -> Iterator[Doubt]:
@@ -253,7 +251,10 @@ def _doubted(e: Evidence) -> Iterator[Doubt]:
     if found:
         odd = sum(map(bool, said))
         more = f" ({odd} are doubtful in all, for {len(found)} reasons)" if len(found) > 1 else ""
-        yield Doubt(SUSPECT, f"{found[0].count} of {len(e.measured)} answers: {found[0]}{more}")
+        # figures of a cache are none of the server's
+        cached = sum(any(doubt.startswith(doubts.FROM_CACHE) for doubt in each) for each in said)
+        severity = VOID if 2 * cached >= len(e.measured) else SUSPECT
+        yield Doubt(severity, f"{found[0].count} of {len(e.measured)} answers: {found[0]}{more}")
 
 
 def _slow_send(e: Evidence) -> Iterator[Doubt]:
