@@ -166,7 +166,8 @@ def _analysed(run: RunData, asked: Sequence[Objective], group: Group | None = No
     waited = waits.split_waits(run, slots.known_slots(run, found) if own else found)
     run.requests["queue_wait_s"], run.requests["wait_source"] = waited.queue, waited.source
     run.requests["slot_wait_s"], run.requests["batch_wait_s"] = waited.slot, waited.batch
-    run.requests["unsplit_wait_s"] = np.where(np.isnan(waited.slot), waited.queue, 0.0)
+    rest = np.where(np.isfinite(waited.queue) & np.isnan(waited.batch), waited.queue - waited.slot, 0.0)
+    run.requests["unsplit_wait_s"] = np.where(np.isnan(waited.slot), waited.queue, rest)
     run.requests["prefill_tokens_per_s"] = prompt_length.prefill_speed(run)
     if group is not None:
         run.requests.loc[run.requests["accompanied"], "prefill_tokens_per_s"] = np.nan

@@ -150,7 +150,7 @@ def _print_server(server: Server, chosen: ServedModel | None, probed: SlotProbe 
     unnamed = "not listed by this server" if server.unlisted else "none" if server.kind == "ollama" else "none listed"
     rows.append(("models", names or unnamed))
     if chosen is not None:
-        rows.append(("model", " ".join(filter(None, [shown(chosen.name), _size_and_quantisation(chosen)]))))
+        rows.append(("model", " ".join(filter(None, [chosen.called, _size_and_quantisation(chosen)]))))
         rows.append(("context", _context_text(chosen, refuses=server.refusal is not None)))
     refused = f"this server refuses to say them ({server.refusal})" if server.refusal else "not reported by this server"
     unsaid = f"{refused}; --slots looks for them, or a run with more streams than slots"

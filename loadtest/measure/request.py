@@ -15,6 +15,7 @@ from loadtest.dialects.answers.decoded import other_model
 from loadtest.dialects.answers.errors.refusals import with_advice
 from loadtest.dialects.answers.errors.server_errors import http_sentence, trailer_sentence
 from loadtest.dialects.base import ContentEvents, Dialect, Ending
+from loadtest.doubts import KEPT_OUT
 from loadtest.measure.failure import Failure, bug, with_server_words
 from loadtest.measure.server_figures import hold_durations, hold_prompt_count, token_fields
 from loadtest.metrics import NS_PER_S
@@ -26,10 +27,6 @@ from loadtest.workloads.job import Job
 from loadtest.workloads.source import Answered, Session
 
 IMPOSSIBLE_NS = 50_000  # an answer stamped this much before its request was sent shows that one of the clocks is wrong
-KEPT_OUT = (
-    "the answer began only once an idle connection, which loadtest keeps, had been closed: the server or a gateway takes fewer "
-    "connections than there are streams; raise that limit"
-)
 # Tokens nearer than that are of one step of the server where the mean gap is longer than the median one: it speculates.
 LONGEST_BURST_GAP_NS = 1_000_000
 # bytes; an answer up to this long is decoded at once: an error fits, and decoding it takes about 0.1 ms

@@ -48,7 +48,7 @@ class Target:
     @property
     def described(self) -> str:
         """Server, model and dialect in one line."""
-        return f"{self.server.url}: {self.server.described}, model {shown(self.model.name)}, {self.dialect.name}"
+        return f"{self.server.url}: {self.server.described}, model {self.model.called}, {self.dialect.name}"
 
 
 def find_targets(

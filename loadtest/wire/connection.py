@@ -8,7 +8,7 @@ from __future__ import annotations
 import socket
 import ssl
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 
 import httpx
@@ -31,6 +31,12 @@ KEPT_OUT_NS = 1_000_000_000  # waits for a place among the server's connections 
 SOON_AFTER = (
     0.1  # … where the answer began so soon, as a share of the wait, after the server had closed an idle connection
 )
+CLOSED_ERROR_NS = (
+    50_000_000  # by which the instant of a close may be late: it has the kernel's ticks, or is that of our read
+)
+MOST_GIVEN_UP = 8  # closed idle connections that are remembered
+MOST_ENDS = 256  # ends of answers that are
+LAST_ACK = 56  # where tcpi_last_ack_recv stands in the kernel's struct tcp_info; a FIN acknowledges, too
 FULL_READS = 8  # small reads filled to the last byte: from then on an answer is no stream of small chunks
 
 
@@ -244,8 +250,9 @@ class Pool:
         self._close = close
         self._died: Counter[Origin] = Counter()  # kept connections that the server closed at once
         self._reused: set[Origin] = set()  # origins of which a kept connection has carried a further request
-        # the idle connection that the server closed last: since when it was idle, and when it was closed
-        self._given_up: dict[Origin, tuple[int, int]] = {}
+        # idle connections that the server closed last: since when they were idle, and when they were closed
+        self._given_up: dict[Origin, deque[tuple[int, int]]] = {}
+        self._ends: dict[Origin, deque[int]] = {}  # when the last answers were over
 
     def count(self, origin: Origin) -> int:
         return len(self._idle.get(origin, ()))
@@ -286,8 +293,11 @@ class Pool:
             self._died[origin] += 1
         elif connection.uses > 1:
             self._reused.add(origin)
-        elif (received := connection.received) is not None and origin in self._given_up:
-            received.kept_out = _kept_out(received, *self._given_up[origin])
+        elif (received := connection.received) is not None:
+            sent, began = received.t_send, received.t_headers
+            if sent is not None and began is not None and began - sent >= KEPT_OUT_NS:
+                received.kept_out = self._kept_out(origin, sent, began)
+        self._ends.setdefault(origin, deque(maxlen=MOST_ENDS)).append(now())
         worth_keeping = origin in self._reused or self._died[origin] < FEWEST_DIED
         if reusable and not connection.unsent and worth_keeping:
             self.park(connection)
@@ -299,18 +309,37 @@ class Pool:
             while idle:
                 self._close(idle.pop())
 
+    def _kept_out(self, origin: Origin, sent: int, began: int) -> bool:
+        """Whether a request on a new connection waited for that of an idle one, as where a server takes only so many at once.
+
+        Not where an answer ended meanwhile: that may have freed a slot, for which the request waited.
+        """
+        for idle in () if self._watched else tuple(self._idle.get(origin, ())):
+            idle.receive()  # drops those that the server has closed
+        for idle_since, closed in self._given_up.get(origin, ()):
+            since = max(sent, idle_since)
+            freed = any(since < end <= began for end in self._ends.get(origin, ()))
+            waited = closed - since
+            if waited >= KEPT_OUT_NS and -CLOSED_ERROR_NS <= began - closed <= SOON_AFTER * waited and not freed:
+                return True
+        return False
+
     def _drop(self, connection: Connection) -> None:
         """Close an idle connection that the server has closed."""
         if connection.uses and now() - connection.idle_since < AT_ONCE_NS:
             self._died[connection.origin] += 1
-        if self._watched:  # else it may have been closed long ago
-            self._given_up[connection.origin] = connection.idle_since, now()
+        closed = now() if self._watched else _last_heard(connection.sock)
+        if closed is not None:
+            self._given_up.setdefault(connection.origin, deque(maxlen=MOST_GIVEN_UP)).append(
+                (connection.idle_since, closed)
+            )
         self._close(connection)
 
 
-def _kept_out(received: Received, idle_since: int, closed: int) -> bool:
-    """Whether a request on a new connection waited for that of an idle one, as where a server takes only so many at once."""
-    if received.t_send is None or received.t_first_byte is None:
-        return False
-    waited = closed - max(received.t_send, idle_since)
-    return waited >= KEPT_OUT_NS and abs(received.t_first_byte - closed) <= SOON_AFTER * waited
+def _last_heard(sock: socket.socket) -> int | None:
+    """Return when the last segment came, monotonic ns: of an idle connection that the server closed, its FIN. None where unknown."""
+    try:
+        ago_ms = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, LAST_ACK + 4)[LAST_ACK:]
+    except (OSError, AttributeError):  # it is no TCP socket, or this is no Linux
+        return None
+    return now() - int.from_bytes(ago_ms, sys.byteorder) * 1_000_000

@@ -59,6 +59,11 @@ def test_a_model_is_the_one_asked_for_else_the_loaded_else_the_only_one() -> Non
     assert choose_model(ollama(cold), None) is cold
 
 
+def test_a_model_that_is_called_unknown_is_not_said_to_be_unknown() -> None:
+    """As SGLang's router lists it; was "model unknown"."""
+    assert [ServedModel(name).called for name in ("unknown", "a")] == ['"unknown", which is its name in the list', "a"]
+
+
 def test_models_that_cannot_be_chosen_are_named() -> None:
     two = ollama(ServedModel("a:latest", loaded=False), ServedModel("b:7b", loaded=False))
     with pytest.raises(TargetError, match="several models; choose one with --model: a:latest, b:7b"):

@@ -33,7 +33,7 @@ MARKERS = "osD^vPX"
 
 # What a request is doing, in the order that it does it: (column or key, name, colour).
 REQUEST_STATES = (
-    ("unsplit_wait_s", "queue wait (for a slot or a batch: not known)", PALE_ORANGE),
+    ("unsplit_wait_s", "queue wait (for what is not known)", PALE_ORANGE),
     ("slot_wait_s", "slot wait", ORANGE),
     ("batch_wait_s", "batch wait", YELLOW),
     ("load_s", "model load", PURPLE),

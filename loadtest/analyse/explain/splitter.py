@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from loadtest import doubts
 from loadtest.analyse.explain import time_parts
 from loadtest.analyse.explain.lost_cache import lost_cache
 from loadtest.analyse.explain.time_parts import LEAST_S, Cause, LostCache, Parts, TimePart
@@ -65,6 +66,12 @@ class Splitter:
         total = float(until - timeline.sched[row])
         rest = total - sum(part.seconds for part in parts)
         length = float(timeline.last[row] - timeline.first[row])  # nan where no token came
+        if (
+            doubts.KEPT_OUT in self.run.requests["doubts"].iloc[row]
+        ):  # the server had not got it, so it waited for none of its slots
+            waits = [part for part in parts if part.name in (time_parts.BEHIND, time_parts.SLOT, time_parts.WAIT)]
+            kept = rest + sum(part.seconds for part in waits)
+            parts, rest = [*(part for part in parts if part not in waits), TimePart(time_parts.KEPT_OUT, kept)], 0.0
         return Parts(total, (*parts, TimePart(time_parts.REST, rest)), length, self._decode(row), lost)
 
     def _at_server(self, row: int, until: float, lost: LostCache | None) -> Iterator[TimePart]:

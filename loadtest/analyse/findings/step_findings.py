@@ -195,7 +195,7 @@ def stalling(run: RunData, series: Series) -> Finding | None:
     Where a few answers lose nearly all of it, a mean would stand for nobody: those are counted.
     """
     levels = series.believed
-    if not levels or levels[-1].get("concurrency") == 1:  # a stream alone has no others
+    if not levels or levels[-1].get("concurrency") == 1 or levels[-1].gathered:  # a stream alone has no others
         return None
     level = levels[-1]
     stall, e2e, ttft = level.figure("stall_s"), level.figure("e2e_s"), level.mean_ttft

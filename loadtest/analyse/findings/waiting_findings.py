@@ -24,6 +24,7 @@ def queueing(analysis: Analysis, series: Series) -> Finding | None:
         level
         for level in series.believed
         if (level.figure("queue_wait_s") is not None or level.figure("slot_wait_s"))
+        and not level.gathered
         and 2 * _left_waiting(level) <= level.get("requests", 0)
     ]
     if not told:
@@ -48,11 +49,12 @@ def queueing(analysis: Analysis, series: Series) -> Finding | None:
     if wait is None:
         return None
     if slot is None or batch is None or analysis.steps.apart:
-        unsplit = "Whether requests wait for a slot or for a batch is not known."
-        return Finding(f"{capitalised(at)}, {percent(wait / ttft)} {of} is queue wait{above}.", unsplit)
+        unsplit = "Whether requests wait for a slot, for a batch or for another model is not known."
+        queued = percent(level.share_of_ttft("queue_wait_s"))
+        return Finding(f"{capitalised(at)}, {queued} {of} is queue wait{above}.", unsplit)
     if not slot + batch and level.get("concurrency") == 1:
         return None  # what queue wait it has all the same is no wait for others
-    share = (slot + batch) / ttft
+    share = level.share_of_ttft("slot_wait_s", "batch_wait_s")
     if share <= LEAST_BATCH_WAIT < (wait - slot - batch) / ttft:
         return None  # before_work says it
     if share > LEAST_BATCH_WAIT and slot < 0.1 * batch:
@@ -98,12 +100,14 @@ def batching(analysis: Analysis, series: Series) -> Finding | None:
     found, largest = None, LEAST_BATCH_WAIT
     for level in series.believed:
         ttft, slot, batch = level.mean_ttft, level.figure("slot_wait_s"), level.figure("batch_wait_s")
-        if ttft and batch and slot is not None and slot < 0.1 * batch and (batch - within) / ttft > largest:
+        if level.gathered or not (ttft and batch) or slot is None:
+            continue
+        if slot < 0.1 * batch and (batch - within) / ttft > largest:
             found, largest = level, (batch - within) / ttft
     if found is None:
         return before_work(series, alone)
     slot, ttft = found.figure("slot_wait_s") or 0.0, found.mean_ttft or 0.0
-    share = percent((found.figure("batch_wait_s") or 0.0) / ttft)  # as in the tables
+    share = percent(found.share_of_ttft("batch_wait_s"))  # as in the tables
     if held_by_others(analysis.run, found):
         return Finding(
             f"At {found.load}, {share} of {found.mean_ttft_said} is waiting "

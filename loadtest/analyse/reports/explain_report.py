@@ -25,6 +25,7 @@ SHORT_NAMES = {
     time_parts.MODEL_LOAD: "model load",
     time_parts.TURN: "model's turn",
     time_parts.BEHIND: "held back",
+    time_parts.KEPT_OUT: "no connection",
     time_parts.SLOT: "slot wait",
     time_parts.WAIT: "queue wait",
     time_parts.PROMPTS: "others' prompts",
@@ -44,6 +45,7 @@ PLAIN_WORDS = {  # of parts that are always said alike
     time_parts.TURN: "until its model's turn came: answers of another model, and the model load",
     time_parts.BEHIND: "until the last request was taken in that came after it: it was held back on its way, or passed over; which is "
     "not known",
+    time_parts.KEPT_OUT: "most of it until an idle connection had been closed, as the server or a gateway takes no more at once",
     time_parts.WAIT: "before its prompt was read: for a slot, for a running step or on its way; which is not known",
     time_parts.SLOW: "longer than such prompts take here, which no request of the run explains",
 }
@@ -273,6 +275,8 @@ def level_notes(found: Explanation) -> Iterator[str]:
             f"Tokens came several at once, {seconds(found.reads_apart_s)} apart, as a proxy that gathers them, a busy machine or steps of "
             "several tokens do: each part may be off by as much."
         )
+    if found.level.gathered:
+        yield "Something on the way gathers tokens or slows answers down: its steps, and what is unexplained, may be that."
     if found.beside:
         yield f"Requests to {listed(found.beside)} loaded the same server meanwhile, and are not named here."
     if found.level["verdict"] == VOID:

@@ -112,6 +112,18 @@ class LevelData(dict[str, Any]):
         stayed = " of users who stayed" if (self["ttft_s"] or {}).get("mean_stayed") else answered
         return f"the mean TTFT{stayed} ({seconds(self.mean_ttft)})"
 
+    def share_of_ttft(self, *names: str) -> float:
+        """Return which share of its mean TTFT these waits are, as far as they are known of its requests."""
+        ttft = self["ttft_s"]
+        whole: float = (self.mean_ttft or math.inf) * (ttft.get("n", 1) - ttft.get("left", 0))
+        known: float = sum((self.figure(name) or 0.0) * self[name].get("n", 1) for name in names if self.get(name))
+        return known / whole if whole else 0.0
+
+    @property
+    def gathered(self) -> bool:
+        """Whether something on the way gathers tokens, so that no instant of theirs is the server's."""
+        return any(each["cause"] == "bundled" for each in self.get("causes") or ())
+
     def figure(self, name: str, part: str = "mean") -> float | None:
         """Return one of its figures, None where it is unknown; a rate of the whole level has no `part`."""
         described = self.get(name)

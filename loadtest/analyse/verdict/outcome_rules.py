@@ -141,20 +141,30 @@ def _failed(e: Evidence, how: str) -> Iterator[Doubt]:
     if not len(bad) or not len(e.requests):
         return
     stopped = _stopped_answering(e)
-    way = partial(_way, stopped=stopped is not None)
-    if Counter(map(way, bad["outcome"], bad["status"])).most_common(1)[0][0] != how:
+    gone = _behind_broken_ones(ended)[bad.index] | (stopped is not None)
+    if Counter(map(_way, bad["outcome"], bad["status"], gone)).most_common(1)[0][0] != how:
         return
     allowed = float(e.run.scenario.get("max_error_ratio") or 0.0)
     more = "".join(f"; {more}" for more in (stopped, _time_limit(e, bad)) if more)
     yield from doubts.doubt_failed(len(bad), len(ended), list_outcomes(bad), allowed=allowed, more=more)
 
 
-def _way(outcome: str, status: float, *, stopped: bool) -> str:
+def _behind_broken_ones(ended: pd.DataFrame) -> pd.Series[bool]:
+    """Mark what ended behind an answer that broke off or a connection that failed, and before the next success."""
+    order = ended.sort_values("end", kind="stable")
+    broke = order["outcome"].isin(_BROKE).astype(float).where(order["ok"].astype(bool) | order["outcome"].isin(_BROKE))
+    return broke.ffill() == 1
+
+
+_BROKE = (Outcome.CONNECT_ERROR, Outcome.TRUNCATED)
+
+
+def _way(outcome: str, status: float, gone: bool) -> str:
     """Return how a request failed: the server was gone, turned it away, or was too slow; else by what its error says.
 
-    Behind a gateway a server is gone, too, where from an instant on (`stopped`) the gateway answers in its place.
+    Behind a gateway a server is gone, too, where the gateway answers in its place (`gone`): for a while, or from an instant on.
     """
-    if outcome in (Outcome.CONNECT_ERROR, Outcome.TRUNCATED) or (stopped and status in (502, 503, 504)):
+    if outcome in _BROKE or (gone and status in (502, 503, 504)):
         return "gone"
     if outcome == Outcome.TIMEOUT or (outcome == Outcome.HTTP_ERROR and status in (408, 499, 504, 524)):
         return "slow"
@@ -205,12 +215,46 @@ def _client_error(e: Evidence) -> Iterator[Doubt]:
         yield Doubt(VOID, f"loadtest itself failed over {len(bad)} of {len(e.everyone)} requests{words}")
 
 
+def _kept_out(e: Evidence) -> Iterator[Doubt]:
+    """Doubt a level in which requests waited for a place among the connections; see Pool."""
+    count = sum(doubts.KEPT_OUT in each for each in e.everyone["doubts"])
+    if count:
+        yield Doubt(SUSPECT, f"{count} of {len(e.everyone)} answers: {doubts.KEPT_OUT}")
+
+
+STUCK_SHARE = 0.5  # of the measurement, through which a user who was stuck waited …
+STUCK_FACTOR = 2.0  # … and this many times the longest wait that counts
+
+
+def _stuck(e: Evidence) -> Iterator[Doubt]:
+    """Doubt a level through most of which users waited with a request that no figure counts: a warm-up, or one that we stopped."""
+    until = e.everyone["first_token"].fillna(e.everyone["end"])
+    uncounted = e.everyone["warmup"].astype(bool) | (e.everyone["outcome"] == Outcome.CANCELLED)
+    begin, end = e.everyone["send"][~uncounted].min(), e.everyone["end"][~uncounted].max()
+    waited = until - e.everyone["send"]
+    longest = float(waited[~uncounted].max())
+    inside = np.minimum(until, end) - np.maximum(e.everyone["send"], begin)
+    stuck = uncounted & (inside > STUCK_SHARE * (end - begin)) & (waited > STUCK_FACTOR * longest)
+    if stuck.any():
+        count, streams = int(stuck.sum()), e.level.get("concurrency")
+        yield Doubt(
+            VOID if streams and 2 * count >= streams else SUSPECT,
+            f"{counted(count, 'request')} that no figure counts (warm-up, or stopped) waited for a first token through most of the "
+            f"measurement, up to {seconds(float(waited[stuck].max()))}, and no other longer than {seconds(longest)}: the figures are of "
+            "the users who were let through",
+        )
+
+
 def _doubted(e: Evidence) -> Iterator[Doubt]:
-    found = commonest(doubt for each in e.measured["doubts"] for doubt in dict.fromkeys(each))
+    said = [[doubt for doubt in dict.fromkeys(each) if doubt != doubts.KEPT_OUT] for each in e.measured["doubts"]]
+    found = commonest(doubt for each in said for doubt in each)
     if found:
-        odd = sum(map(bool, e.measured["doubts"]))
+        odd = sum(map(bool, said))
         more = f" ({odd} are doubtful in all, for {len(found)} reasons)" if len(found) > 1 else ""
-        yield Doubt(SUSPECT, f"{found[0].count} of {len(e.measured)} answers: {found[0]}{more}")
+        # figures of a cache are none of the server's
+        cached = sum(any(doubt.startswith(doubts.FROM_CACHE) for doubt in each) for each in said)
+        severity = VOID if 2 * cached >= len(e.measured) else SUSPECT
+        yield Doubt(severity, f"{found[0].count} of {len(e.measured)} answers: {found[0]}{more}")
 
 
 def _slow_send(e: Evidence) -> Iterator[Doubt]:
@@ -382,6 +426,8 @@ OUTCOME_RULES: dict[str, Callable[[Evidence], Iterator[Doubt]]] = {
     "several_models": _several_models,
     "undistinguished": _undistinguished,
     "without_text": _without_text,
+    "kept_out": _kept_out,
+    "stuck": _stuck,
     "doubted": _doubted,
     "slow_send": _slow_send,
 }

@@ -45,8 +45,9 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "turned_away": Remedy(
         "Requests were turned away.",
-        "Send less load: fewer streams, a lower --rate, or --max-rate below the server's limit. If that is normal for this server, "
-        "allow it with --max-error-ratio.",
+        "Send less load: fewer streams, a lower --rate, or --max-rate below the server's limit. Where a 503 comes at little load, too, "
+        "see a gateway's log: it may not have reached its server. If some are normal for this server, allow them with "
+        "--max-error-ratio.",
     ),
     "too_slow": Remedy(
         "Requests took longer than a time limit.",
@@ -95,8 +96,18 @@ REMEDIES: dict[str, Remedy] = {
         "Look at an answer with --save-text. If the server sends its text in another format, choose it with --api and "
         "--endpoint; if the model ends at once, change the prompt or ask for --ignore-eos.",
     ),
+    "kept_out": Remedy(
+        "Requests waited for a connection.",
+        "Raise the server's or gateway's limit of connections (HAProxy maxconn) to at least the number of streams, or let it close idle "
+        "ones soon.",
+    ),
+    "stuck": Remedy(
+        "Users were stuck.",
+        "Find what held them back: a gateway that takes fewer connections than there are streams, or a queue that passes over who came "
+        "first.",
+    ),
     "doubted": Remedy(
-        "Answers were not as the protocol says.",
+        "Answers were not as expected.",
         "Look at an answer with --save-text, and measure the server without the gateway or proxy in between.",
     ),
     "slow_send": Remedy(

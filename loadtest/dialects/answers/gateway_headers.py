@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 
 from loadtest.dialects.base import Ending
+from loadtest.doubts import FROM_CACHE
 from loadtest.reach import Headers, cached_by, header_quoted
 from loadtest.text import shown
 
@@ -26,7 +27,7 @@ _AFFINITY = re.compile(
 def remark(ending: Ending, headers: Headers, waited_s: float) -> None:
     """Add to what is doubtful and what is odd in an answer what its headers, which took so many seconds, say of the way."""
     if (said := cached_by(headers, waited_s)) is not None:
-        ending.doubts.append(f"a cache on the way answered in the server's place ({said})")
+        ending.doubts.append(f"{FROM_CACHE} ({said})")
     if (said := _more(headers, _FELL_BACK)) is not None:
         ending.doubts.append(f"the gateway fell back to another model or server ({said})")
     if (said := _more(headers, _TRIED_AGAIN)) is not None:

@@ -37,6 +37,7 @@ from loadtest.targets.server.model_list import (
     slots_listed,
     with_more,
 )
+from loadtest.targets.server.model_shape import architecture_of, input_embedding
 from loadtest.targets.server.unclear import nearer_one, refused_error, unclear_error
 from loadtest.text import profile_at_speed, shown
 from loadtest.urls import deployment_of, has_own_root
@@ -63,6 +64,11 @@ class ServedModel:
     size_vram: int | None = None
     purpose: str | None = None  # the endpoint that it is for: "chat", "embeddings" or "other"
     details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def called(self) -> str:
+        """Its name for people. SGLang's router lists a model whose name its server does not tell as "unknown"."""
+        return '"unknown", which is its name in the list' if self.name == "unknown" else shown(self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,22 +351,10 @@ def with_details(client: httpx.Client, server: Server, model: ServedModel) -> Se
         own = {key: value for key, value in info.items() if key.startswith((f"{family}.", "general."))}
         info = own if any(key.startswith(f"{family}.") for key in own) else info
     trained = next((as_positive(value) for key, value in info.items() if key.endswith(".context_length")), None)
-    details = {**model.details, **_model_details(facts.get("details")), "architecture": _architecture(info)}
-    if (embedding := _input_embedding(facts.get("tensors"))) is not None:
+    details = {**model.details, **_model_details(facts.get("details")), "architecture": architecture_of(info)}
+    if (embedding := input_embedding(facts.get("tensors"))) is not None:
         details["input_embedding"] = embedding
     return replace(model, trained_context=trained, details=details)
-
-
-def _input_embedding(tensors: Any) -> dict[str, Any] | None:
-    """Return type and values of the input embedding, and whether it is the output's too; None where that is not known."""
-    rows = {as_text(row.get("name")): row for row in map(as_mapping, tensors if isinstance(tensors, list) else [])}
-    row = rows.get("token_embd.weight", {})
-    kind, sizes = as_text(row.get("type")), row.get("shape")
-    counts = [as_positive(size) for size in sizes] if isinstance(sizes, list) else []
-    if kind is None or not counts or None in counts:
-        return None
-    values = math.prod(count for count in counts if count)
-    return {"type": kind, "values": values, "shared": "output.weight" not in rows}
 
 
 def _model_details(details: Any) -> dict[str, Any]:
@@ -369,29 +363,6 @@ def _model_details(details: Any) -> dict[str, Any]:
     for key in ("parameter_size", "quantization_level", "family", "format", "parent_model"):
         if key in found and (value := as_text(found.pop(key))) is not None:
             found[key] = value
-    return found
-
-
-def _architecture(info: dict[str, Any]) -> dict[str, Any]:
-    """Return what decides the sizes of weights and KV cache, under GGUF's names without the family's prefix."""
-    names = (
-        *("block_count", "embedding_length", "attention.head_count", "attention.head_count_kv"),
-        *("attention.key_length", "attention.value_length", "attention.sliding_window"),
-        *("attention.sliding_window_pattern", "attention.key_length_swa", "attention.value_length_swa"),
-        *("attention.shared_kv_layers", "attention.cross_attention_layers", "attention.chunk_size"),
-        *("attention.kv_lora_rank", "full_attention_interval", "ssm.state_size", "feed_forward_length"),
-        *("vocab_size", "parameter_count"),
-    )
-    found = {}
-    for key, value in info.items():
-        if (name := key.partition(".")[2]) in names:
-            one = (
-                [as_count(int(item) if isinstance(item, bool) else item) for item in value]
-                if isinstance(value, list)
-                else as_count(value)
-            )
-            if one is not None and not (isinstance(one, list) and None in one):  # a list has a number for each layer
-                found[name] = one
     return found
 
 

@@ -27,7 +27,7 @@ from loadtest.analyse.reports import explain_report as words
 from loadtest.analyse.run import LevelData
 from loadtest.analyse.summary import analyse
 from loadtest.cli.explain import _show_table
-from loadtest.doubts import VOID
+from loadtest.doubts import KEPT_OUT, VOID
 from loadtest.records import Outcome, Record
 from loadtest.simulate.model.timing import StepLaw
 from loadtest.text import seconds
@@ -341,6 +341,14 @@ def test_an_answer_without_its_end_is_said_to_be_one(queued: Path, outcome: Outc
     assert next(iter(words.notes(found))).startswith(said)
 
 
+def test_steps_of_a_gateway_that_gathers_tokens_are_said_to_be_unsure(queued: Path) -> None:
+    """Was "4.01 s steps of up to 2 streams" without a word behind Squid's delay pools, of a server that wrote for 0.5 s."""
+    found = explained(queued, 47)
+    gathered = LevelData({**found.level, "causes": [{"cause": "bundled", "verdict": "suspect"}]})
+    said = [list(words.level_notes(dataclasses.replace(found, level=level))) for level in (found.level, gathered)]
+    assert [any("gathers tokens" in note for note in notes) for notes in said] == [False, True]
+
+
 def test_users_who_hung_up_are_the_slowest_and_failed_requests_are_said_to_be_left_out(tmp_path: Path) -> None:
     """Of a level whose TTFT p95 is that of a user who left, explain took a quick answer for the one at p95."""
     levels, truth = grid(Made(), (8,))
@@ -377,3 +385,18 @@ def test_of_a_load_that_was_measured_again_the_level_that_is_not_void_is_explain
         for index, (users, verdict) in enumerate(seen)
     ]
     assert busiest(levels)["index"] == 2
+
+
+def test_a_request_without_a_connection_waited_for_no_slot(tmp_path: Path) -> None:
+    """Was "9.34 s unexplained" behind HAProxy with maxconn 2, and its level "Answers were not as the protocol says"."""
+    run = play(TIMING, [Load(users=5, requests=40)], slots=2)
+    records = [dataclasses.replace(one, doubts=[KEPT_OUT]) if one.id == 30 else one for one in run.records]
+    folder = dataclasses.replace(run, records=records).write(tmp_path / "run")
+    found = explained(folder, 30)
+    assert sum(part.seconds for part in found.parts.first) == pytest.approx(found.parts.total_s)
+    assert "until an idle connection had been closed" in text(found)
+    assert "slot" not in text(found)
+    (reason,) = [
+        one for one in analyse(folder).summary["levels"][0]["causes"] if one["cause"] in ("kept_out", "doubted")
+    ]
+    assert reason == {"cause": "kept_out", "verdict": "suspect"}

@@ -26,8 +26,8 @@ NO_RUN = cast(
 
 
 def level(**figures: float | None) -> LevelData:
-    """Return a level of summary.json at 8 streams with these means."""
-    named = {name: None if value is None else {"mean": value, "max": value} for name, value in figures.items()}
+    """Return a level of summary.json at 8 streams with these means, each of 8 requests."""
+    named = {name: None if value is None else {"mean": value, "max": value, "n": 8} for name, value in figures.items()}
     return LevelData(index=0, label="8 streams", concurrency=8, rate=None, **named)
 
 
@@ -90,6 +90,15 @@ def test_requests_queue_where_a_limit_and_slot_wait_were_seen(
     assert found == said or (said is not None and (found or "").startswith(said))
 
 
+def test_a_share_of_ttft_counts_what_is_known_and_nothing_where_tokens_are_gathered() -> None:
+    """Was "107 % of the mean TTFT (1.05 s) is waiting" behind Squid's delay pools: one answer of eight told no durations."""
+    one = level(ttft_s=1.0, queue_wait_s=1.1, slot_wait_s=None, batch_wait_s=None)
+    one["queue_wait_s"]["n"] = 7
+    assert (waiting_findings.queueing(of(NO_LIMIT), Series("", (one,))) or "").startswith("At 8 streams, 96 % of")
+    gathered = LevelData({**one, "causes": [{"cause": "bundled", "verdict": "suspect"}]})
+    assert waiting_findings.queueing(of(NO_LIMIT), Series("", (gathered,))) is None
+
+
 def test_a_request_that_waits_for_its_model_is_not_said_to_wait_for_nothing() -> None:
     """Was "No request queues at 8 streams: waiting is 0.2 % of the mean TTFT" where two models took turns."""
     one = level(ttft_s=1.9, queue_wait_s=0.004, slot_wait_s=0.0, batch_wait_s=0.004, load_s=1.2)
@@ -138,7 +147,7 @@ def test_that_no_request_queues_is_not_all_where_higher_levels_are_void(void_at:
         (
             [429.0, 200.0, 429.0, 429.0, 503.0],
             1,
-            "The server handles 4 requests in parallel; further requests queue (3 of 4 requests were turned away, HTTP 429 and 503).",
+            "The server handles 4 requests in parallel; further requests queue (3 of 4 requests got HTTP 429 and 503).",
         ),
     ],
 )

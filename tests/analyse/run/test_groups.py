@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,15 +15,18 @@ from rich.console import Console
 from support import report_pages as pages
 from support.made_runs import grid, make, write
 from support.two_models import FAST, HERE, SLOW, THERE, USERS, mixed, target, two_models
+from support.virtual_runs import Load, play
 
 from loadtest.analyse import charts, report
 from loadtest.analyse.charts import machine
+from loadtest.analyse.charts.ttft import parts_of
 from loadtest.analyse.figures import client_capacity
 from loadtest.analyse.findings.run_findings import all_findings
 from loadtest.analyse.reports.answers import verdict_in_words
 from loadtest.analyse.run import frames, groups
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.records import Outcome, Record
+from loadtest.simulate.model.timing import StepLaw, Timing
 
 pytestmark = pytest.mark.usefixtures("short_reports")
 
@@ -350,3 +354,24 @@ def test_a_narrow_table_breaks_names_of_models_at_their_separators(tmp_path: Pat
     for piece in ("llama3.1:8b-", "instruct-", "hf.co/", "bartowski/", "Qwen2.5-7B-", "Instruct-GGUF:"):
         assert piece in column
     assert sum(line.rstrip().endswith("valid") for line in lines) == 4
+
+
+def test_a_wait_for_a_model_that_is_swapped_in_is_no_batch_wait(tmp_path: Path) -> None:
+    """Was "98 % of the mean TTFT (3.42 s) is batch wait" behind llama-swap, which started a server anew for each request."""
+    played = play(
+        Timing(step=StepLaw(0.02, 0.004), prefill_s=0.001), [Load(users=1, requests=40)], slots=4, says="llamacpp"
+    )
+    records = [played.records[0]]
+    for before, one in itertools.pairwise(played.records):  # sent while the other model answers
+        sent = before.t_send or 0
+        chunks = [chunk + ((one.t_send or 0) - sent) // 1000 for chunk in one.chunks]
+        records.append(dataclasses.replace(one, t_sched=sent, t_send=sent, chunks=chunks))
+    named = [dataclasses.replace(one, model=("made", "other")[one.id % 2], target=one.id % 2) for one in records]
+    targets = [{**target(name), "api": "openai", "dialect": "openai-chat"} for name in ("made", "other")]
+    both = analyse(write(tmp_path / "run", named, played.levels, targets=targets))
+    for level in both.summary["levels"]:
+        assert level["batch_wait_s"] is None
+        assert level["queue_wait_s"]["mean"] > 0.8 * level["ttft_s"]["mean"]
+        assert parts_of(level)["unsplit_wait_s"] == pytest.approx(level["queue_wait_s"]["mean"])
+    assert "is queue wait." in " ".join(all_findings(both))
+    assert "batch wait" not in " ".join(all_findings(both))

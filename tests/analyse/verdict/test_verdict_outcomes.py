@@ -44,6 +44,34 @@ def test_the_words_of_most_failures_are_not_said_to_be_those_of_all(tmp_path: Pa
     assert "16 of 32 requests failed (16 http_error, 12 of them: busy)" in reason
 
 
+@pytest.mark.parametrize(("users", "verdict"), [(2, "void"), (1, "suspect"), (0, "valid")])
+def test_users_who_wait_through_a_level_with_a_warm_up_are_missing_from_it(
+    users: int, verdict: str, tmp_path: Path
+) -> None:
+    """Was valid behind h2o with max-connections 2: three of five waited 14 s and more, and TTFT p95 was 108 ms."""
+    levels, truth = grid(Made(), (4,))
+    last = max(record.t_end for record in truth.records)
+    stuck = {**without_answer(truth.records[0]), "outcome": Outcome.CANCELLED, "t_end": last}
+    warm = [record for record in truth.records if record.warmup][:users]
+    records = [dataclasses.replace(one, **stuck) if one in warm else one for one in truth.records]
+    level = analyse(write(tmp_path / "run", records, levels)).summary["levels"][0]
+    assert level["verdict"] == verdict
+    assert [one["cause"] for one in level["causes"]] == ["stuck"] * bool(users)
+
+
+def test_a_server_that_was_gone_for_a_while_behind_a_gateway_did_not_turn_requests_away(tmp_path: Path) -> None:
+    """Was "send less load", where lighttpd answered 503 until a killed server was back."""
+    gone = {8: Outcome.TRUNCATED, 9: Outcome.TRUNCATED, **dict.fromkeys(range(10, 22), Outcome.HTTP_ERROR)}
+
+    def fails(record: Record) -> dict[str, Any]:
+        return {**without_answer(record), "outcome": gone[record.id], "status": 503} if record.id in gone else {}
+
+    levels, truth = grid(Made(), (4,))
+    records = [dataclasses.replace(record, **fails(record)) for record in truth.records]
+    level = analyse(write(tmp_path / "run", records, levels)).summary["levels"][0]
+    assert [one["cause"] for one in level["causes"]] == ["server_gone"]
+
+
 @pytest.mark.parametrize(
     ("how", "cause"),
     [
@@ -110,6 +138,13 @@ def test_of_doubts_that_all_answers_share_the_first_is_said(tmp_path: Path) -> N
     """Was any of them, another one each time that a report was made."""
     doubts = [f"it is {word}" for word in ("short", "long", "odd", "late", "torn", "cold")]
     assert f"answers: {doubts[0]} (" in " ".join(judged(tmp_path / "run", lambda _: {"doubts": doubts})[1])
+
+
+@pytest.mark.parametrize(("every", "verdict"), [(2, "void"), (3, "suspect")])
+def test_a_level_that_a_cache_answered_has_no_figures_of_the_server(tmp_path: Path, every: int, verdict: str) -> None:
+    """It was suspect, with 190,000 prompt tokens/s, where Varnish answered all of it."""
+    said = {"doubts": ["a cache on the way answered in the server's place (Age: 12)"]}
+    assert judged(tmp_path / "run", lambda _: said, every=every)[0] == verdict
 
 
 def test_many_failures_are_void_even_where_they_are_allowed(tmp_path: Path) -> None:

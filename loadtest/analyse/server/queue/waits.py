@@ -8,7 +8,8 @@ that such a request waited passes in every request: where it is more than 20 ms 
 server reports no durations, requests are taken to be admitted in the order of their first tokens: this infers slot wait,
 but batch wait stays unknown.
 
-Some batch waits are no batch's: other streams got token after token meanwhile.
+Some batch waits are no batch's: other streams got token after token meanwhile. Beside another model of the same server batch wait is
+unknown, unless the server tells of its model loads.
 """
 
 from __future__ import annotations
@@ -69,14 +70,21 @@ def split_waits(run: RunData, slots: Slots) -> Waits:
     told = np.isfinite(wait)
     slot = np.where(told | np.isfinite(run.column("first_token")), slot, np.nan)
     source = np.where(np.isfinite(slot), np.where(told, SERVER, INFERRED), UNKNOWN)
-    return Waits(wait, slot, np.maximum(wait - slot - way, 0.0) * ~alone, source.astype(np.object_))
+    # Beside another model a request may wait for that one's answers, or for a model load that the server does not tell of.
+    turn = _accompanied(run) & ~np.isfinite(run.column("load_s"))
+    batch = np.where(turn, np.nan, np.maximum(wait - slot - way, 0.0) * ~alone)
+    return Waits(wait, slot, batch, source.astype(np.object_))
+
+
+def _accompanied(run: RunData) -> BoolArray:
+    return np.broadcast_to(np.asarray(run.requests.get("accompanied", False), dtype=np.bool_), len(run.requests))
 
 
 def _waited_alone(run: RunData, wait: FloatArray) -> BoolArray:
     """Mark the requests that waited while no other was in flight at their server."""
     send = run.column("reached")
     alone = open_within(send, run.column("end"), send, send + np.nan_to_num(wait)) < 2
-    return alone & ~np.asarray(run.requests.get("accompanied", False), dtype=np.bool_)
+    return alone & ~_accompanied(run)
 
 
 def _told_wait(run: RunData) -> FloatArray:
