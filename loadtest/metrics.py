@@ -122,7 +122,9 @@ def server_said(server: dict[str, Any]) -> ServerSaid:
     usage = server.get("usage")
     cached = _cached_tokens(usage) if isinstance(usage, dict) else math.nan
     if isinstance(timings, dict) and not _LLAMACPP_TIMINGS.isdisjoint(timings):
-        reused = _server_number(timings.get("cache_n"))
+        reused, read = (_server_number(timings.get(name)) for name in ("cache_n", "prompt_n"))
+        if math.isnan(cached) and isinstance(usage, dict):  # of versions without cache_n: what was not read
+            cached = max(_server_number(usage.get("prompt_tokens")) - read, 0.0)
         prefill, decode = (_server_number(timings.get(name)) / 1e3 for name in ("prompt_ms", "predicted_ms"))
         return ServerSaid(math.nan, prefill, cached if math.isnan(reused) else reused, True, decode)
     own = server.get("metrics")

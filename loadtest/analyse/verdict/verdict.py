@@ -189,8 +189,8 @@ def _bundled(e: Evidence) -> Iterator[Doubt]:
     least = (
         np.minimum.reduceat(over, np.column_stack((begin, end - BUNDLED_PIECES + 1)).ravel())[::2] if len(row) else row
     )
-    span = (chunks.flat[end - 1] - chunks.flat[begin]) * S_PER_US
-    at_once = (least * S_PER_US < metrics.HELD_BACK_SHARE * span) & (span > metrics.HELD_BACK_S)
+    took = (chunks.flat[end - 1] - chunks.flat[begin]) * S_PER_US
+    at_once = (least * S_PER_US < metrics.HELD_BACK_SHARE * took) & (took > metrics.HELD_BACK_S)
     at_once &= chunks.counts[row] >= metrics.BUFFERED_PIECES * e.run.column("reads")[row]
     if 2 * at_once.sum() > len(e.requests):
         yield Doubt(
