@@ -92,7 +92,7 @@ class Figures:
 
     @property
     def output_tokens_per_s(self) -> float | None:
-        """Output tokens per second of all measured requests that ended well, from the first send to the last end."""
+        """Output tokens per second of measured requests that ended well or whose user left, from the first send to the last end."""
         return self._a_second(self.output_tokens) if self.has_text else None
 
     def _a_second(self, count: int) -> float | None:
@@ -108,10 +108,14 @@ class Figures:
             self.warmup += 1
         else:
             self.outcomes[record.outcome] += 1
+            if record.outcome in (Outcome.OK, Outcome.LEFT):
+                sent = record.t_send if record.t_send is not None else record.t_sched
+                self.first_send = min(self.first_send, zero + sent * metrics.S_PER_NS)
+                self.last_end = max(self.last_end, zero + record.t_end * metrics.S_PER_NS)
             if record.outcome == Outcome.LEFT:
                 self._leave(record)
             elif record.outcome == Outcome.OK:
-                self._measure(record, zero)
+                self._measure(record)
 
     def overrule(self, outcome: str, *, failed: bool) -> None:
         """Let the test's own code (catch_response) decide on a measured request that ended as `outcome`."""
@@ -119,15 +123,12 @@ class Figures:
             self.outcomes[outcome] -= 1
             self.outcomes[REJECTED if failed else ACCEPTED] += 1
 
-    def _measure(self, record: Record, zero: float) -> None:
+    def _measure(self, record: Record) -> None:
         for name, value in durations_of(record):
             self.histograms[name].add(value)
         self.histograms["itl_s"].add(*((after - before) * 1e-6 for before, after in pairwise(record.chunks)))
         self.output_tokens += record.output_tokens or 0
         self.prompt_tokens += record.prompt_tokens or 0
-        sent = record.t_send if record.t_send is not None else record.t_sched
-        self.first_send = min(self.first_send, zero + sent * metrics.S_PER_NS)
-        self.last_end = max(self.last_end, zero + record.t_end * metrics.S_PER_NS)
         self.arrivals += record.arrivals
         self.stamped += record.stamped
         self.late += record.late
@@ -172,7 +173,7 @@ class Figures:
         return {
             **{name: getattr(self, name) for name in _SUMMED},
             "outcomes": {str(name): count for name, count in self.outcomes.items()},
-            "span": [self.first_send, self.last_end] if self.measured else None,
+            "span": [self.first_send, self.last_end] if math.isfinite(self.last_end) else None,
             "histograms": {name: histogram.to_json() for name, histogram in self.histograms.items()},
         }
 

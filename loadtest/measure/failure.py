@@ -57,7 +57,7 @@ def failure_of(error: BaseException, stops: tuple[type[BaseException], ...]) -> 
             return bug(error)
     thrown = error.thrown if isinstance(error, GivenUpError) else error
     words = f"{type(thrown).__name__}: {thrown}".rstrip(": ")
-    return Failure(Outcome.CANCELLED, f"given up by the test's own code ({words})")
+    return Failure(Outcome.LEFT, f"given up by the test's own code ({words})")
 
 
 def with_server_words(known: Failure, server_words: str | None) -> Failure:

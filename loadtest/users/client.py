@@ -264,7 +264,7 @@ class Client:
             channel.wire.fetch(request.order)
         except GivenUpError as error:  # a stop, a timeout around this call, a task that kills what it has spawned
             recorder.ledger.end(request, error.thrown if self._stopped_by_us(error.thrown) else error)
-            recorder.backlog.add(answer.settle)
+            recorder.backlog.add(lambda: answer.record)  # without an event, as with Locust's own clients
             raise error.thrown from None
         except BaseException as error:
             recorder.ledger.end(request, error)

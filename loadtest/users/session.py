@@ -48,7 +48,7 @@ class UserSession:
 
     @property
     def over(self) -> bool:
-        """Whether the conversation has had its turns, a turn failed, or the next one would pass the context."""
+        """Whether the conversation has had its turns, a turn failed or was given up, or the next one would pass the context."""
         return self._failed or self._coming is None
 
     def chat(self, prompt: str | None = None, *, name: str | None = None, catch_response: bool = False) -> Answer:
@@ -62,6 +62,7 @@ class UserSession:
             raise ScenarioError("the conversation is over: begin another one with self.client.session().")
         request = self._channel.maker(self._endpoint).request(self._session.say(turn), self._session)
         self._sent += 1
+        self._failed = True  # where the task gives the turn up, which leaves nothing to go on from
         answer, heard = self._client.send_turn(request, self._scenario, name)
         self._failed = heard is None
         if heard is not None:

@@ -70,7 +70,7 @@ def ledger_of(folder: RunFolder | None, told: list[Record], broken: Callable[[st
         (httpx.ReadTimeout("stood still"), Outcome.TIMEOUT, "stood still"),
         (httpx.ReadError("reset"), Outcome.TRUNCATED, "reset"),
         (asyncio.CancelledError(), Outcome.CANCELLED, "stopped by us"),
-        (GeneratorExit("5 s"), Outcome.CANCELLED, "given up by the test's own code (GeneratorExit: 5 s)"),
+        (GeneratorExit("5 s"), Outcome.LEFT, "given up by the test's own code (GeneratorExit: 5 s)"),
         (KeyError("x"), Outcome.CLIENT_ERROR, "loadtest itself failed over this request (KeyError: 'x')"),
         (MemoryError(), Outcome.CLIENT_ERROR, "loadtest itself failed over this request (out of memory)"),
     ],

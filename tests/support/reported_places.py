@@ -269,6 +269,18 @@ COUNTED = {
     "as many tokens as letters, of an alphabet in which each may be one": Stream(
         V1, sse(*map(delta, ["一二三四"] * 5), finish(usage=usage(20))) + DONE, "一二三四" * 5, output=20
     ),
+    **{  # of vLLM with n-grams ahead, which sends what a step brings
+        f"of a model that repeats {said!r}, several a piece": Stream(
+            V1, sse(*map(delta, [said * 4] * 15), finish(usage=usage(60))) + DONE, said * 60, output=60
+        )
+        for said in ("{", "0", "gs")
+    },
+    "of a model that repeats one word, more of it a piece, uncounted": Stream(
+        V1, sse(*(delta("events" * n) for n in (1, 2, 3, 4, 5, 5)), finish()) + DONE, "events" * 20, **UNCOUNTED
+    ),
+    "the same, at first one a piece": Stream(
+        V1, sse(*(delta("events" * n) for n in (1, 1, 1, 4, 5)), finish()) + DONE, "events" * 12, **UNCOUNTED
+    ),
     "counts of single chunks, one token or two": Stream(
         V1,
         sse(*(row | {"usage": usage(1 + i % 2)} for i, row in enumerate(TALKED)), finish()) + DONE,

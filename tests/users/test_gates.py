@@ -188,7 +188,7 @@ def test_the_table_is_aligned_and_says_what_it_leaves_out_and_doubts() -> None:
     assert body[3].endswith("| void")
     assert lines[7] == "Left out: 3 cancelled."
     assert lines[8:] == [
-        "a name of some length is void: the client was more than one token gap late for 40 of 800 arrivals (5 %), above the limit of 1 %."
+        "a name of some length: the client was more than one token gap late for 40 of 800 arrivals (5 %), above the limit of 1 %."
     ]
 
 

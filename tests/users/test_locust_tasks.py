@@ -184,7 +184,7 @@ class TooSlowError(Exception):
 def test_a_request_that_the_task_gives_up_is_its_own_doing(
     user: Mine, records: list[Record], thrown: BaseException | None
 ) -> None:
-    """Neither a fault of loadtest's, which voids the level, nor our stop; and what was thrown arrives."""
+    """Neither a fault of loadtest's, which voids the level, nor our stop: its user left. And what was thrown arrives."""
     expected = type(thrown) if thrown is not None else gevent.Timeout
     fired: list[Any] = []
     events: Any = user.environment.events
@@ -193,9 +193,21 @@ def test_a_request_that_the_task_gives_up_is_its_own_doing(
         user.client.ask(output_tokens=400)
     recording.close_recorder()
     (record,) = records
-    assert record.outcome is Outcome.CANCELLED
+    assert record.outcome is Outcome.LEFT  # the slowest ones were in no figure
     assert (record.error or "").startswith(f"given up by the test's own code ({expected.__name__}")
     assert not fired
+
+
+def test_a_turn_that_the_task_gives_up_ends_its_conversation(user: Mine, records: list[Record]) -> None:
+    """It went on with a question that nobody had answered, and had 20 turns of 4."""
+    session = user.client.session(turns=4, output_tokens=400)
+    with pytest.raises(gevent.Timeout), gevent.Timeout(0.02):
+        session.chat()
+    assert session.over
+    with pytest.raises(ScenarioError, match="the conversation is over"):
+        session.chat()
+    recording.close_recorder()
+    assert [record.outcome for record in records] == [Outcome.LEFT]
 
 
 @pytest.mark.parametrize(

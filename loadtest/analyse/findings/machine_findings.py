@@ -170,9 +170,10 @@ def _cached(machine: Machine, frame: pd.DataFrame, found: list[LoadPeriod]) -> F
     )
     if at is None or share < LEAST_CACHED:
         return None
+    most = "up to " if sum(asked > 0 for _, _, asked in sums) > 1 else ""
     return Finding(
-        f"The server itself{machine.mark(*SERVERS)} counted {percent(share)} of the prompt tokens as cached at {at.name}: it did not "
-        "read these again.",
+        f"The server itself{machine.mark(*SERVERS)} counted {most}{percent(share)} of the prompt tokens as cached, at {at.name}: it "
+        "did not read these again.",
         "Its counters are of all requests together; answers say it where vLLM is started with --enable-prompt-tokens-details.",
     )
 

@@ -59,6 +59,8 @@ def _repetition(events: ContentEvents, counted: int | None, began: Sequence[int]
         kinds += [[text for i, text in enumerate(texts) if (i in hidden) == unseen] for unseen in (False, True)]
     if any(map(_doubled, kinds)) and (counted is None or counted < len(texts) - 1):
         return DOUBLED
+    if _loops(texts):
+        return None
     if any(map(_cumulative, kinds)):
         return CUMULATIVE
     if any(map(_whole_again, kinds)):
@@ -66,6 +68,11 @@ def _repetition(events: ContentEvents, counted: int | None, began: Sequence[int]
     more = len(texts) - (counted or len(texts))
     at = (*began, *range(more - ROUGHLY, more + ROUGHLY + 1))
     return ANEW if any(_begins_anew(texts, i) for i in at) else None
+
+
+def _loops(texts: Sequence[str]) -> bool:
+    """Whether the model says its first piece again and again, so that pieces of several tokens grow by chance."""
+    return len(texts) > 2 and "".join(texts[:4]).startswith(texts[0] * 3)
 
 
 def _begins_anew(texts: Sequence[str], at: int) -> bool:

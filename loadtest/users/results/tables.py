@@ -101,7 +101,10 @@ def _left_out(total: dict[str, Any]) -> str:
 
 
 def notes(rows: BoardRows) -> Iterator[str]:
-    """Yield what stands below a table: what was left out, and every reason for doubt once."""
+    """Yield what stands below a table: what was left out, and every reason for doubt once.
+
+    The grade stands in the table alone: it may be that of the whole test, and these reasons be milder.
+    """
     total = rows[-1]
     if total.get("left"):
         waiting = total["left_waiting"]
@@ -117,7 +120,7 @@ def notes(rows: BoardRows) -> Iterator[str]:
         yield "Every request was a warm-up: requests count once all users have started (-u divided by -r seconds)."
     for row in rows if len(rows) > 2 else rows[:1]:  # with one name the total would repeat it
         if row["reasons"]:
-            yield f"{row['name']} is {row['verdict']}: {'; '.join(row['reasons'])}."
+            yield f"{row['name']}: {'; '.join(row['reasons'])}."
 
 
 def cost_note(rows: BoardRows, facts: dict[str, Any]) -> Iterator[str]:

@@ -15,6 +15,7 @@ LONGEST_TOKEN, FEWEST_THOUGHTS = 16, 4
 COALESCED = 1.5  # tokens a piece; below it each piece may be a token of any text
 LETTERS_OF_TOKEN = 3  # of words, on average: hardly any vocabulary makes shorter ones
 FEWEST_BYTES = LETTERS_OF_TOKEN + 1  # of a token that is a word and the blank before it
+LONGEST_WORD = 30  # letters; more are what a model that repeats itself says, and each two may be a token
 # share of an answer's tokens in its first piece: from here on it is left out; from here on what is left says little
 FIRST_SHARE, MOST_FIRST_SHARE = 0.05, 0.5
 TOO_FEW_TOKENS = "the server counts fewer tokens than the answer's text can have: their number is unknown"
@@ -44,8 +45,9 @@ def misfit(events: ContentEvents, output: int, reasoning: int) -> str | None:
         return TEXT_ALONE
     # a server that counts reasoning tokens counts tokens: as many as letters is chance
     said = events.said if output >= max(2 * pieces, LONGEST_TOKEN) and not reasoning else ""
-    # of other alphabets, such as Chinese, each letter may be a token
-    return COUNTS_LETTERS if output == len(said) and said.isascii() else None
+    # of other alphabets, such as Chinese, each letter may be a token, and so may each digit, and each sign of a model that repeats one
+    words = output == len(said) and said.isascii() and any(len(set(word)) > 1 for word in _WORD.findall(said))
+    return COUNTS_LETTERS if words else None
 
 
 def unsent(events: ContentEvents, output: int, reasoning: int, early: int, late: int, note: Note, doubt: Note) -> int:
@@ -102,7 +104,7 @@ def _most_tokens(events: ContentEvents, counted: int, *, each_may_be_one: bool) 
     size = len(said.encode(errors="replace"))
     if each_may_be_one or FEWEST_BYTES * counted <= size:
         return size
-    lengths = list(map(len, _WORD.findall(said)))
+    lengths = [length for length in map(len, _WORD.findall(said)) if length <= LONGEST_WORD]
     of_words = sum(1 + (letters - 1) // LETTERS_OF_TOKEN for letters in lengths)
     return of_words + size - sum(lengths) - len(lengths)  # the blank before a word belongs to it
 
