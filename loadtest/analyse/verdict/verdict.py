@@ -172,7 +172,7 @@ def _coalesced(e: Evidence) -> Iterator[Doubt]:
 
 
 SLOWED = 0.6  # of the time over which an answer came, by the server's word: below, something on the way slows it down
-BUNDLED_PIECES = 18  # no server makes so many tokens in one step
+BUNDLED_PIECES = 18  # few servers make so many tokens in one step: drafts are of 16 or fewer as a rule
 
 
 def _bundled(e: Evidence) -> Iterator[Doubt]:
@@ -196,7 +196,8 @@ def _bundled(e: Evidence) -> Iterator[Doubt]:
         yield Doubt(
             SUSPECT,
             f"{BUNDLED_PIECES} or more tokens of an answer came together, though the first came by itself, in {at_once.sum()} of "
-            f"{len(e.requests)} requests: a gateway on the way or the server itself gathers them, so token gaps are not the model's",
+            f"{len(e.requests)} requests: a gateway on the way or the server itself gathers them, so token gaps are not "
+            "those of its steps, unless it accepts drafts so long",
         )
         return
     span, said = e.requests["e2e_s"] - e.requests["ttft_s"], e.requests["decode_s"]
