@@ -60,6 +60,12 @@ def test_a_long_time_is_not_told_in_seconds(eta: float, said: str) -> None:
     assert live_sentence(progress(eta=eta)).endswith(f"ETA {said}")
 
 
+def test_a_level_that_waits_for_its_last_answers_alone_has_no_eta() -> None:
+    """It said "ETA 1 s" for as long as a server that had died held its connections open."""
+    assert live_sentence(progress(eta=0.0)).endswith("tokens/s  the last answers")
+    assert live_sentence(progress(eta=0.0, in_flight=0)).endswith("tokens/s")
+
+
 def test_a_level_of_embeddings_speaks_of_no_token_from_its_beginning_on() -> None:
     line = live_sentence(progress(done=0, decoding=0, ttfts=(), tokens_per_s=0.0, textless=True))
     assert "128 in flight  E2E p50 –  0 input tokens/s" in line

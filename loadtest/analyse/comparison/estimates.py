@@ -21,7 +21,7 @@ from loadtest.analyse.figures.intervals import (
     percentile_interval,
     t_quantile,
 )
-from loadtest.analyse.run import BoolArray, FloatArray, LevelData, RunData, finite
+from loadtest.analyse.run import FloatArray, LevelData, RunData, finite
 from loadtest.analyse.server.timing.step_law import StepTimes, well_seen
 from loadtest.analyse.server.timing.steps import BLOCKS
 from loadtest.analyse.summary import Analysis
@@ -246,7 +246,7 @@ def step_estimates(times: Sequence[Sequence[StepTimes]]) -> tuple[Estimate, ...]
 
 def steps_at(runs: Sequence[Analysis], levels: Sequence[LevelData]) -> tuple[Estimate, ...]:
     """Return the mean step of one level of each run, over shared numbers of streams; () where a run does not show it."""
-    pieces = [_tokens_a_piece(one, one.run.good(level["index"])) for one, level in zip(runs, levels, strict=True)]
+    pieces = [one.run.tokens_a_piece(one.run.good(level["index"])) for one, level in zip(runs, levels, strict=True)]
     if not all(math.isfinite(each) for each in pieces) or max(pieces) > (1 + SAME_PIECES) * min(pieces):
         return ()
     found = []
@@ -258,8 +258,3 @@ def steps_at(runs: Sequence[Analysis], levels: Sequence[LevelData]) -> tuple[Est
         wider = math.sqrt(count)  # a level has that part of the run's steps
         found.append(replace(figure.scaled(pace), down=figure.down * wider, up=figure.up * wider))
     return tuple(found)
-
-
-def _tokens_a_piece(one: Analysis, rows: BoolArray) -> float:
-    pieces = int(one.run.chunks.counts[rows].sum())
-    return float(np.nansum(one.run.column("output_tokens")[rows])) / pieces if pieces else math.nan

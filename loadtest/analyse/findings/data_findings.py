@@ -14,6 +14,7 @@ from loadtest.doubts import VOID
 from loadtest.metrics import enough_for
 from loadtest.text import counted, listed, number, seconds, some_of
 
+SEVERAL_TOKENS = 1.5  # a piece of text; fewer are words of which some take two tokens
 SIDES = (("input_lengths", "Prompts", "prompt_tokens"), ("output_lengths", "Answers", "output_tokens"))
 
 
@@ -73,6 +74,18 @@ def counting_finding(run: RunData, levels: Sequence[dict[str, Any]]) -> str | No
     if pieces == len(sources):
         return "No answer said its tokens: each piece of text counts as one, so tokens/s are pieces/s."
     return f"{pieces} of {len(sources)} answers did not say their tokens: there each piece of text counts as one."
+
+
+def piece_finding(run: RunData, levels: Sequence[dict[str, Any]]) -> Finding | None:
+    """Say how many tokens a piece of text holds where these are several: gaps are then between pieces, not between tokens."""
+    counted_ones = run.good(*(level["index"] for level in levels)) & run.one_of("token_source", "server", "tiktoken")
+    held = run.tokens_a_piece(counted_ones & (run.chunks.counts > 1))
+    if not held >= SEVERAL_TOKENS:
+        return None
+    return Finding(
+        f"A piece of text holds {number(held)} tokens on average: ITL is the gap between two pieces, not between two tokens.",
+        "Servers that speculate or send several tokens at a time do so, and gateways that gather them. TTFT is the arrival of the first piece.",
+    )
 
 
 def hidden_finding(run: RunData, levels: Sequence[dict[str, Any]]) -> str | None:

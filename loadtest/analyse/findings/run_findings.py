@@ -59,6 +59,7 @@ def all_findings(analysis: Analysis) -> list[Finding]:
         *data_findings.length_findings(run, analysis.believed),
         data_findings.hidden_finding(run, analysis.believed),
         data_findings.counting_finding(run, levels),
+        data_findings.piece_finding(run, analysis.believed),
         *machine_findings.machine_findings(run),
         *outcome_rules.answer_notes(run),
     ]

@@ -165,6 +165,11 @@ class RunData:
         """Mark the requests that figures come from: measured ones that ended well."""
         return self.measured(*levels) & self.flag("ok")
 
+    def tokens_a_piece(self, rows: BoolArray) -> float:
+        """Return how many output tokens a piece of text holds on average in the answers of these requests; nan without any."""
+        pieces = int(self.chunks.counts[rows].sum())
+        return float(np.nansum(self.column("output_tokens")[rows])) / pieces if pieces else float("nan")
+
     def shed(self, level: int) -> int:
         """Return how many requests of a level were not sent because of --max-in-flight."""
         stopped = self.requests["error"][self.measured(level) & self.one_of("outcome", Outcome.CANCELLED)]

@@ -101,7 +101,7 @@ def live_sentence(at: Progress, width: int | None = None) -> str:
         "waiting": f"{at.waiting} waiting",
         "ttft": f"TTFT p50 {UNKNOWN if at.ttft_p50 is None else seconds(at.ttft_p50)}",
         "tokens": f"{at.tokens_per_s:.0f} tokens/s",
-        "eta": "" if at.eta is None else f"ETA {about(at.eta)}",
+        "eta": f"ETA {about(at.eta)}" if at.eta else "the last answers" if at.eta == 0 and at.in_flight else "",
     }
     if at.textless:
         parts |= {

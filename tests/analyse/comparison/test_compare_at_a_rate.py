@@ -90,12 +90,10 @@ def test_a_level_s_steps_are_those_of_the_run_at_the_level_s_own_pace() -> None:
     steps = StepTimes(2, 4000, 0.02, 1e-5, 0.02, 0.02, 0.02, (), ())
 
     def run(pace: float | None) -> Any:
-        of_requests = {"output_tokens": np.full(4, 100.0)}
         run = SimpleNamespace(
             levels=[{"index": 0}, {"index": 1}],
             good=lambda _: np.ones(4, dtype=np.bool_),
-            chunks=SimpleNamespace(counts=np.full(4, 100)),
-            column=of_requests.__getitem__,
+            tokens_a_piece=lambda _: 1.0,
         )
         return SimpleNamespace(run=run, steps=SimpleNamespace(times=(steps,), paces={1: pace}))
 

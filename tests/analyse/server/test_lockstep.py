@@ -66,6 +66,22 @@ def test_a_proxy_that_lets_tokens_out_at_intervals_makes_no_steps(tmp_path: Path
     assert flush_us < 20_000 or "Prefill runs" not in said.replace(" or faster", "")
 
 
+@pytest.mark.parametrize("tokens", [1, 5])
+def test_a_server_that_sends_several_tokens_of_a_stream_at_a_time_is_no_several_servers(
+    tmp_path: Path, tokens: int
+) -> None:
+    """A real vLLM with --stream-interval 5 was "several servers", and nothing said that ITL is of five tokens each."""
+    loads = [Load(users=users, requests=12 * users, output=(50, 80)) for users in (1, 3)]
+    played = play(Timing(step=StepLaw(0.02, 0.004), prefill_s=0.002), loads, slots=4, says=None)
+    records = [
+        dataclasses.replace(each, chunks=[each.chunks[0], *each.chunks[tokens:-1:tokens], each.chunks[-1]])
+        for each in played.records
+    ]
+    said = "\n".join(all_findings(analyse(made_runs.write(tmp_path / "run", records, played.levels))))
+    assert ("together: the server or a gateway gathers several tokens of each stream" in said) is (tokens > 1)
+    assert ("A piece of text holds 4.6" in said) is (tokens > 1)
+
+
 def _flushed(record: Record, flush_us: int) -> Record:
     """Return the record where tokens arrive at multiples of an interval alone."""
     sent = (record.t_send or 0) // 1000
