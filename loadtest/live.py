@@ -139,7 +139,7 @@ class Figures:
             span = (since + record.chunks[-1] * 1000 - first) * metrics.S_PER_NS
             decode_s = metrics.server_said(record.server or {}).decode_s
             ttft, lag = (first - since) * metrics.S_PER_NS, record.lag_us * metrics.S_PER_US
-            held = metrics.held_back(len(record.chunks), ttft, span, decode_s, lag)
+            held = metrics.held_back(len(record.chunks), record.sent_tokens, ttft, span, decode_s, lag)
         if held:
             self.held_back += 1
             self.held_back_s += 0.0 if math.isnan(decode_s) else decode_s
@@ -212,9 +212,10 @@ class Figures:
         sent, handled = self.histograms["schedule_lag_s"], self.histograms["lag_s"]
         p50, p99 = (sent.percentile(share) or 0.0 for share in (0.5, 0.99))
         yield from doubts.doubt_schedule_lag(sent.count, p50, p99, limit, of=waited_for)
-        yield from doubts.doubt_late(self.late_uncounted, self.arrivals)
-        gaps = self.histograms["itl_s"].count
-        yield from doubts.doubt_lag(self.late_spoiling, self.late_tokens, self.late_gaps, gaps)
+        if 2 * self.held_back <= self.measured:
+            yield from doubts.doubt_late(self.late_uncounted, self.arrivals)
+            gaps = self.histograms["itl_s"].count
+            yield from doubts.doubt_lag(self.late_spoiling, self.late_tokens, self.late_gaps, gaps)
         yield from doubts.doubt_stamps(self.arrivals, self.stamped, handled.percentile(0.99) or 0.0, limit)
         yield from doubts.doubt_coalesced(
             self.coalesced,
@@ -297,7 +298,8 @@ def durations_of(record: Record) -> Iterator[tuple[str, float]]:
     headers = math.nan if record.t_headers is None else record.t_headers
     wait = metrics.queue_wait(record.t_send, headers, record.t_first_token, said)
     pieces, span = len(record.chunks), record.chunks[-1] * metrics.S_PER_US - ttft if record.chunks else math.nan
-    at_once = metrics.held_back(pieces, ttft, span, said.decode_s, record.lag_us * metrics.S_PER_US)
+    lag = record.lag_us * metrics.S_PER_US
+    at_once = metrics.held_back(pieces, record.sent_tokens, ttft, span, said.decode_s, lag)
     if record.first_coalesced or at_once:
         early = metrics.made_before_s(pieces, span, said.decode_s)
         if early:
@@ -310,6 +312,6 @@ def durations_of(record: Record) -> Iterator[tuple[str, float]]:
     yield "e2e_s", e2e
     if record.sent_tokens > 1:
         tpot = metrics.tpot(e2e, ttft, record.sent_tokens)
-        if tpot > 0 and not at_once and not metrics.shows_no_decoding(pieces, record.reads):
+        if tpot > 0 and not at_once and not metrics.shows_no_decoding(pieces, record.reads, tpot, ttft):
             yield "tpot_s", tpot
             yield "stream_tokens_per_s", metrics.stream_tokens_per_s(tpot)

@@ -61,9 +61,10 @@ def tpot(e2e_s: Any, ttft_s: Any, output_tokens: Any) -> Any:
     return (e2e_s - ttft_s) / (output_tokens - 1)
 
 
-def shows_no_decoding(pieces: Any, reads: Any) -> Any:
-    """Whether so many pieces came in so few reads that the time between them is not the server's decoding."""
-    return (pieces >= HELD_BACK_PIECES) & (reads > 0) & (reads <= AT_ONCE_READS)
+def shows_no_decoding(pieces: Any, reads: Any, tpot_s: Any, ttft_s: Any) -> Any:
+    """Whether an answer came in so few reads, or so fast after such a wait, that the time between is not the server's decoding."""
+    few = (pieces >= HELD_BACK_PIECES) & (reads > 0) & (reads <= AT_ONCE_READS)
+    return few | ((tpot_s < FASTEST_S) & (ttft_s >= HELD_BACK_S))
 
 
 def stream_tokens_per_s(tpot_s: Any) -> Any:
@@ -121,7 +122,9 @@ def server_said(server: dict[str, Any]) -> ServerSaid:
     usage = server.get("usage")
     cached = _cached_tokens(usage) if isinstance(usage, dict) else math.nan
     if isinstance(timings, dict) and not _LLAMACPP_TIMINGS.isdisjoint(timings):
-        reused = _server_number(timings.get("cache_n"))
+        reused, read = (_server_number(timings.get(name)) for name in ("cache_n", "prompt_n"))
+        if math.isnan(cached) and isinstance(usage, dict):  # of versions without cache_n: what was not read
+            cached = max(_server_number(usage.get("prompt_tokens")) - read, 0.0)
         prefill, decode = (_server_number(timings.get(name)) / 1e3 for name in ("prompt_ms", "predicted_ms"))
         return ServerSaid(math.nan, prefill, cached if math.isnan(reused) else reused, True, decode)
     own = server.get("metrics")
@@ -218,31 +221,34 @@ def busiest_second(bins: Sequence[int]) -> int:
     return int(most)
 
 
-# An answer of so many pieces was held back on the way where they come within such a share of the time, of so many seconds
+# An answer of so many tokens was held back on the way where they come within such a share of the time, of so many seconds
 # or more, over which the server wrote them. Where it does not say that time, the wait for them stands for it; they are then
 # more than one step makes, and closer together than any model writes them for one stream.
 HELD_BACK_PIECES, HELD_BACK_SHARE, HELD_BACK_S = 8, 0.05, 0.1
 UNREAD_SHARE = 0.5  # of that time: a client that lags as much may have let the pieces lie until all were there
-MOST_IN_A_STEP, FASTEST_S = 16, 0.0002  # s a piece: the fastest services write 3000 tokens/s to one stream
+MOST_IN_A_STEP, FASTEST_S = 16, 0.0002  # s a token: the fastest services write 3000 tokens/s to one stream
 AT_ONCE_READS = 2  # a buffer that is full in mid-answer makes two of one
 BUFFERED_PIECES = 4  # in one read on average, from there on an answer is said to have been buffered on the way
 
 
-def held_back(pieces: int, ttft_s: float, span_s: float, decode_s: float, lag_s: float) -> bool:
+def held_back(pieces: int, tokens: float, ttft_s: float, span_s: float, decode_s: float, lag_s: float) -> bool:
     """Whether an answer's pieces came together, over `span_s`, once all of them were made, be it in a read each.
 
-    `decode_s` is over how long the server says that it wrote them, nan where it says nothing. `lag_s` is the client's own
+    `tokens` is how many the server counts of their text, nan or 0 where it does not: a piece, such as a tool call, may hold
+    many. `decode_s` is over how long the server says that it wrote them, nan where it says nothing. `lag_s` is the client's own
     lag: pieces that may have lain unread for as long as they took to write were not held back on the way.
     """
-    if span_s < -S_PER_US:  # the last piece is said to have come before the first, by more than instants are rounded
+    # the last piece may be said to have come before the first, by more than instants are rounded
+    if span_s < -S_PER_US or pieces < 2:
         return False
+    made = max(pieces, tokens)
     if math.isnan(decode_s):
-        least = FASTEST_S * (pieces - 1)
+        least = FASTEST_S * (made - 1)
         together = span_s < min(HELD_BACK_SHARE * ttft_s, least)
-        return pieces >= MOST_IN_A_STEP and ttft_s >= HELD_BACK_S and together and lag_s < least
+        return made >= MOST_IN_A_STEP and ttft_s >= HELD_BACK_S and together and lag_s < least
     # what took longer to write than to come was written by another clock, or in another unit
     possible = HELD_BACK_S <= decode_s <= ttft_s + span_s and lag_s < UNREAD_SHARE * decode_s
-    return possible and pieces >= HELD_BACK_PIECES and span_s < HELD_BACK_SHARE * decode_s
+    return possible and made >= HELD_BACK_PIECES and span_s < HELD_BACK_SHARE * decode_s
 
 
 def made_before_s(pieces: int, span_s: float, decode_s: float) -> float:

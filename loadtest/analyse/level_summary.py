@@ -16,7 +16,7 @@ from loadtest.analyse.server.prompt_cache import cache
 from loadtest.analyse.server.prompt_cache.cache import CacheUse
 from loadtest.analyse.server.queue import leavers, slots, waits
 from loadtest.analyse.server.queue.slots import Slots
-from loadtest.analyse.verdict import outcome_rules, verdict
+from loadtest.analyse.verdict import shared_sentences, verdict
 from loadtest.doubts import FEW_TOKENS, LENGTH_SHARE, VALID
 from loadtest.records import NO_FAILURES
 from loadtest.slo import Objective
@@ -87,7 +87,7 @@ def level_summary(
         "requests": int(rows.sum()),
         "warmup_requests": int((run.of_level(index) & run.flag("warmup")).sum()),
         "outcomes": outcome_counts(requests),
-        "failures": outcome_rules.list_outcomes(requests[~requests["outcome"].isin(NO_FAILURES)]) or None,
+        "failures": shared_sentences.list_outcomes(requests[~requests["outcome"].isin(NO_FAILURES)]) or None,
         **({"queue_memory": queue} if queue > 1 else {}),
         **_described(run, index, good, block, queue),
         **leavers.left_figures(run, index, found_slots),

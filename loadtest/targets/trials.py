@@ -342,8 +342,8 @@ def _arrival(attempt: Attempt) -> str:
             return f"{tokens} tokens in {counted(pieces, 'piece')}: ITL is of pieces, not of tokens"
         return f"{counted(pieces, 'piece')}: too few to say"
     after_s, last_s = record.chunks[0] * S_PER_US, record.chunks[-1] * S_PER_US
-    said = attempt.dialect.server_said(record.server or {})
-    if reads <= 2 or held_back(pieces, after_s, last_s - after_s, said.decode_s, record.lag_us * S_PER_US):
+    decode_s, lag_s = attempt.dialect.server_said(record.server or {}).decode_s, record.lag_us * S_PER_US
+    if reads <= 2 or held_back(pieces, record.sent_tokens, after_s, last_s - after_s, decode_s, lag_s):
         return (
             f"all {pieces} pieces at once, {seconds(after_s)} after the request: a proxy that buffers answers "
             "(nginx: proxy_buffering off; HAProxy: option http-no-delay) stands before the server, or the server sends whole answers, or this machine was too busy to read them apart (try again); "

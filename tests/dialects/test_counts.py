@@ -201,6 +201,26 @@ def test_timings_of_another_servers_are_not_llamacpps() -> None:
     assert metrics.server_said({"timings": {"prompt_n": 3}}).starts_with_headers
 
 
+@pytest.mark.parametrize(
+    ("usage", "timings", "cached"),
+    [
+        # before llama.cpp had cache_n; was "prefill runs at 657,000 prompt tokens/s", valid
+        ({"prompt_tokens": 5000}, {"prompt_n": 10}, 4990),
+        ({"prompt_tokens": 5000}, {"prompt_n": 5000}, 0),
+        ({"prompt_tokens": 20}, {"prompt_n": 21}, 0),
+        ({"prompt_tokens": 5000}, {"prompt_n": 10, "cache_n": 4980}, 4980),
+        ({"prompt_tokens": 5000, "prompt_tokens_details": {"cached_tokens": 7}}, {"prompt_n": 10}, 7),
+        ({"prompt_tokens": 5000}, {"prompt_ms": 3}, math.nan),
+        ({}, {"prompt_n": 10}, math.nan),
+    ],
+)
+def test_what_llamacpp_did_not_read_of_a_prompt_was_cached(
+    usage: dict[str, Any], timings: dict[str, int], cached: float
+) -> None:
+    said = metrics.server_said({"usage": usage, "timings": timings})
+    assert said.cached_tokens == pytest.approx(cached, nan_ok=True)
+
+
 def test_headers_that_come_late_are_no_wait_while_the_prompt_is_read() -> None:
     """Of llama.cpp on a busy core, whose headers came with the first token: 13.4 ms of each TTFT "before the prompt is read"."""
     said = metrics.server_said({"timings": {"prompt_n": 97, "prompt_ms": 13.4}})
@@ -301,6 +321,17 @@ UNSENT: dict[str, tuple[list[dict[str, Any]], int, str | None, str | None]] = {
         ],
         80,
         "before it sent text",
+        None,
+    ),
+    "counts that grow after the text": (  # a parser that drops what the model wrote last
+        [
+            *[{**piece(" something"), "usage": counted(1 + i)["usage"]} for i in range(20)],
+            *[{**piece(""), "usage": counted(21 + i)["usage"]} for i in range(80)],
+            STOP,
+            counted(100),
+        ],
+        80,
+        "after its last text",
         None,
     ),
 }

@@ -13,7 +13,7 @@ import pandas as pd
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import FloatArray, RunData, finite, grouped
 from loadtest.analyse.run.files.samples import SERVERS, Machine, Models, SamplingGap, grown
-from loadtest.analyse.run.overlaps import peaks_within
+from loadtest.analyse.run.overlaps import Depth, peaks_within
 from loadtest.analyse.server.model_memory import cold_load
 from loadtest.analyse.verdict.verdict import reloaded
 from loadtest.metrics import S_PER_NS
@@ -25,6 +25,7 @@ RELOAD_SLACK_S = 2.0  # between a model load as sampled and as a request waited 
 FEWEST_SAMPLES = 3  # samples of a level that a figure of it needs
 LEAST_CACHED = 0.1  # of the prompt tokens, from which on a share is worth a sentence
 AROUND_SAMPLE_S = 1.0  # before and after a sample: what the run had in flight then may have been counted
+AROUND_INSTANT_S = 0.1  # before and after a sample, in which the run's requests decode
 LEAST_BESIDE = 0.1  # of the samples, in which a server counts more requests than this run's: fewer are of other moments
 OTHERS_SHARE = 0.2  # of the machine's cores, from which on what other programs use is told
 
@@ -72,7 +73,9 @@ def machine_findings(run: RunData) -> list[str]:
         said += [_processes(frame, found) for frame in machine.hosts.values()]
         if machine.gpus is not None:
             said += [_gpu_memory(machine, machine.gpus, found), _gpu_use(machine, machine.gpus, found)]
-        if machine.server is not None:
+        if machine.server is not None and (foreign := _foreign_page(machine, machine.server, run)):
+            said.append(foreign)
+        elif machine.server is not None:
             said += [_kv_cache(machine, machine.server, found), _preempted(machine, machine.server, found)]
             said.append(_queue(machine, machine.server, found))
             if not run.requests["cached_tokens"].notna().any():  # else the answers say it, request by request
@@ -188,6 +191,24 @@ def _queue(machine: Machine, frame: pd.DataFrame, found: list[LoadPeriod]) -> st
     mark = machine.mark(*SERVERS)
     waited = "none waiting" if most < 1 else f"up to {most:.0f} waiting at {period.name}"
     return f"When it was sampled, the server itself{mark} counted up to {busiest:.0f} requests running, and {waited}."
+
+
+def _foreign_page(machine: Machine, frame: pd.DataFrame, run: RunData) -> str | None:
+    """Say that a server counts no request at any instant at which this run's decoded: its other figures are not of them."""
+    if not {"running", "waiting"} <= {*frame}:
+        return None
+    at = frame["t"].to_numpy(dtype=np.float64)
+    counted_there = frame["running"].to_numpy(dtype=np.float64) + frame["waiting"].to_numpy(dtype=np.float64)
+    ours = Depth.of(*run.requests[["first_token", "last"]].dropna().to_numpy(dtype=np.float64).T)
+    busy = np.isfinite(counted_there) & (
+        np.min([ours.at(at + off) for off in (-AROUND_INSTANT_S, AROUND_INSTANT_S)], axis=0) > 0
+    )
+    if busy.sum() < FEWEST_SAMPLES or counted_there[busy].any():
+        return None
+    return (
+        f"The page of metrics{machine.mark(*SERVERS)} shows no request while this run's were answered, so what it says of queue and cache "
+        "is left out: as a rule it is of another server, such as one of several behind this URL, or its figures stand still."
+    )
 
 
 def others_finding(run: RunData) -> Finding | None:

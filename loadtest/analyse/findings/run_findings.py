@@ -32,7 +32,7 @@ from loadtest.analyse.run.overlaps import peak_at_once
 from loadtest.analyse.server import alternating_models, prompt_length
 from loadtest.analyse.server.model_memory import by_slots, cold_load, memory_comparison
 from loadtest.analyse.summary import Analysis, believed_knee
-from loadtest.analyse.verdict import outcome_rules
+from loadtest.analyse.verdict import shared_sentences
 from loadtest.text import counted, listed, number, seconds
 
 MOST_TOLD = 3  # series of levels; of more, the first and the last
@@ -61,7 +61,7 @@ def all_findings(analysis: Analysis) -> list[Finding]:
         data_findings.counting_finding(run, levels),
         data_findings.piece_finding(run, analysis.believed),
         *machine_findings.machine_findings(run),
-        *outcome_rules.answer_notes(run),
+        *shared_sentences.answer_notes(run),
     ]
     return as_findings(found)
 

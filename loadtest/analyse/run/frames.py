@@ -271,13 +271,13 @@ def _request_frame(columns: Columns, chunks: Ragged, start: float, levels: list[
     c["e2e_s"] = metrics.e2e(last, c["t_send"])
     c["e2e_sched_s"] = metrics.e2e(last, c["t_sched"])
     spans = c["e2e_s"] - c["ttft_s"]
-    of_each = (each.tolist() for each in (chunks.counts, c["ttft_s"], spans, c["decode_s"], c["lag_s"]))
+    of_each = (each.tolist() for each in (chunks.counts, tokens, c["ttft_s"], spans, c["decode_s"], c["lag_s"]))
     c["held_back"] = np.array(list(map(metrics.held_back, *of_each)), dtype=np.bool_)
     with np.errstate(divide="ignore", invalid="ignore"):
         c["tpot_s"] = metrics.tpot(c["e2e_s"], c["ttft_s"], tokens)
         # All tokens came in one chunk, or nearly, or once all were made: no decode speed was seen.
-        at_once = metrics.shows_no_decoding(chunks.counts, c["reads"]) | c["held_back"]
-        c["tpot_s"][(c["tpot_s"] <= 0) | at_once] = np.nan
+        at_once = metrics.shows_no_decoding(chunks.counts, c["reads"], c["tpot_s"], c["ttft_s"])
+        c["tpot_s"][(c["tpot_s"] <= 0) | at_once | c["held_back"]] = np.nan
         c["stream_tokens_per_s"] = metrics.stream_tokens_per_s(c["tpot_s"])
         c["e2e_tokens_per_s"] = metrics.e2e_tokens_per_s(c["output_tokens"], c["e2e_s"])
     server_clock.distrust_durations(c, chunks.counts)

@@ -2,102 +2,24 @@
 
 from __future__ import annotations
 
-import re
-import textwrap
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from loadtest import doubts
-from loadtest.analyse.run import RunData, grouped, groups
+from loadtest.analyse.run import groups
 from loadtest.analyse.verdict.evidence import Evidence
+from loadtest.analyse.verdict.shared_sentences import MOST_KINDS, commonest, list_outcomes
 from loadtest.doubts import SUSPECT, VOID, Doubt
-from loadtest.metrics import S_PER_NS, S_PER_US
+from loadtest.metrics import S_PER_NS
 from loadtest.records import NO_FAILURES, Outcome
-from loadtest.text import capitalised, counted, listed, seconds, shown, some_of
+from loadtest.text import counted, listed, seconds, shown
 
-MOST_NOTES = 5  # kinds of notes that are shown
-LEAST_CONNECT_US = 1000  # below it nobody feels that a connection is opened
-LONGEST_QUOTE = 200  # characters of a server's own words in one reason
 FEWEST_LAST = 3  # failures in a row at the end of a level, from which on the level is said to have stopped answering …
 ROW_BY_CHANCE = 0.01  # … if such a row is no more probable than this, given the share that failed before
-
-
-@dataclass(frozen=True, slots=True)
-class SharedSentence:
-    """A sentence that several records carry; sentences that differ only in numbers count as the same."""
-
-    sentence: str
-    count: int
-    alike: bool  # all of them are the same to the letter
-
-    def __str__(self) -> str:
-        return self.sentence if self.alike else f"for example, {self.sentence}"
-
-
-def commonest(sentences: Iterable[Any]) -> list[SharedSentence]:
-    """Return the kinds of sentences, the commonest first, without full stops and shortened where they are long."""
-    said = (each for each in sentences if isinstance(each, str) and each.strip())
-    kinds = grouped((re.sub(r"\d+", "0", each), each) for each in said)
-    return [
-        SharedSentence(
-            textwrap.shorten(min(alike), LONGEST_QUOTE, placeholder=" …").rstrip("."),
-            len(alike),
-            len(set(alike)) == 1,
-        )
-        for alike in sorted(kinds.values(), key=len, reverse=True)
-    ]
-
-
-def list_outcomes(requests: pd.DataFrame) -> str:
-    """List outcomes with their commonest error, the commonest outcome first: "4 http_error: HTTP 503"."""
-    parts = []
-    for name, count in requests["outcome"].value_counts().items():
-        mine = requests[requests["outcome"] == name]
-        said = commonest(mine["error"])
-        most = "" if not said or said[0].count == count else f", {said[0].count} of them"
-        parts.append(f"{count} {name}{_status(mine, said)}{most}" + (f": {said[0]}" if said else ""))
-    return "; ".join(parts) if any(": " in part for part in parts) else ", ".join(parts)
-
-
-def _status(requests: pd.DataFrame, said: list[Any]) -> str:
-    """Return " (HTTP 500)" for http errors whose words do not name their status."""
-    if requests["outcome"].iloc[0] != Outcome.HTTP_ERROR:
-        return ""
-    codes = sorted({int(status) for status in requests["status"].dropna() if not 200 <= status < 300})
-    if not codes or (said and str(codes[0]) in said[0].sentence):
-        return ""
-    return f" (HTTP {listed(codes)})"
-
-
-def answer_notes(run: RunData) -> Iterator[str]:
-    """Yield sentences on what was odd in answers without spoiling figures, and on requests that were sent twice."""
-    measured = run.requests[~run.requests["warmup"].astype(bool)]
-    found = commonest(note for said in measured["notes"] for note in dict.fromkeys(said))[:MOST_NOTES]
-    yield from (f"{said.count} of {len(measured)} requests: {said}." for said in found)
-    for (asked, name), mine in measured.groupby(["model", "said_model"]):
-        yield (
-            f"{len(mine)} of {len(measured)} requests were answered by the model {shown(str(name))}, by its answers' word; "
-            f"{shown(str(asked))} was asked for."
-        )
-    opened = measured["connect_us"][measured["connect_us"] >= LEAST_CONNECT_US]
-    if 2 * len(opened) > len(measured):
-        took = seconds(float(opened.median()) * S_PER_US)
-        yield f"For {len(opened)} of {len(measured)} requests a connection was opened first, in {took} (p50), which no TTFT holds."
-    warm = run.requests[run.requests["warmup"].astype(bool)]
-    failed = warm[~warm["outcome"].isin(NO_FAILURES)]
-    if len(failed) and measured["ok"].any():
-        which = capitalised(some_of(len(failed), len(warm), "warm-up request"))
-        yield f"{which} failed, which no figure counts ({list_outcomes(failed)})."
-    if len(after := measured["resent_after_s"].dropna()):
-        twice = f"{len(after)} of {len(measured)} requests {'was' if len(after) == 1 else 'were'} sent twice"
-        died = "a kept connection died without a byte of answer. TTFT counts from the first send"
-        yield f"{twice}: {died}, up to {seconds(max(float(after.max()), 0.0))} before the second."
 
 
 def _ended_by_itself(e: Evidence) -> pd.DataFrame:
@@ -398,7 +320,7 @@ def _several_models(e: Evidence) -> Iterator[Doubt]:
     for asked, mine in e.requests.groupby("model"):
         said = Counter(map(str, mine["said_model"].fillna(asked)))
         if len(said) > 1:
-            each = listed([f"{shown(name)} in {count}" for name, count in said.most_common(MOST_NOTES)])
+            each = listed([f"{shown(name)} in {count}" for name, count in said.most_common(MOST_KINDS)])
             what = f"answers name {counted(len(said), 'model')}, and {shown(str(asked))} was asked for ({each})"
             yield Doubt(SUSPECT, f"{what}: the figures may be of a mixture")
 

@@ -282,8 +282,10 @@ class Decoded:
             self.note(MORE_PIECES)
         ending.prompt_tokens, ending.output_tokens = prompt or None, output
         if output and self.events:
-            early = self.usage.at_first
-            ending.unsent_tokens = counted_text.unsent(self.events, output, reasoning, early, self.note, self.doubt)
+            early, late = self.usage.at_first, (self.usage.output or 0) - self.usage.at_last
+            ending.unsent_tokens = counted_text.unsent(
+                self.events, output, reasoning, early, late, self.note, self.doubt
+            )
 
     def note(self, *sentences: str) -> None:
         _add_sentences(self.ending.notes, sentences)

@@ -32,6 +32,7 @@ IDS = (
     *("id", "custom_id", "row_id", "question_id", "task_id", "conversation_id", "prompt_id"),
     *("session_id", "record_id", "_id", "uuid"),
 )
+SESSION_IDS = frozenset(("conversation_id", "session_id"))
 LENGTH_KEYS = (
     *(
         "output_tokens",

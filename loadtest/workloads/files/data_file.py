@@ -24,7 +24,7 @@ from loadtest.errors import ScenarioError, os_error_as
 from loadtest.scenario import MOST_REQUESTS, file_version
 from loadtest.scenario.files import is_utf8, not_regular, not_rows
 from loadtest.text import counted
-from loadtest.workloads.files.columns import TURNS, NoPromptError, RowError, RowShape, is_plain, row_json
+from loadtest.workloads.files.columns import SESSION_IDS, TURNS, NoPromptError, RowError, RowShape, is_plain, row_json
 from loadtest.workloads.files.csv_mistakes import LONE_RETURNS, MOST_ROW, wrong_cells, wrong_csv
 from loadtest.workloads.files.data_row import HOLDS_COLUMNS, WITHOUT, Row, read_row
 from loadtest.workloads.files.json_rows import BLOCK, RowSpan, array_rows, is_spread, object_rows, remedy
@@ -59,6 +59,7 @@ class DataFile:
     with_body: str | None = None  # the keys that the first such row lays over its request's body
     systems: int | None = None  # number of the first row with a system prompt of its own
     same_ids: int = 0  # rows with the id of one before
+    of_sessions: bool = False  # the ids are of sessions
     goes_on: int = 0  # rows in which the user says more after the first answer
     unheard: dict[str, None] = field(default_factory=dict)  # roles of whose words nothing is sent
     in_turn: bool = False  # a column that the user named holds lists of texts
@@ -116,6 +117,7 @@ class DataFile:
             row = PLAIN_ROW if plain else self._read(span, value, rows)
             if shape.id is not None and value[shape.id]:
                 ids.append(hash(str(value[shape.id])))
+                self.of_sessions = shape.id in SESSION_IDS
             if row is None:
                 self.left_out += 1
             else:

@@ -161,6 +161,15 @@ def test_the_servers_own_count_and_a_full_kv_cache(run: Path, prefix: str) -> No
     assert machine_findings.others_finding(frames.load(run)) is None
 
 
+def test_a_page_that_shows_no_request_of_the_run_says_nothing_of_queue_and_cache(run: Path) -> None:
+    """Of another replica: "the KV cache was at most 0 % full", "up to 0 requests running, and none waiting"."""
+    counts = ("llamacpp:requests_processing", "llamacpp:requests_deferred", "llamacpp:kv_cache_usage_ratio")
+    add(run, "llamacpp", beats(run, values=dict.fromkeys(counts, 0)))
+    found = said(run)
+    assert "The page of metrics shows no request while this run's were answered" in found
+    assert not any(words in found for words in ("KV cache was", "running"))
+
+
 def test_where_a_server_counts_more_requests_than_the_run_sent_no_step_time_is_said(run: Path) -> None:
     """With a stranger's two streams beside it the law was 54.6 ms a step where 32 + 8n were true."""
     assert steps_findings(analyse(run))

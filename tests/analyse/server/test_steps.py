@@ -327,6 +327,19 @@ def test_stalls_come_out_as_long_where_tokens_scatter(tmp_path: Path, noise_ms: 
     assert float(found.stall_s.sum()) == pytest.approx(sum(stalls_of(played)), rel=0.03)
 
 
+def test_the_wait_for_a_whole_tool_call_is_no_stall(tmp_path: Path) -> None:
+    """A server that sends a call of 40 tokens in one piece: 1.2 s of each decode "lost to others' prompts"."""
+    timing = dataclasses.replace(LINE, jitter=0.0)
+    played = play(timing, [Load(users=3, prompt=(80, 160), output=(60, 100))], slots=3, seed=2, says=None)
+    plain = measured(tmp_path / "plain", played, 3)
+    for i, record in enumerate(played.records):
+        chunks = [*record.chunks[:-41], record.chunks[-1]]
+        played.records[i] = dataclasses.replace(record, chunks=chunks, reads=len(chunks), finish_reason="tool_calls")
+    found = measured(tmp_path / "run", played, 3)
+    assert (found.stall_s <= plain.stall_s + 0.01).all()
+    assert found.interference_s == pytest.approx(0.001, rel=0.05)
+
+
 def test_stalls_of_a_run_without_other_prompts_are_zero(tmp_path: Path) -> None:
     found = measured(tmp_path / "run", play(LINE, [Load(users=1)], slots=1), 1)
     assert found.stall_s == pytest.approx(0.0)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.judged import Spoil, judged
+from support.made_runs import Made, grid, write
 
 from loadtest import metrics
+from loadtest.analyse.summary import analyse
 from loadtest.records import Record
 
 
@@ -35,6 +38,16 @@ def at_once(gap_us: int, *, told: bool = False) -> Spoil:
     return spoilt
 
 
+def in_pieces(pieces: int, **more: Any) -> Spoil:
+    """Return answers whose tokens came in so few pieces, all at once, as a tool call does; the server says no durations."""
+
+    def spoilt(record: Record) -> dict[str, Any]:
+        late = at_once(40)(record)
+        return {**late, "chunks": late["chunks"][:pieces], "reads": pieces, **more}
+
+    return spoilt
+
+
 @pytest.mark.parametrize(
     ("spoil", "every", "verdict", "said"),
     [
@@ -42,8 +55,31 @@ def at_once(gap_us: int, *, told: bool = False) -> Spoil:
             in_reads(2, *[400_000] * 19),  # a gateway that gathers; was valid, with a median token gap of 0
             1,
             "suspect",
-            "the first token came alone and all others of an answer together, 400 ms after it, in 32 of 32 requests",
+            "18 or more tokens of an answer came together, though the first came by itself, in 32 of 32 requests",
         ),
+        (
+            # a server that falls behind with sending; was valid, with a median token gap of 0
+            in_reads(9, *[50_000 * (1 + i) for i in range(7)], *[500_000] * 32),
+            1,
+            "suspect",
+            "18 or more tokens of an answer came together, though the first came by itself, in 32 of 32 requests",
+        ),
+        (in_reads(6, *[38_000 * (1 + i // 16) for i in range(80)]), 1, "valid", ""),  # 16 accepted at each step
+        (
+            # a tool call, its name first: void for the client, with 500,000 tokens/s
+            in_pieces(2, late=1, late_tokens=1, late_gaps=1),
+            1,
+            "suspect",
+            "all tokens of an answer came together and faster than models write them, in 32 of 32 requests",
+        ),
+        (
+            # some of them read late, which spoils nothing; the level was void
+            lambda r: in_pieces(2, late=1, late_tokens=1, late_gaps=1, lag_us=0 if r.id % 4 else 200_000)(r),
+            1,
+            "suspect",
+            "all tokens of an answer came together and faster than models write them, in 24 of 32 requests",
+        ),
+        (in_pieces(2, output_tokens=8, asked=8), 1, "valid", ""),  # of few, which one step may make
         (in_reads(2, *[400_000] * 19), 3, "valid", ""),  # of some, as where a machine paused
         (
             in_reads(5, *[200_000 * (1 + i // 5) for i in range(19)]),  # Apache's mod_ratelimit; was valid
@@ -99,10 +135,17 @@ def test_tokens_that_come_together(tmp_path: Path, spoil: Spoil, every: int, ver
 def test_an_answer_was_held_back_only_where_it_can_have_been(
     pieces: int, ttft_s: float, span_s: float, decode_s: float, held: bool
 ) -> None:
-    assert metrics.held_back(pieces, ttft_s, span_s, decode_s, 0.0) is held
+    assert metrics.held_back(pieces, 0, ttft_s, span_s, decode_s, 0.0) is held
 
 
 def test_a_first_token_was_made_before_it_came_only_where_many_came_together() -> None:
     assert metrics.made_before_s(20, 0.1, 0.5) == pytest.approx(0.4)
     assert metrics.made_before_s(20, 0.45, 0.5) == 0.0
     assert metrics.made_before_s(7, 0.1, 0.5) == 0.0
+
+
+def test_an_answer_that_comes_faster_than_any_is_written_has_no_decode_speed(tmp_path: Path) -> None:
+    levels, truth = grid(Made(), (4,))
+    late = [replace(each, **in_pieces(2, lag_us=200_000)(each)) for each in truth.records]
+    level = analyse(write(tmp_path / "run", late, levels)).summary["levels"][0]
+    assert level["stream_tokens_per_s"] is None or level["stream_tokens_per_s"]["n"] == 0  # was 500,000 tokens/s

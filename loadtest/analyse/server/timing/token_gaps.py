@@ -33,6 +33,7 @@ MOST_STREAMS, MOST_BESIDE = 200, 12  # looked at, evenly spread; of each those b
 OUT_OF_STEP, IN_STEP = 0.5, 0.8
 LEAST_APART = 0.2  # of the pairs, out of step, from which on streams are not of one batch
 FEWEST_PAIRS = 8
+CALL_TOKENS = 8  # tokens without a piece of their own that end an answer: more are a tool call's
 MOST_GATHERED = 0.1  # of a stream's tokens may come with the one before …
 MOST_LATE = 2.0  # … and where more do, later by so many steps at most
 
@@ -114,6 +115,7 @@ class TokenInstants:
     free: FloatArray  # when a slot became free for it; −inf where none was needed
     started: FloatArray  # when its prefill began, at the earliest
     told: BoolArray  # whether `started` comes from the server's durations
+    called: BoolArray  # whether its last piece holds many tokens, as a whole tool call does
     edge_s: float  # tokens of one batch arrive within this
     firsts: FloatArray  # the known values of `first`, sorted; likewise the next three
     lasts: FloatArray
@@ -143,17 +145,23 @@ class TokenInstants:
         firsts, lasts, begun, ended = (np.sort(values) for values in every)
         if np.array_equal(firsts, ended):
             ended = firsts  # one array, so that `_gaps_of` searches it once
-        return cls(first, last, free, started, told, edge_s, firsts, lasts, begun, ended)
+        called = run.one_of("finish_reason", "tool_calls") & (run.column("output_tokens") > counts + CALL_TOKENS)
+        return cls(first, last, free, started, told, called, edge_s, firsts, lasts, begun, ended)
+
+    def are_steps(self, row: IntArray, at: FloatArray, inside: BoolArray) -> BoolArray:
+        """Mark, of the gaps inside streams, those that are no wait for a whole tool call."""
+        return inside & ~(self.called[row[1:]] & (at[1:] >= self.last[row[1:]] - self.edge_s))
 
 
 def read_gaps(run: RunData, slots: Slots) -> TokenGaps:
     """Return the gaps of a run; of a very long one those of stretches of it."""
     seen = excerpts.events(run)
-    inside = seen.inside
-    seconds = np.diff(seen.at)[inside]
-    positive = seconds[seconds > 0]
+    between = np.diff(seen.at)
+    positive = between[seen.inside & (between > 0)]
     middle = float(np.median(positive)) if len(positive) else 0.0
     requests = TokenInstants.of(run, slots, min(EDGE_SHARE * middle, EDGE_MOST_S))
+    inside = requests.are_steps(seen.row, seen.at, seen.inside)
+    seconds = between[inside]
     found = _gaps_of(requests, seen.row, seen.at, inside)
     group = _number_merged(found.row, seconds, len(requests.first))
     size = np.bincount(group)
@@ -171,7 +179,7 @@ def _block(requests: TokenInstants, run: RunData, low: int, high: int) -> TokenG
     starts = run.chunks.starts
     row = np.repeat(np.arange(low, high), run.chunks.counts[low:high])
     at = run.made_at(row, np.arange(starts[low], starts[high]))
-    return _gaps_of(requests, row, at, np.diff(row) == 0)
+    return _gaps_of(requests, row, at, requests.are_steps(row, at, np.diff(row) == 0))
 
 
 def _gaps_of(requests: TokenInstants, row: IntArray, at: FloatArray, inside: BoolArray) -> TokenGaps:

@@ -26,6 +26,7 @@ UNSENT_TOKENS = "the server counts more tokens than a text like the answer's usu
 BEFORE_TEXT = (
     "the server had counted tokens before it sent text: TTFT holds their time, the decode speed leaves them out"
 )
+AFTER_TEXT = "the server went on counting tokens after its last text: the decode speed leaves them out"
 LONG_FIRST_PIECE = (
     "the first piece of text holds many tokens: TTFT holds their time, the decode speed leaves out about as many"
 )
@@ -49,11 +50,11 @@ def misfit(events: ContentEvents, output: int, reasoning: int) -> str | None:
     return COUNTS_LETTERS if words else None
 
 
-def unsent(events: ContentEvents, output: int, reasoning: int, early: int, note: Note, doubt: Note) -> int:
+def unsent(events: ContentEvents, output: int, reasoning: int, early: int, late: int, note: Note, doubt: Note) -> int:
     """Return how many counted tokens were not decoded between the first and the last text, and say why in a note or a doubt.
 
     Reasoning that was sent as text shows by its name, or by more pieces than there are other tokens. `early` tokens were
-    counted when the first piece came, 0 where that is unknown: then its text tells. A token has at least one byte of
+    counted when the first piece came, 0 where that is unknown: then its text tells; `late` ones after the last. A token has at least one byte of
     text, except for those that end an answer or call a tool; where few pieces came, and so each must hold several tokens,
     those of words have more.
     """
@@ -61,10 +62,16 @@ def unsent(events: ContentEvents, output: int, reasoning: int, early: int, note:
     if 0 < reasoning <= output and not events.hidden and pieces <= output - reasoning:
         note(UNSENT_REASONING)
         return reasoning
+    silent = FRAME_TOKENS if events.hidden else SILENT_TOKENS
+    after = late if late > silent else 0
+    if after:
+        note(AFTER_TEXT)
     if early > MOST_LATER and pieces > 1:
         note(BEFORE_TEXT)
-        return early - 1
-    with_text = output - (FRAME_TOKENS if events.hidden else SILENT_TOKENS)
+        return early - 1 + after
+    if after:
+        return after
+    with_text = output - silent
     if with_text > pieces and with_text > _most_tokens(
         events, with_text, each_may_be_one=with_text <= COALESCED * pieces
     ):

@@ -125,6 +125,7 @@ class Usage:
     with_text: int = 0  # how many came with more text than the one before
     rises: int = 0  # how often the output's count rose
     at_first: int = 0  # the output's count beside the first piece; 0 where none came with it
+    at_last: int = 0  # likewise the latest piece that came with one
 
     def take(self, usage: dict[str, Any], note: Note, doubt: Note, *, pieces: int) -> bool:
         """Take a usage and return whether it says anything: Ollama's completions have one of zeros in every chunk.
@@ -146,7 +147,9 @@ class Usage:
                     f"the server's count of {name} tokens {'fell' if fell else 'grew, without text,'} from one chunk to the next"
                 )
         self.rises += self.output is not None and output is not None and output > self.output
-        self.with_text += pieces > self.pieces
+        if pieces > self.pieces:
+            self.with_text += 1
+            self.at_last = output or 0
         if pieces == 1 and not self.pieces:
             self.at_first = output or 0
         self.prompt = self.prompt if prompt is None or (not prompt and self.prompt) else prompt
