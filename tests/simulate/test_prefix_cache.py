@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import random
 from collections import defaultdict
+
+import pytest
 
 from loadtest.simulate.model.engine import Engine
 from loadtest.simulate.model.prefix_cache import HostCache
 from loadtest.simulate.model.prompts import Prompt, TokenRun, common_prefix, first_tokens, of_pieces, token_count
 from loadtest.simulate.model.stream import EngineRequest
-from loadtest.simulate.model.timing import StepLaw, Timing
+from loadtest.simulate.model.timing import BEFORE, BESIDE, SLICED, StepLaw, Timing
 from loadtest.simulate.model.virtual import EngineTurn, PlayedTurn, closed_loop, open_loop, people
 
 TIMING = Timing(step=StepLaw(0.01), prefill_s=0.001, handling_s=0.0, handover_s=0.0)
@@ -65,6 +68,14 @@ def test_runs_share_what_their_tokens_share() -> None:
 def test_a_slot_holds_prompt_and_answer_less_its_last_token() -> None:
     turns = cached(talking(users=1, slots=1))
     assert turns == {0: {0}, 1: {119}, 2: {169}, 3: {219}}
+
+
+@pytest.mark.parametrize("way", [SLICED, BEFORE, BESIDE])
+def test_a_slot_holds_them_however_prompts_are_evaluated(way: str) -> None:
+    """Of prompts evaluated beside the steps nothing was kept: a prediction with a host cache that is never full had 0 % cached."""
+    server = Engine(dataclasses.replace(TIMING, prefill_way=way), slots=1, loaded=CTX)
+    played = people(server, [SCRIPT], starts_s=[0.0], num_ctx=CTX)
+    assert cached(played) == {0: {0}, 1: {119}, 2: {169}, 3: {219}}
 
 
 def test_an_answer_that_comes_back_as_other_tokens_is_read_again() -> None:

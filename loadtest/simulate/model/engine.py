@@ -149,6 +149,7 @@ class Engine:
             elif stream.stage is Stage.HANDOVER:
                 self._make_ready(stream)
             elif stream.stage in _WORKING:
+                stream.todo = 0  # beside the batches a prompt is evaluated as a whole
                 self._token(stream, at)
                 if self.timing.own_clocks and stream.stage is Stage.DECODE:
                     self._later(stream, Stage.DECODE, at, self._jittered(self._draw(self._tickets)))
