@@ -164,10 +164,10 @@ REMEDIES: dict[str, Remedy] = {
         "long, the server may take no length by that name (--max-tokens-key has another), or it counts no tokens, and its pieces are "
         "no whole tokens. Where prompts have another length, quote the one that the table shows.",
     ),
-    "cut_prompt": Remedy(
-        "Prompts fill the context.",
-        "Some servers cut a prompt to the context without a word. Give the model a larger one (--num-ctx, or OLLAMA_CONTEXT_LENGTH "
-        "at the server), or send shorter prompts.",
+    "past_context": Remedy(
+        "The context was full.",
+        "Some servers cut a prompt to the context, or drop what was said first to write on, without a word. Give the model a larger "
+        "one (--num-ctx, or OLLAMA_CONTEXT_LENGTH at the server), send shorter prompts, or ask for shorter answers.",
     ),
     "cached": Remedy(
         "The prefix cache answered.",

@@ -279,15 +279,23 @@ def _unasked_lengths(e: Evidence) -> Iterator[Doubt]:
             )
 
 
-def _cut_prompt(e: Evidence) -> Iterator[Doubt]:
+def _past_context(e: Evidence) -> Iterator[Doubt]:
     context = by_slots.granted_context(e.run)
     if not context or int(e.run.scenario.get("inputs_per_request") or 1) > 1:  # the count is that of several prompts
         return
-    cut = int((e.requests["prompt_tokens"] >= context - 1).sum())  # some servers keep one token free
-    if cut:
+    filled = e.requests["prompt_tokens"] >= context - 1  # some servers keep one token free
+    if filled.any():
         yield Doubt(
             SUSPECT,
-            f"the prompt fills the context of {context} tokens in {cut} of {len(e.requests)} requests: it may be cut",
+            f"the prompt fills the context of {context} tokens in {filled.sum()} of {len(e.requests)} requests: it may be cut",
+        )
+    counted_ones = e.requests["token_source"].eq("server") & ~filled
+    passed = counted_ones & (e.requests["prompt_tokens"] + e.requests["output_tokens"] > context)
+    if passed.any():
+        yield Doubt(
+            SUSPECT,
+            f"prompt and answer pass the context of {context} tokens in {passed.sum()} of {len(e.requests)} requests: the server may "
+            "have dropped what was said first, to write on",
         )
 
 
@@ -369,6 +377,6 @@ RULES: dict[str, Callable[[Evidence], Iterator[Doubt]]] = {
     "records_lost": _records_lost,
     "not_sent": _not_sent,
     "unasked_lengths": _unasked_lengths,
-    "cut_prompt": _cut_prompt,
+    "past_context": _past_context,
     "cached": _cached,
 }

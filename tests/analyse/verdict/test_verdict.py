@@ -115,6 +115,12 @@ def silent(tokens: int | None) -> Spoil:
             "suspect",
             "fills the context of 4096 tokens in 32",
         ),
+        (
+            lambda r: {"asked": None, "output_tokens": 20_480},
+            2,
+            "suspect",
+            "prompt and answer pass the context of 4096 tokens in 16 of 32",
+        ),
         (lambda r: server(r, prompt_eval_duration=2 * MS), 1, "suspect", "as where a prefix cache answers, unasked"),
         (  # was "prefill took less than a tenth of the usual": only the warm-ups were slow, beside other work
             lambda r: server(r, prompt_eval_duration=(4 if r.id % 4 == 1 else 7) * MS),
