@@ -228,6 +228,7 @@ HELD_BACK_PIECES, HELD_BACK_SHARE, HELD_BACK_S = 8, 0.05, 0.1
 UNREAD_SHARE = 0.5  # of that time: a client that lags as much may have let the pieces lie until all were there
 MOST_IN_A_STEP, FASTEST_S = 16, 0.0002  # s a token: the fastest services write 3000 tokens/s to one stream
 AT_ONCE_READS = 2  # a buffer that is full in mid-answer makes two of one
+SEVERAL_TOKENS = 1.5  # a piece of text; fewer are words of which some take two tokens
 BUFFERED_PIECES = 4  # in one read on average, from there on an answer is said to have been buffered on the way
 
 

@@ -9,7 +9,7 @@ that misses them is halved, until the answer is as good as asked for.
   lowest load follows, with twice the requests at once.
 - Where requests that were alone at the server all missed, the search ends: with less load more would be alone, and miss.
 - A void level is measured again with as many requests. Where it stays void, what was measured of that load before counts; without
-  that the search ends: more of the like would follow.
+  that the search ends: higher loads would be void, too.
 
 Loads are whole numbers: streams, people, or steps of a rate.
 """

@@ -263,7 +263,9 @@ def facts_of_server(name: str, details: Mapping[str, Any], trained: int | None) 
         parameters=parameters,
         trained=trained,
     )
-    return replace(found, bound=bound, embedding=_embedding(details.get("input_embedding")))
+    embedding = _embedding(details.get("input_embedding"))
+    possible = embedding is not None and abs(embedding) < found.weights
+    return replace(found, bound=bound, embedding=embedding if possible else None)
 
 
 def _embedding(said: Any) -> int | None:

@@ -29,7 +29,7 @@ from loadtest.dialects.answers.errors.refusals import (
 from loadtest.errors import ScenarioError
 from loadtest.measure.failure import failure_of
 from loadtest.measure.request import Request
-from loadtest.metrics import S_PER_NS, S_PER_US, held_back
+from loadtest.metrics import S_PER_NS, S_PER_US, SEVERAL_TOKENS, held_back
 from loadtest.records import Clock, Outcome, Record
 from loadtest.scenario import EMBEDDINGS, ConnectionKeys, Key, RequestKeys, Scenario, keys_of
 from loadtest.targets.server.probe import ServedModel, Server
@@ -43,7 +43,6 @@ TRIAL_PROMPT = "Count from one to twelve in words, one after another."
 TRIAL_TOKENS = 24
 MOST_ATTEMPTS = 24
 FEWEST_PIECES = 6  # of an answer, to say how they came
-SEVERAL_TOKENS = 1.5  # in a piece on average: they are then no single tokens
 OTHER_PATHS = (  # where servers of the OpenAI API have it, when not at /v1/chat/completions
     "/chat/completions",
     "/api/chat/completions",

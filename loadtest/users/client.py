@@ -265,6 +265,8 @@ class Client:
         except GivenUpError as error:  # a stop, a timeout around this call, a task that kills what it has spawned
             recorder.ledger.end(request, error.thrown if self._stopped_by_us(error.thrown) else error)
             recorder.backlog.add(lambda: answer.record)  # without an event, as with Locust's own clients
+            self._sessions += request.job.session is not None  # which ends with it
+            self._in_session = False
             raise error.thrown from None
         except BaseException as error:
             recorder.ledger.end(request, error)

@@ -28,14 +28,12 @@ AT_ONCE_NS = 1_000_000_000
 # kept connections of an origin that the server closed at once: from then on none is kept, unless one was used
 FEWEST_DIED = 4
 KEPT_OUT_NS = 1_000_000_000  # waits for a place among the server's connections that are at least so long are told …
-SOON_AFTER = (
-    0.1  # … where the answer began so soon, as a share of the wait, after the server had closed an idle connection
-)
-CLOSED_ERROR_NS = (
-    50_000_000  # by which the instant of a close may be late: it has the kernel's ticks, or is that of our read
-)
+# … where the answer began so soon, as a share of the wait, after the server had closed an idle connection
+SOON_AFTER = 0.1
+# by which the instant of a close may be late, which has the kernel's ticks or is that of our read, and that of an answer's end
+CLOSED_ERROR_NS = 50_000_000
 MOST_GIVEN_UP = 8  # closed idle connections that are remembered
-MOST_ENDS = 256  # ends of answers that are
+MOST_ENDS = 256  # ends of answers that are remembered
 LAST_ACK = 56  # where tcpi_last_ack_recv stands in the kernel's struct tcp_info; a FIN acknowledges, too
 FULL_READS = 8  # small reads filled to the last byte: from then on an answer is no stream of small chunks
 
@@ -318,7 +316,7 @@ class Pool:
             idle.receive()  # drops those that the server has closed
         for idle_since, closed in self._given_up.get(origin, ()):
             since = max(sent, idle_since)
-            freed = any(since < end <= began for end in self._ends.get(origin, ()))
+            freed = any(since < end <= began + CLOSED_ERROR_NS for end in self._ends.get(origin, ()))
             waited = closed - since
             if waited >= KEPT_OUT_NS and -CLOSED_ERROR_NS <= began - closed <= SOON_AFTER * waited and not freed:
                 return True

@@ -116,7 +116,7 @@ def data_notes(file: DataFile, scenario: Scenario) -> Iterator[str]:
         yield f"{path}: messages of {_roles(file.strange)} are sent as they are; most servers know user, assistant, system and tool."
     if file.same_ids:
         have = "has" if file.same_ids == 1 else "have"
-        apart = " Each is sent by itself: turns of a conversation belong into one row." if file.of_sessions else ""
+        apart = " Each is sent by itself: turns of a conversation belong in one row." if file.of_sessions else ""
         yield f"{path}: {counted(file.same_ids, 'row')} {have} the id of another row, and records name them alike.{apart}"
     if file.own_lengths > 0:
         some = "the row" if len(file) == 1 else f"{file.own_lengths} of {rows}"

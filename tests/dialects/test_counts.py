@@ -323,6 +323,22 @@ UNSENT: dict[str, tuple[list[dict[str, Any]], int, str | None, str | None]] = {
         "before it sent text",
         None,
     ),
+    "counts of nothing beside each piece, and the whole at the end": (
+        [
+            *[{**piece(" something"), "usage": {"prompt_tokens": 7, "completion_tokens": 0}} for _ in range(40)],
+            STOP,
+            counted(40),
+        ],
+        0,
+        None,
+        None,
+    ),
+    "counts that are refreshed now and then": (
+        [*[{**piece(" something"), "usage": counted(1 + i // 5 * 5)["usage"]} for i in range(40)], STOP, counted(40)],
+        0,
+        None,
+        None,
+    ),
     "counts that grow after the text": (  # a parser that drops what the model wrote last
         [
             *[{**piece(" something"), "usage": counted(1 + i)["usage"]} for i in range(20)],

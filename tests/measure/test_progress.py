@@ -62,8 +62,10 @@ def test_a_long_time_is_not_told_in_seconds(eta: float, said: str) -> None:
 
 def test_a_level_that_waits_for_its_last_answers_alone_has_no_eta() -> None:
     """It said "ETA 1 s" for as long as a server that had died held its connections open."""
-    assert live_sentence(progress(eta=0.0)).endswith("tokens/s  the last answers")
-    assert live_sentence(progress(eta=0.0, in_flight=0)).endswith("tokens/s")
+    assert live_sentence(progress(eta=0.0, planned=0)).endswith("tokens/s  the last answers")
+    assert live_sentence(progress(eta=0.0, planned=0, in_flight=0)).endswith("tokens/s")
+    assert live_sentence(progress(eta=0.0, due=900, released=850)).endswith("tokens/s")  # an open loop that is behind
+    assert live_sentence(progress(eta=0.0, done=1152)).endswith("tokens/s")  # people who end their conversations
 
 
 def test_a_level_of_embeddings_speaks_of_no_token_from_its_beginning_on() -> None:

@@ -88,7 +88,7 @@ def test_a_server_that_says_little_is_filled_from_its_name() -> None:
     ],
 )
 def test_an_input_embedding_is_known_or_not(said: object, size: int | None) -> None:
-    assert facts_of_server("mine", {"file_size": 10, "input_embedding": said}, None).embedding == size
+    assert facts_of_server("mine", {"file_size": 10**12, "input_embedding": said}, None).embedding == size
 
 
 def test_more_slots_are_no_reason_for_less_memory() -> None:

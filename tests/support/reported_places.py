@@ -278,6 +278,13 @@ COUNTED = {
     "of a model that repeats one word, more of it a piece, uncounted": Stream(
         V1, sse(*(delta("events" * n) for n in (1, 2, 3, 4, 5, 5)), finish()) + DONE, "events" * 20, **UNCOUNTED
     ),
+    "all text again and again, which begins with blank lines": Stream(
+        V1,
+        sse(*(delta("\n\n\nThe cat sat"[:n]) for n in (1, 2, 3, 6, 10, 14)), finish()) + DONE,
+        "\n" * 6 + "\n\n\nThe" + "\n\n\nThe cat" + "\n\n\nThe cat sat",
+        doubts=("every piece of the answer repeats",),
+        **UNCOUNTED,
+    ),
     "the same, at first one a piece": Stream(
         V1, sse(*(delta("events" * n) for n in (1, 1, 1, 4, 5)), finish()) + DONE, "events" * 12, **UNCOUNTED
     ),

@@ -206,6 +206,7 @@ def test_a_turn_that_the_task_gives_up_ends_its_conversation(user: Mine, records
     assert session.over
     with pytest.raises(ScenarioError, match="the conversation is over"):
         session.chat()
+    assert user.client._sessions == 1  # else each of the user's conversations would be a warm-up
     recording.close_recorder()
     assert [record.outcome for record in records] == [Outcome.LEFT]
 

@@ -113,7 +113,8 @@ def parts_of(level: LevelData) -> dict[str, float]:
     """
     parts = {name: level.figure(name) or 0.0 for name, _, _ in style.REQUEST_STATES}
     split = level.get("slot_wait_s") and (level.get("batch_wait_s") or not level.get("queue_wait_s"))
-    parts["unsplit_wait_s"] = 0.0 if split else (level.figure("queue_wait_s") or 0.0) - parts["slot_wait_s"]
+    unsplit = 0.0 if split else (level.figure("queue_wait_s") or 0.0) - parts["slot_wait_s"]
+    parts["unsplit_wait_s"] = max(unsplit, 0.0)
     excess = max(sum(parts.values()) - (level.mean_ttft or math.inf), 0.0)
     for name in WAITS:
         cut = min(excess, parts[name])

@@ -66,9 +66,8 @@ class Splitter:
         total = float(until - timeline.sched[row])
         rest = total - sum(part.seconds for part in parts)
         length = float(timeline.last[row] - timeline.first[row])  # nan where no token came
-        if (
-            doubts.KEPT_OUT in self.run.requests["doubts"].iloc[row]
-        ):  # the server had not got it, so it waited for none of its slots
+        # The server had not got it, so it waited for none of its slots.
+        if doubts.KEPT_OUT in self.run.requests["doubts"].iloc[row]:
             waits = [part for part in parts if part.name in (time_parts.BEHIND, time_parts.SLOT, time_parts.WAIT)]
             kept = rest + sum(part.seconds for part in waits)
             parts, rest = [*(part for part in parts if part not in waits), TimePart(time_parts.KEPT_OUT, kept)], 0.0

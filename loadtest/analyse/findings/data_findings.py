@@ -11,10 +11,9 @@ import numpy as np
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import RunData
 from loadtest.doubts import VOID
-from loadtest.metrics import enough_for
+from loadtest.metrics import SEVERAL_TOKENS, enough_for
 from loadtest.text import counted, listed, number, seconds, some_of
 
-SEVERAL_TOKENS = 1.5  # a piece of text; fewer are words of which some take two tokens
 SIDES = (("input_lengths", "Prompts", "prompt_tokens"), ("output_lengths", "Answers", "output_tokens"))
 
 

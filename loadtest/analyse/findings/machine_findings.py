@@ -25,7 +25,7 @@ RELOAD_SLACK_S = 2.0  # between a model load as sampled and as a request waited 
 FEWEST_SAMPLES = 3  # samples of a level that a figure of it needs
 LEAST_CACHED = 0.1  # of the prompt tokens, from which on a share is worth a sentence
 AROUND_SAMPLE_S = 1.0  # before and after a sample: what the run had in flight then may have been counted
-AROUND_INSTANT_S = 0.1  # before and after a sample, in which the run's requests decode
+AROUND_INSTANT_S = 0.05  # before and after a sample, in which a request of the run decoded all the time
 LEAST_BESIDE = 0.1  # of the samples, in which a server counts more requests than this run's: fewer are of other moments
 OTHERS_SHARE = 0.2  # of the machine's cores, from which on what other programs use is told
 
@@ -199,15 +199,15 @@ def _foreign_page(machine: Machine, frame: pd.DataFrame, run: RunData) -> str | 
         return None
     at = frame["t"].to_numpy(dtype=np.float64)
     counted_there = frame["running"].to_numpy(dtype=np.float64) + frame["waiting"].to_numpy(dtype=np.float64)
-    ours = Depth.of(*run.requests[["first_token", "last"]].dropna().to_numpy(dtype=np.float64).T)
-    busy = np.isfinite(counted_there) & (
-        np.min([ours.at(at + off) for off in (-AROUND_INSTANT_S, AROUND_INSTANT_S)], axis=0) > 0
-    )
+    first, last = run.requests[["first_token", "last"]].dropna().to_numpy(dtype=np.float64).T
+    whole = last - first > 2 * AROUND_INSTANT_S  # one that decoded all the time around a sample
+    ours = Depth.of(first[whole] + AROUND_INSTANT_S, last[whole] - AROUND_INSTANT_S)
+    busy = np.isfinite(counted_there) & (ours.at(at) > 0)
     if busy.sum() < FEWEST_SAMPLES or counted_there[busy].any():
         return None
     return (
         f"The page of metrics{machine.mark(*SERVERS)} shows no request while this run's were answered, so what it says of queue and cache "
-        "is left out: as a rule it is of another server, such as one of several behind this URL, or its figures stand still."
+        "is not told here: as a rule it is of another server, such as one of several behind this URL, or its figures stand still."
     )
 
 

@@ -9,10 +9,10 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from loadtest.analyse.findings.data_findings import SEVERAL_TOKENS
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import LevelData
 from loadtest.analyse.summary import Analysis
+from loadtest.metrics import SEVERAL_TOKENS
 from loadtest.records import TURNED_AWAY
 from loadtest.text import counted, listed, percent, some_of
 
@@ -67,12 +67,12 @@ def behind_the_url(analysis: Analysis) -> Finding | None:
     found = _other_slots(analysis)
     if found or not analysis.steps.apart or not analysis.believed:
         return found
-    why = (
+    gathered = analysis.run.tokens_a_piece(analysis.run.flag("ok")) >= SEVERAL_TOKENS
+    why = "the server or a gateway gathers several tokens of each stream before it sends them, " if gathered else ""
+    why += (
         "several servers stand behind this URL, each stream has a worker of its own, or the way or a busy machine delays each stream "
         "by itself"
     )
-    if analysis.run.tokens_a_piece(analysis.run.flag("ok")) >= SEVERAL_TOKENS:
-        why = f"the server or a gateway gathers several tokens of each stream before it sends them, or {why}"
     return Finding(
         f"Streams that decode together do not get their tokens together: {why}.",
         f"{percent(analysis.steps.out_of_step or 0.0)} of the pairs of such streams got theirs at different moments. So a step time "

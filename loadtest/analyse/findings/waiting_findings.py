@@ -38,14 +38,14 @@ def queueing(analysis: Analysis, series: Series) -> Finding | None:
     above = void_above(series, level)
     limit = analysis.believed_slots.number
     if limit is not None and slot is not None and slot >= LEAST_SLOT_WAIT * ttft:
-        past = f"Past {counted(limit, 'stream')} requests queue"
+        past, waited = f"Past {counted(limit, 'stream')} requests queue", percent(level.share_of_ttft("slot_wait_s"))
         inferred = (
             "Slot wait is inferred from when earlier streams ended, and holds the way there and back: the server does not say how "
             "long requests wait. Prompts that are read more slowly beside others lengthen it."
         )
         if wait is None:
-            return Finding(f"{past}: {at} up to {percent(slot / ttft)} {of} is slot wait.", inferred)
-        return Finding(f"{past}: {at} {percent(slot / ttft)} {of} is slot wait.")
+            return Finding(f"{past}: {at} up to {waited} {of} is slot wait.", inferred)
+        return Finding(f"{past}: {at} {waited} {of} is slot wait.")
     if wait is None:
         return None
     if slot is None or batch is None or analysis.steps.apart:
@@ -105,7 +105,8 @@ def batching(analysis: Analysis, series: Series) -> Finding | None:
         if slot < 0.1 * batch and (batch - within) / ttft > largest:
             found, largest = level, (batch - within) / ttft
     if found is None:
-        return before_work(series, alone)
+        # beside another model of the run no request was alone there
+        return None if np.any(analysis.run.requests.get("accompanied", False)) else before_work(series, alone)
     slot, ttft = found.figure("slot_wait_s") or 0.0, found.mean_ttft or 0.0
     share = percent(found.share_of_ttft("batch_wait_s"))  # as in the tables
     if held_by_others(analysis.run, found):
@@ -118,7 +119,11 @@ def batching(analysis: Analysis, series: Series) -> Finding | None:
         )
     longest = found.figure("slot_wait_s", "max") or 0.0
     few = longest > max(LEAST_BATCH_WAIT * ttft, SHORT_S)
-    beside = f"and {percent(slot / ttft)} slot wait" if few else "although no request waits for a slot"
+    beside = (
+        f"and {percent(found.share_of_ttft('slot_wait_s'))} slot wait"
+        if few
+        else "although no request waits for a slot"
+    )
     return Finding(
         f"At {found.load}, {share} of {found.mean_ttft_said} is batch wait, "
         f"{beside}: a prompt starts only when the batch in flight has ended, with the prompts in it.",

@@ -25,7 +25,7 @@ SHORT_NAMES = {
     time_parts.MODEL_LOAD: "model load",
     time_parts.TURN: "model's turn",
     time_parts.BEHIND: "held back",
-    time_parts.KEPT_OUT: "no connection",
+    time_parts.KEPT_OUT: "connection wait",
     time_parts.SLOT: "slot wait",
     time_parts.WAIT: "queue wait",
     time_parts.PROMPTS: "others' prompts",

@@ -166,9 +166,10 @@ class RunData:
         return self.measured(*levels) & self.flag("ok")
 
     def tokens_a_piece(self, rows: BoolArray) -> float:
-        """Return how many output tokens a piece of text holds on average in the answers of these requests; nan without any."""
-        pieces = int(self.chunks.counts[rows].sum())
-        return float(np.nansum(self.column("output_tokens")[rows])) / pieces if pieces else float("nan")
+        """Return how many tokens a piece of text holds in the median answer of these requests; nan where no answer tells it."""
+        sent = (self.column("output_tokens") - self.column("unsent_tokens"))[rows]
+        held = sent[sent > 0] / np.maximum(self.chunks.counts[rows][sent > 0], 1)
+        return float(np.median(held)) if len(held) else float("nan")
 
     def shed(self, level: int) -> int:
         """Return how many requests of a level were not sent because of --max-in-flight."""

@@ -167,16 +167,22 @@ def _stuck(e: Evidence) -> Iterator[Doubt]:
         )
 
 
+def _from_cache(e: Evidence) -> Iterator[Doubt]:
+    """Doubt answers of a cache; where it gave half or more, the level's figures are none of the server's."""
+    cached = [each for said in e.measured["doubts"] for each in said if each.startswith(doubts.FROM_CACHE)]
+    if cached:
+        severity = VOID if 2 * len(cached) >= len(e.measured) else SUSPECT
+        yield Doubt(severity, f"{len(cached)} of {len(e.measured)} answers: {commonest(cached)[0]}")
+
+
 def _doubted(e: Evidence) -> Iterator[Doubt]:
-    said = [[doubt for doubt in dict.fromkeys(each) if doubt != doubts.KEPT_OUT] for each in e.measured["doubts"]]
+    apart = (doubts.KEPT_OUT, doubts.FROM_CACHE)  # these have rules of their own
+    said = [[doubt for doubt in dict.fromkeys(each) if not doubt.startswith(apart)] for each in e.measured["doubts"]]
     found = commonest(doubt for each in said for doubt in each)
     if found:
         odd = sum(map(bool, said))
         more = f" ({odd} are doubtful in all, for {len(found)} reasons)" if len(found) > 1 else ""
-        # figures of a cache are none of the server's
-        cached = sum(any(doubt.startswith(doubts.FROM_CACHE) for doubt in each) for each in said)
-        severity = VOID if 2 * cached >= len(e.measured) else SUSPECT
-        yield Doubt(severity, f"{found[0].count} of {len(e.measured)} answers: {found[0]}{more}")
+        yield Doubt(SUSPECT, f"{found[0].count} of {len(e.measured)} answers: {found[0]}{more}")
 
 
 def _slow_send(e: Evidence) -> Iterator[Doubt]:
@@ -350,6 +356,7 @@ OUTCOME_RULES: dict[str, Callable[[Evidence], Iterator[Doubt]]] = {
     "without_text": _without_text,
     "kept_out": _kept_out,
     "stuck": _stuck,
+    "from_cache": _from_cache,
     "doubted": _doubted,
     "slow_send": _slow_send,
 }

@@ -106,8 +106,12 @@ REMEDIES: dict[str, Remedy] = {
         "Find what held them back: a gateway that takes fewer connections than there are streams, or a queue that passes over who came "
         "first.",
     ),
+    "from_cache": Remedy(
+        "A cache answered.",
+        "Measure the server without the cache in between, or switch it off for these requests.",
+    ),
     "doubted": Remedy(
-        "Answers were not as expected.",
+        "Answers were odd.",
         "Look at an answer with --save-text, and measure the server without the gateway or proxy in between.",
     ),
     "slow_send": Remedy(
@@ -164,10 +168,15 @@ REMEDIES: dict[str, Remedy] = {
         "long, the server may take no length by that name (--max-tokens-key has another), or it counts no tokens, and its pieces are "
         "no whole tokens. Where prompts have another length, quote the one that the table shows.",
     ),
+    "cut_prompt": Remedy(
+        "Prompts fill the context.",
+        "Some servers cut a prompt to the context without a word. Give the model a larger one (--num-ctx, or OLLAMA_CONTEXT_LENGTH "
+        "at the server), or send shorter prompts.",
+    ),
     "past_context": Remedy(
-        "The context was full.",
-        "Some servers cut a prompt to the context, or drop what was said first to write on, without a word. Give the model a larger "
-        "one (--num-ctx, or OLLAMA_CONTEXT_LENGTH at the server), send shorter prompts, or ask for shorter answers.",
+        "Answers pass the context.",
+        "Some servers drop what was said first, to write on, without a word. Give the model a larger context (--num-ctx, or "
+        "OLLAMA_CONTEXT_LENGTH at the server), or ask for shorter answers.",
     ),
     "cached": Remedy(
         "The prefix cache answered.",

@@ -190,8 +190,10 @@ def _bundled(e: Evidence) -> Iterator[Doubt]:
         np.minimum.reduceat(over, np.column_stack((begin, end - BUNDLED_PIECES + 1)).ravel())[::2] if len(row) else row
     )
     took = (chunks.flat[end - 1] - chunks.flat[begin]) * S_PER_US
-    at_once = (least * S_PER_US < metrics.HELD_BACK_SHARE * took) & (took > metrics.HELD_BACK_S)
-    at_once &= chunks.counts[row] >= metrics.BUFFERED_PIECES * e.run.column("reads")[row]
+    usual = took * BUNDLED_PIECES / chunks.counts[row]  # so many pieces take that long on average
+    at_once = (least * S_PER_US < metrics.HELD_BACK_SHARE * usual) & (took > metrics.HELD_BACK_S)
+    reads = e.run.column("reads")[row]
+    at_once &= (reads > 0) & (chunks.counts[row] >= metrics.BUFFERED_PIECES * reads)
     if 2 * at_once.sum() > len(e.requests):
         yield Doubt(
             SUSPECT,
@@ -279,7 +281,7 @@ def _unasked_lengths(e: Evidence) -> Iterator[Doubt]:
             )
 
 
-def _past_context(e: Evidence) -> Iterator[Doubt]:
+def _cut_prompt(e: Evidence) -> Iterator[Doubt]:
     context = by_slots.granted_context(e.run)
     if not context or int(e.run.scenario.get("inputs_per_request") or 1) > 1:  # the count is that of several prompts
         return
@@ -289,8 +291,15 @@ def _past_context(e: Evidence) -> Iterator[Doubt]:
             SUSPECT,
             f"the prompt fills the context of {context} tokens in {filled.sum()} of {len(e.requests)} requests: it may be cut",
         )
-    counted_ones = e.requests["token_source"].eq("server") & ~filled
-    passed = counted_ones & (e.requests["prompt_tokens"] + e.requests["output_tokens"] > context)
+
+
+def _past_context(e: Evidence) -> Iterator[Doubt]:
+    context = by_slots.granted_context(e.run)
+    if not context:
+        return
+    counted_ones = e.requests["token_source"].eq("server") & (e.requests["prompt_tokens"] < context - 1)
+    # the last token of an answer need not be in the context
+    passed = counted_ones & (e.requests["prompt_tokens"] + e.requests["output_tokens"] > context + 1)
     if passed.any():
         yield Doubt(
             SUSPECT,
@@ -377,6 +386,7 @@ RULES: dict[str, Callable[[Evidence], Iterator[Doubt]]] = {
     "records_lost": _records_lost,
     "not_sent": _not_sent,
     "unasked_lengths": _unasked_lengths,
+    "cut_prompt": _cut_prompt,
     "past_context": _past_context,
     "cached": _cached,
 }

@@ -101,8 +101,11 @@ def live_sentence(at: Progress, width: int | None = None) -> str:
         "waiting": f"{at.waiting} waiting",
         "ttft": f"TTFT p50 {UNKNOWN if at.ttft_p50 is None else seconds(at.ttft_p50)}",
         "tokens": f"{at.tokens_per_s:.0f} tokens/s",
-        "eta": f"ETA {about(at.eta)}" if at.eta else "the last answers" if at.eta == 0 and at.in_flight else "",
+        "eta": "" if at.eta is None else f"ETA {about(at.eta)}",
     }
+    if at.eta == 0:  # people who end their conversations may send more
+        last = at.in_flight and not at.behind and (not at.planned or at.done + at.in_flight == at.planned)
+        parts["eta"] = "the last answers" if last else ""
     if at.textless:
         parts |= {
             "decoding": "",

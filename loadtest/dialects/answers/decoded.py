@@ -282,7 +282,7 @@ class Decoded:
             self.note(MORE_PIECES)
         ending.prompt_tokens, ending.output_tokens = prompt or None, output
         if output and self.events:
-            early, late = self.usage.at_first, (self.usage.output or 0) - self.usage.at_last
+            early, late = self.usage.at_first, self.usage.after_text(reasoning)
             ending.unsent_tokens = counted_text.unsent(
                 self.events, output, reasoning, early, late, self.note, self.doubt
             )

@@ -71,8 +71,11 @@ def _repetition(events: ContentEvents, counted: int | None, began: Sequence[int]
 
 
 def _loops(texts: Sequence[str]) -> bool:
-    """Whether the model says its first piece again and again, so that pieces of several tokens grow by chance."""
-    return len(texts) > 2 and "".join(texts[:4]).startswith(texts[0] * 3)
+    """Whether the model says its first piece again and again, and nothing else, so that pieces of several tokens grow by chance."""
+    if len(texts) < 3 or not "".join(texts[:4]).startswith(texts[0] * 3):
+        return False
+    said = "".join(texts)
+    return (texts[0] * (len(said) // len(texts[0]) + 1)).startswith(said)
 
 
 def _begins_anew(texts: Sequence[str], at: int) -> bool:

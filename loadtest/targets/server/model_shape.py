@@ -39,5 +39,6 @@ def input_embedding(tensors: Any) -> dict[str, Any] | None:
     counts = [as_positive(size) for size in sizes] if isinstance(sizes, list) else []
     if kind is None or not counts or None in counts:
         return None
-    values = math.prod(count for count in counts if count)
+    if (values := as_positive(math.prod(count for count in counts if count))) is None:
+        return None
     return {"type": kind, "values": values, "shared": "output.weight" not in rows}

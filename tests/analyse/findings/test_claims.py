@@ -21,7 +21,8 @@ from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.summary import analyse
 
 NO_RUN = cast(
-    "RunData", SimpleNamespace(of_level=lambda _: np.zeros(0, dtype=np.bool_), column=lambda _: np.zeros(0))
+    "RunData",
+    SimpleNamespace(of_level=lambda _: np.zeros(0, dtype=np.bool_), column=lambda _: np.zeros(0), requests={}),
 )  # of which only levels are known
 
 

@@ -366,6 +366,7 @@ def test_a_wait_for_a_model_that_is_swapped_in_is_no_batch_wait(tmp_path: Path) 
         sent = before.t_send or 0
         chunks = [chunk + ((one.t_send or 0) - sent) // 1000 for chunk in one.chunks]
         records.append(dataclasses.replace(one, t_sched=sent, t_send=sent, chunks=chunks))
+    records[-1] = played.records[-1]  # the last one is alone
     named = [dataclasses.replace(one, model=("made", "other")[one.id % 2], target=one.id % 2) for one in records]
     targets = [{**target(name), "api": "openai", "dialect": "openai-chat"} for name in ("made", "other")]
     both = analyse(write(tmp_path / "run", named, played.levels, targets=targets))
@@ -375,3 +376,4 @@ def test_a_wait_for_a_model_that_is_swapped_in_is_no_batch_wait(tmp_path: Path) 
         assert parts_of(level)["unsplit_wait_s"] == pytest.approx(level["queue_wait_s"]["mean"])
     assert "is queue wait." in " ".join(all_findings(both))
     assert "batch wait" not in " ".join(all_findings(both))
+    assert "no other request of this run" not in " ".join(all_findings(both))

@@ -143,8 +143,9 @@ def test_of_doubts_that_all_answers_share_the_first_is_said(tmp_path: Path) -> N
 @pytest.mark.parametrize(("every", "verdict"), [(2, "void"), (3, "suspect")])
 def test_a_level_that_a_cache_answered_has_no_figures_of_the_server(tmp_path: Path, every: int, verdict: str) -> None:
     """It was suspect, with 190,000 prompt tokens/s, where Varnish answered all of it."""
-    said = {"doubts": ["a cache on the way answered in the server's place (Age: 12)"]}
-    assert judged(tmp_path / "run", lambda _: said, every=every)[0] == verdict
+    said = {"doubts": ["it is odd", "a cache on the way answered in the server's place (Age: 12)"]}
+    found, reasons = judged(tmp_path / "run", lambda _: said, every=every)
+    assert (found, "a cache on the way" in reasons[0]) == (verdict, True)
 
 
 def test_many_failures_are_void_even_where_they_are_allowed(tmp_path: Path) -> None:

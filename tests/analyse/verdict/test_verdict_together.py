@@ -25,6 +25,9 @@ def in_reads(reads: int, *after_us: int) -> Spoil:
     return spoilt
 
 
+FIVE_A_STEP = tuple(40_000 * (1 + i // 5) for i in range(399))
+
+
 def at_once(gap_us: int, *, told: bool = False) -> Spoil:
     """Return answers whose tokens came so close together, in a read each, when all of them had been made."""
 
@@ -65,6 +68,8 @@ def in_pieces(pieces: int, **more: Any) -> Spoil:
             "18 or more tokens of an answer came together, though the first came by itself, in 32 of 32 requests",
         ),
         (in_reads(6, *[38_000 * (1 + i // 16) for i in range(80)]), 1, "valid", ""),  # 16 accepted at each step
+        # four or five accepted at each step of a long answer, of which any 18 tokens are a small part
+        (lambda r: {**in_reads(81, *FIVE_A_STEP)(r), "output_tokens": 400, "asked": 400, "server": {}}, 1, "valid", ""),
         (
             # a tool call, its name first: void for the client, with 500,000 tokens/s
             in_pieces(2, late=1, late_tokens=1, late_gaps=1),

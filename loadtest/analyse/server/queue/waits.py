@@ -71,7 +71,7 @@ def split_waits(run: RunData, slots: Slots) -> Waits:
     slot = np.where(told | np.isfinite(run.column("first_token")), slot, np.nan)
     source = np.where(np.isfinite(slot), np.where(told, SERVER, INFERRED), UNKNOWN)
     # Beside another model a request may wait for that one's answers, or for a model load that the server does not tell of.
-    turn = _accompanied(run) & ~np.isfinite(run.column("load_s"))
+    turn = np.isin(run.requests["level"], run.requests["level"][_accompanied(run)]) & ~np.isfinite(run.column("load_s"))
     batch = np.where(turn, np.nan, np.maximum(wait - slot - way, 0.0) * ~alone)
     return Waits(wait, slot, batch, source.astype(np.object_))
 

@@ -46,8 +46,8 @@ def misfit(events: ContentEvents, output: int, reasoning: int) -> str | None:
     # a server that counts reasoning tokens counts tokens: as many as letters is chance
     said = events.said if output >= max(2 * pieces, LONGEST_TOKEN) and not reasoning else ""
     # of other alphabets, such as Chinese, each letter may be a token, and so may each digit, and each sign of a model that repeats one
-    words = output == len(said) and said.isascii() and any(len(set(word)) > 1 for word in _WORD.findall(said))
-    return COUNTS_LETTERS if words else None
+    has_words = any(len(set(word)) > 1 for word in _WORD.findall(said))
+    return COUNTS_LETTERS if output == len(said) and said.isascii() and has_words else None
 
 
 def unsent(events: ContentEvents, output: int, reasoning: int, early: int, late: int, note: Note, doubt: Note) -> int:

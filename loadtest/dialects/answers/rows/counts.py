@@ -125,7 +125,12 @@ class Usage:
     with_text: int = 0  # how many came with more text than the one before
     rises: int = 0  # how often the output's count rose
     at_first: int = 0  # the output's count beside the first piece; 0 where none came with it
-    at_last: int = 0  # likewise the latest piece that came with one
+    at_last: int = 0  # the output's count beside the latest piece with which a usage came
+
+    def after_text(self, reasoning: int) -> int:
+        """Return how many output tokens, reasoning left out, were counted after the last text; 0 where counts do not follow the text."""
+        along = self.rises >= 2 and 2 * self.rises > self.with_text and self.at_last
+        return max((self.output or 0) - self.at_last - reasoning, 0) if along else 0
 
     def take(self, usage: dict[str, Any], note: Note, doubt: Note, *, pieces: int) -> bool:
         """Take a usage and return whether it says anything: Ollama's completions have one of zeros in every chunk.
