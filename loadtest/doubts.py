@@ -32,7 +32,7 @@ EMPTY_VOID_SHARE = 0.5
 ENOUGH_FOR_P99 = 100  # requests: of fewer, p99 is the maximum
 ENOUGH_LATE = 3  # late reads from which on a level may be void
 FROM_CACHE = "a cache on the way answered in the server's place"
-KEPT_OUT = (  # what a record says of a request that waited for a place among the connections
+CONNECTION_WAIT = (  # what a record says of a request that waited for a place among the connections
     "the answer began only once an idle connection, which loadtest keeps, had been closed: the server or a gateway takes fewer "
     "connections than there are streams; raise that limit"
 )

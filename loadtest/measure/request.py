@@ -15,7 +15,7 @@ from loadtest.dialects.answers.decoded import other_model
 from loadtest.dialects.answers.errors.refusals import with_advice
 from loadtest.dialects.answers.errors.server_errors import http_sentence, trailer_sentence
 from loadtest.dialects.base import ContentEvents, Dialect, Ending
-from loadtest.doubts import KEPT_OUT
+from loadtest.doubts import CONNECTION_WAIT
 from loadtest.measure.failure import Failure, bug, with_server_words
 from loadtest.measure.server_figures import hold_durations, hold_prompt_count, token_fields
 from loadtest.metrics import NS_PER_S
@@ -226,7 +226,10 @@ class Request:
             server=ending.server or None,
             said_model=other_model(ending.model, self.dialect.model),
             notes=[*ending.notes, *filter(None, (self.remark,))] or None,
-            doubts=[*ending.doubts, *filter(None, (self._cut(ending), KEPT_OUT if received.kept_out else None))]
+            doubts=[
+                *ending.doubts,
+                *filter(None, (self._cut(ending), CONNECTION_WAIT if received.connection_wait else None)),
+            ]
             or None,
             new_conn=received.new_conn,
             bytes=len(reads.body),

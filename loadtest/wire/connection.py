@@ -27,7 +27,9 @@ STALE_NS = 250_000_000  # a kept connection that dies this soon after the send h
 AT_ONCE_NS = 1_000_000_000
 # kept connections of an origin that the server closed at once: from then on none is kept, unless one was used
 FEWEST_DIED = 4
-KEPT_OUT_NS = 1_000_000_000  # waits for a place among the server's connections that are at least so long are told …
+CONNECTION_WAIT_NS = (
+    1_000_000_000  # waits for a place among the server's connections that are at least so long are told …
+)
 # … where the answer began so soon, as a share of the wait, after the server had closed an idle connection
 SOON_AFTER = 0.1
 # by which the instant of a close may be late, which has the kernel's ticks or is that of our read, and that of an answer's end
@@ -293,8 +295,8 @@ class Pool:
             self._reused.add(origin)
         elif (received := connection.received) is not None:
             sent, began = received.t_send, received.t_headers
-            if sent is not None and began is not None and began - sent >= KEPT_OUT_NS:
-                received.kept_out = self._kept_out(origin, sent, began)
+            if sent is not None and began is not None and began - sent >= CONNECTION_WAIT_NS:
+                received.connection_wait = self._waited_for_idle(origin, sent, began)
         self._ends.setdefault(origin, deque(maxlen=MOST_ENDS)).append(now())
         worth_keeping = origin in self._reused or self._died[origin] < FEWEST_DIED
         if reusable and not connection.unsent and worth_keeping:
@@ -307,7 +309,7 @@ class Pool:
             while idle:
                 self._close(idle.pop())
 
-    def _kept_out(self, origin: Origin, sent: int, began: int) -> bool:
+    def _waited_for_idle(self, origin: Origin, sent: int, began: int) -> bool:
         """Whether a request on a new connection waited for that of an idle one, as where a server takes only so many at once.
 
         Not where an answer ended meanwhile: that may have freed a slot, for which the request waited.
@@ -318,7 +320,7 @@ class Pool:
             since = max(sent, idle_since)
             freed = any(since < end <= began + CLOSED_ERROR_NS for end in self._ends.get(origin, ()))
             waited = closed - since
-            if waited >= KEPT_OUT_NS and -CLOSED_ERROR_NS <= began - closed <= SOON_AFTER * waited and not freed:
+            if waited >= CONNECTION_WAIT_NS and -CLOSED_ERROR_NS <= began - closed <= SOON_AFTER * waited and not freed:
                 return True
         return False
 

@@ -76,7 +76,7 @@ def test_a_request_that_an_idle_connection_kept_out(
     if watched:
         second.receive()
     pool.release(waiting, reusable=False)
-    assert received.kept_out is kept_out
+    assert received.connection_wait is kept_out
     for each in (peer, busy, there):
         each.close()
     pool.close()

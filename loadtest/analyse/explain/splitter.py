@@ -67,10 +67,13 @@ class Splitter:
         rest = total - sum(part.seconds for part in parts)
         length = float(timeline.last[row] - timeline.first[row])  # nan where no token came
         # The server had not got it, so it waited for none of its slots.
-        if doubts.KEPT_OUT in self.run.requests["doubts"].iloc[row]:
+        if doubts.CONNECTION_WAIT in self.run.requests["doubts"].iloc[row]:
             waits = [part for part in parts if part.name in (time_parts.BEHIND, time_parts.SLOT, time_parts.WAIT)]
             kept = rest + sum(part.seconds for part in waits)
-            parts, rest = [*(part for part in parts if part not in waits), TimePart(time_parts.KEPT_OUT, kept)], 0.0
+            parts, rest = (
+                [*(part for part in parts if part not in waits), TimePart(time_parts.CONNECTION_WAIT, kept)],
+                0.0,
+            )
         return Parts(total, (*parts, TimePart(time_parts.REST, rest)), length, self._decode(row), lost)
 
     def _at_server(self, row: int, until: float, lost: LostCache | None) -> Iterator[TimePart]:

@@ -10,7 +10,7 @@ LEAST_S = 0.001  # a cause that took less is not named
 # Parts of the time to the first token, in the order in which they are told.
 CLIENT, CONNECT, RESENT, HANDLING, MODEL_LOAD, TURN = "client", "connect", "resent", "handling", "load", "turn"
 BEHIND = "behind_later_ones"
-KEPT_OUT = "kept_out"
+CONNECTION_WAIT = "connection_wait"
 SLOT, WAIT, PROMPTS, SILENT, STEP = "slot_wait", "wait", "others_prompts", "silent", "step"
 REREAD, OWN, SLOW, REST = "reread", "own_prompt", "slower", "unexplained"
 QUEUE = "queue"  # how a request that is over caused a wait: the queue is from its time

@@ -25,7 +25,7 @@ SHORT_NAMES = {
     time_parts.MODEL_LOAD: "model load",
     time_parts.TURN: "model's turn",
     time_parts.BEHIND: "held back",
-    time_parts.KEPT_OUT: "connection wait",
+    time_parts.CONNECTION_WAIT: "connection wait",
     time_parts.SLOT: "slot wait",
     time_parts.WAIT: "queue wait",
     time_parts.PROMPTS: "others' prompts",
@@ -45,7 +45,7 @@ PLAIN_WORDS = {  # of parts that are always said alike
     time_parts.TURN: "until its model's turn came: answers of another model, and the model load",
     time_parts.BEHIND: "until the last request was taken in that came after it: it was held back on its way, or passed over; which is "
     "not known",
-    time_parts.KEPT_OUT: "most of it until an idle connection had been closed, as the server or a gateway takes no more at once",
+    time_parts.CONNECTION_WAIT: "most of it until an idle connection had been closed, as the server or a gateway takes no more at once",
     time_parts.WAIT: "before its prompt was read: for a slot, for a running step or on its way; which is not known",
     time_parts.SLOW: "longer than such prompts take here, which no request of the run explains",
 }

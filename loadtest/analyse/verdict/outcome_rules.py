@@ -137,11 +137,11 @@ def _client_error(e: Evidence) -> Iterator[Doubt]:
         yield Doubt(VOID, f"loadtest itself failed over {len(bad)} of {len(e.everyone)} requests{words}")
 
 
-def _kept_out(e: Evidence) -> Iterator[Doubt]:
+def _connection_wait(e: Evidence) -> Iterator[Doubt]:
     """Doubt a level in which requests waited for a place among the connections; see Pool."""
-    count = sum(doubts.KEPT_OUT in each for each in e.everyone["doubts"])
+    count = sum(doubts.CONNECTION_WAIT in each for each in e.everyone["doubts"])
     if count:
-        yield Doubt(SUSPECT, f"{count} of {len(e.everyone)} answers: {doubts.KEPT_OUT}")
+        yield Doubt(SUSPECT, f"{count} of {len(e.everyone)} answers: {doubts.CONNECTION_WAIT}")
 
 
 STUCK_SHARE = 0.5  # of the measurement, through which a user who was stuck waited …
@@ -176,7 +176,7 @@ def _from_cache(e: Evidence) -> Iterator[Doubt]:
 
 
 def _doubted(e: Evidence) -> Iterator[Doubt]:
-    apart = (doubts.KEPT_OUT, doubts.FROM_CACHE)  # these have rules of their own
+    apart = (doubts.CONNECTION_WAIT, doubts.FROM_CACHE)  # these have rules of their own
     said = [[doubt for doubt in dict.fromkeys(each) if not doubt.startswith(apart)] for each in e.measured["doubts"]]
     found = commonest(doubt for each in said for doubt in each)
     if found:
@@ -354,7 +354,7 @@ OUTCOME_RULES: dict[str, Callable[[Evidence], Iterator[Doubt]]] = {
     "several_models": _several_models,
     "undistinguished": _undistinguished,
     "without_text": _without_text,
-    "kept_out": _kept_out,
+    "connection_wait": _connection_wait,
     "stuck": _stuck,
     "from_cache": _from_cache,
     "doubted": _doubted,

@@ -96,7 +96,7 @@ REMEDIES: dict[str, Remedy] = {
         "Look at an answer with --save-text. If the server sends its text in another format, choose it with --api and "
         "--endpoint; if the model ends at once, change the prompt or ask for --ignore-eos.",
     ),
-    "kept_out": Remedy(
+    "connection_wait": Remedy(
         "Requests waited for a connection.",
         "Raise the server's or gateway's limit of connections (HAProxy maxconn) to at least the number of streams, or let it close idle "
         "ones soon.",

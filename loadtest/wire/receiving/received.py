@@ -62,14 +62,14 @@ class Received:
         *("_most_waiting", "_ordinary_end", "_parser", "_quiet_ns", "_reader", "_search", "_sent"),
         *("_stamps", "_unstamped", "_waiting", "broke_off", "early_ns", "ended", "failure", "hung_up", "marked"),
         *("connect_ns", "new_conn", "send_ns", "t_connect", "t_end", "t_first_byte", "t_headers", "t_over", "t_resent"),
-        *("kept_out", "t_send", "t_turn", "until"),
+        *("connection_wait", "t_send", "t_turn", "until"),
     )
 
     def __init__(self, reader: AnswerReader | None = None) -> None:
         self.new_conn = False
         self.t_connect: int | None = None  # TCP, and TLS, ready; None unless a connection was opened for this request
         self.connect_ns = 0  # how long that took, where it was before the first send
-        self.kept_out = False  # whether it was answered only once the server had closed an idle connection
+        self.connection_wait = False  # whether it was answered only once the server had closed an idle connection
         # of a request that was sent in a burst (see Order.in_burst): when its turn came
         self.t_turn: int | None = None
         self.t_send: int | None = None  # the request's last byte handed to the kernel

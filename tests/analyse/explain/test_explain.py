@@ -27,7 +27,7 @@ from loadtest.analyse.reports import explain_report as words
 from loadtest.analyse.run import LevelData
 from loadtest.analyse.summary import analyse
 from loadtest.cli.explain import _show_table
-from loadtest.doubts import KEPT_OUT, VOID
+from loadtest.doubts import CONNECTION_WAIT, VOID
 from loadtest.records import Outcome, Record
 from loadtest.simulate.model.timing import StepLaw
 from loadtest.text import seconds
@@ -390,13 +390,13 @@ def test_of_a_load_that_was_measured_again_the_level_that_is_not_void_is_explain
 def test_a_request_without_a_connection_waited_for_no_slot(tmp_path: Path) -> None:
     """Was "9.34 s unexplained" behind HAProxy with maxconn 2, and its level "Answers were not as the protocol says"."""
     run = play(TIMING, [Load(users=5, requests=40)], slots=2)
-    records = [dataclasses.replace(one, doubts=[KEPT_OUT]) if one.id == 30 else one for one in run.records]
+    records = [dataclasses.replace(one, doubts=[CONNECTION_WAIT]) if one.id == 30 else one for one in run.records]
     folder = dataclasses.replace(run, records=records).write(tmp_path / "run")
     found = explained(folder, 30)
     assert sum(part.seconds for part in found.parts.first) == pytest.approx(found.parts.total_s)
     assert "until an idle connection had been closed" in text(found)
     assert "slot" not in text(found)
     (reason,) = [
-        one for one in analyse(folder).summary["levels"][0]["causes"] if one["cause"] in ("kept_out", "doubted")
+        one for one in analyse(folder).summary["levels"][0]["causes"] if one["cause"] in ("connection_wait", "doubted")
     ]
-    assert reason == {"cause": "kept_out", "verdict": "suspect"}
+    assert reason == {"cause": "connection_wait", "verdict": "suspect"}
