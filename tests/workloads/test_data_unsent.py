@@ -105,7 +105,7 @@ def test_turns_that_are_not_sent_are_said(tmp_path: Path, row: dict[str, Any], w
         ([{"id": "a", "messages": [ONE]}] * 3, "2 rows have the id of another row, and records name them alike."),
         (  # GenAI-Perf's sessions; were sent as single prompts without a word of it
             [{"session_id": "a", "text": "one"}, {"session_id": "a", "text": "two"}],
-            "records name them alike. Each is sent by itself: turns of a conversation belong into one row.",
+            "records name them alike. Each is sent by itself: turns of a conversation belong in one row.",
         ),
         ([{"id": 1, "prompt": "a"}, {"id": "1", "prompt": "b"}], "1 row has the id of another row, and"),
         (
