@@ -64,7 +64,6 @@ REPORTED = {
                 reported_usages.COUNTED,
                 reported_shapes.COUNTED,
                 reported_kinds.COUNTED,
-                reported_places.COUNTED,
             ),
         ),
         ("frame", (reported_ends.FRAMES, reported_breaks.FRAMES, reported_shapes.FRAMES, reported_kinds.FRAMES)),

@@ -8,6 +8,7 @@ from support.odd_streams import (
     DONE,
     END,
     LATE,
+    SAID,
     UNCOUNTED,
     V1,
     A,
@@ -23,7 +24,15 @@ from support.odd_streams import (
     usage,
     with_choice,
 )
+from support.reported_deltas import TALK
 from support.reported_streams import counted
+
+WARNED = [{"type": "UNSUITABLE_INPUT", "message": SAID}]
+GUARDED = {"id": "x", "object": "", "model": "m", "choices": [], "detections": {"input": []}, "warnings": WARNED}
+FULL = "".join(TALK).strip()
+TALKED = tuple(map(delta, ("The", *TALK[1:])))
+THOUGHTS = tuple(delta(reasoning_content=f"thought{i} ") for i in range(9))
+THOUGHT = "".join(f"thought{i} " for i in range(9))
 
 COUNTED = {
     "behind the mark": Stream(V1, sse(A, B, C, finish()) + DONE + sse(COUNTS)),
@@ -197,4 +206,99 @@ COUNTED = {
             {"model": "m", "done": True, "done_reason": "stop", "usage": usage()},
         ),
     ),
+    "one token for twenty short pieces": Stream(
+        V1,
+        sse(*map(delta, ["ab "] * 20), finish(usage=usage(1))) + DONE,
+        "ab " * 20,
+        output=None,
+        doubts=("fewer tokens",),
+    ),
+    "the text without its reasoning": Stream(
+        V1,
+        sse(*THOUGHTS, *TALKED, finish(usage=usage(7))) + DONE,
+        FULL,
+        THOUGHT,
+        output=None,
+        doubts=("without those of its reasoning",),
+    ),
+    "as many tokens as letters, reasoning among them (Gemini, OpenAI)": Stream(
+        V1,
+        sse(delta(FULL), finish(usage=usage(23, completion_tokens_details={"reasoning_tokens": 9}))) + DONE,
+        FULL,
+        output=23,
+        odd=("sent no text of them",),
+    ),
+    "the text and its reasoning": Stream(
+        V1, sse(*THOUGHTS, *TALKED, finish(usage=usage(16))) + DONE, FULL, THOUGHT, output=16
+    ),
+    "letters": Stream(
+        V1, sse(*TALKED, finish(usage=usage(len(FULL)))) + DONE, FULL, output=None, doubts=("counts the letters",)
+    ),
+    "as many tokens as letters, of an alphabet in which each may be one": Stream(
+        V1, sse(*map(delta, ["一二三四"] * 5), finish(usage=usage(20))) + DONE, "一二三四" * 5, output=20
+    ),
+    **{  # of vLLM with n-grams ahead, which sends what a step brings
+        f"of a model that repeats {said!r}, several a piece": Stream(
+            V1, sse(*map(delta, [said * 4] * 15), finish(usage=usage(60))) + DONE, said * 60, output=60
+        )
+        for said in ("{", "0", "gs")
+    },
+    "of a model that repeats one word, more of it a piece, uncounted": Stream(
+        V1, sse(*(delta("events" * n) for n in (1, 2, 3, 4, 5, 5)), finish()) + DONE, "events" * 20, **UNCOUNTED
+    ),
+    "all text again and again, which begins with blank lines": Stream(
+        V1,
+        sse(*(delta("\n\n\nThe cat sat"[:n]) for n in (1, 2, 3, 6, 10, 14)), finish()) + DONE,
+        "\n" * 6 + "\n\n\nThe" + "\n\n\nThe cat" + "\n\n\nThe cat sat",
+        doubts=("every piece of the answer repeats",),
+        **UNCOUNTED,
+    ),
+    "the same, at first one a piece": Stream(
+        V1, sse(*(delta("events" * n) for n in (1, 1, 1, 4, 5)), finish()) + DONE, "events" * 12, **UNCOUNTED
+    ),
+    "counts of single chunks, one token or two": Stream(
+        V1,
+        sse(*(row | {"usage": usage(1 + i % 2)} for i, row in enumerate(TALKED)), finish()) + DONE,
+        FULL,
+        output=None,
+        doubts=("fell from one chunk", "do not grow"),
+    ),
+    "twice behind the text, and not the same": Stream(
+        V1,
+        sse(A, B, C, finish(usage=usage()), {"choices": [], "usage": usage(14, 90)}) + DONE,
+        output=14,
+        prompt=90,
+        doubts=("prompt tokens grew, without text", "output tokens grew, without text"),
+    ),
+    "the sum of all counts so far (vllm-omni#2313)": Stream(
+        V1,
+        sse(*TALKED, *TALKED, finish(usage=usage(105))) + DONE,
+        FULL + FULL,
+        output=105,
+        doubts=("more tokens than a text like the answer's",),
+    ),
+    **{
+        f"under a name that is not known, as {name}": Stream(V1, sse(A, B, C, finish(**{name: said})) + DONE)
+        for name, said in (
+            ("metrics", {"input_tokens": 20, "output_tokens": 3, "ttft": 0.1}),
+            ("perf", {"promptTokens": 20, "generatedTokens": 3}),
+        )
+    },
+    "beside the prompt itself (llama.cpp's __verbose)": Stream(
+        V1,
+        sse(A, B, C, finish(__verbose={"tokens_predicted": 3, "tokens_evaluated": 20, "prompt": "Tell the tale."}))
+        + DONE,
+    ),
+    "under such a name beside a usage": Stream(
+        V1, sse(A, B, C, finish(usage=usage(), metrics={"output_tokens": 1})) + DONE
+    ),
+    "no counts: costs and speeds": Stream(
+        V1,
+        sse(A, B, C, finish(cost={"input": 1, "output": 2}, speed={"output_tokens_per_second": 9})) + DONE,
+        **UNCOUNTED,
+    ),
+    "a guardrail's warnings beside and behind the text (fms-guardrails)": Stream(
+        V1, sse(GUARDED, A, B, {**C, "warnings": ["old"]}) + sse(finish(), COUNTS, {**COUNTS, **GUARDED}) + DONE
+    ),
+    "the last token behind the text": Stream(V1, sse(A, B, C | {"usage": usage(2)}, finish(usage=usage())) + DONE),
 }
