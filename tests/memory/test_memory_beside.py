@@ -83,6 +83,7 @@ def test_a_server_that_says_little_is_filled_from_its_name() -> None:
         ({"type": "Q4_K", "values": 512, "shared": True}, -288),
         ({"type": "?", "values": 512, "shared": True}, None),
         ({"type": "F32", "values": 2**70, "shared": True}, None),
+        ({"type": "F32", "values": 10**12, "shared": False}, None),  # larger than the model
         (["F32", 512], None),
         (None, None),
     ],

@@ -14,6 +14,7 @@ from support.made_servers import Answer, made, refuse
 
 from loadtest.errors import TargetError
 from loadtest.targets.server.model_list import listed_models
+from loadtest.targets.server.model_shape import input_embedding
 from loadtest.targets.server.probe import Server, choose_model, probe, with_details
 
 ROW = {"id": "m", "object": "model", "owned_by": "x"}
@@ -309,3 +310,9 @@ def test_what_reads_images_for_a_model_is_not_the_model() -> None:
     assert model.trained_context == 8192
     assert model.details["architecture"] == {"block_count": 32, "parameter_count": 8_000_000_000}
     assert model.details["input_embedding"] == {"type": "Q4_K", "values": 131_072, "shared": False}
+
+
+@pytest.mark.parametrize("shape", [[10**12] * 3, [4096, 0], [4096, "32"], [], None])
+def test_an_embedding_of_no_possible_size_is_unknown(shape: object) -> None:
+    """Its size has to fit run.json, whose numbers have 64 bits."""
+    assert input_embedding([{"name": "token_embd.weight", "type": "Q4_K", "shape": shape}]) is None
