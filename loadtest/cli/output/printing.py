@@ -104,7 +104,7 @@ def live_sentence(at: Progress, width: int | None = None) -> str:
         "eta": "" if at.eta is None else f"ETA {about(at.eta)}",
     }
     if at.eta == 0:  # people who end their conversations may send more
-        last = at.in_flight and not at.behind and (not at.planned or at.done + at.in_flight == at.planned)
+        last = at.in_flight and (not at.planned or at.done + at.in_flight == at.planned)
         parts["eta"] = "the last answers" if last else ""
     if at.textless:
         parts |= {
