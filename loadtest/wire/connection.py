@@ -27,9 +27,7 @@ STALE_NS = 250_000_000  # a kept connection that dies this soon after the send h
 AT_ONCE_NS = 1_000_000_000
 # kept connections of an origin that the server closed at once: from then on none is kept, unless one was used
 FEWEST_DIED = 4
-CONNECTION_WAIT_NS = (
-    1_000_000_000  # waits for a place among the server's connections that are at least so long are told …
-)
+CONNECTION_WAIT_NS = 1_000_000_000  # waits for a place among connections that are at least so long are told …
 # … where the answer began so soon, as a share of the wait, after the server had closed an idle connection
 SOON_AFTER = 0.1
 # by which the instant of a close may be late, which has the kernel's ticks or is that of our read, and that of an answer's end

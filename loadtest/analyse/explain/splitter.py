@@ -70,10 +70,8 @@ class Splitter:
         if doubts.CONNECTION_WAIT in self.run.requests["doubts"].iloc[row]:
             waits = [part for part in parts if part.name in (time_parts.BEHIND, time_parts.SLOT, time_parts.WAIT)]
             kept = rest + sum(part.seconds for part in waits)
-            parts, rest = (
-                [*(part for part in parts if part not in waits), TimePart(time_parts.CONNECTION_WAIT, kept)],
-                0.0,
-            )
+            parts, rest = [part for part in parts if part not in waits], 0.0
+            parts.append(TimePart(time_parts.CONNECTION_WAIT, kept))
         return Parts(total, (*parts, TimePart(time_parts.REST, rest)), length, self._decode(row), lost)
 
     def _at_server(self, row: int, until: float, lost: LostCache | None) -> Iterator[TimePart]:

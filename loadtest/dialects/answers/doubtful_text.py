@@ -72,7 +72,8 @@ def _repetition(events: ContentEvents, counted: int | None, began: Sequence[int]
 
 def _loops(texts: Sequence[str]) -> bool:
     """Whether the model says its first piece again and again, and nothing else, so that pieces of several tokens grow by chance."""
-    if len(texts) < 3 or not "".join(texts[:4]).startswith(texts[0] * 3):
+    said = "".join(texts[:4])
+    if len(texts) < 3 or not texts[0] or not said.startswith(texts[0] * 3):
         return False
     said = "".join(texts)
     return (texts[0] * (len(said) // len(texts[0]) + 1)).startswith(said)
