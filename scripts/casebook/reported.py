@@ -57,11 +57,7 @@ for kind, streams in (
     ),
     (
         "counts",
-        reported_streams.COUNTED
-        | reported_usages.COUNTED
-        | reported_shapes.COUNTED
-        | reported_kinds.COUNTED
-        | reported_places.COUNTED,
+        reported_streams.COUNTED | reported_usages.COUNTED | reported_shapes.COUNTED | reported_kinds.COUNTED,
     ),
     ("frame", reported_ends.FRAMES | reported_breaks.FRAMES | reported_shapes.FRAMES | reported_kinds.FRAMES),
     (
