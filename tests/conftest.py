@@ -26,15 +26,15 @@ os.environ["LOADTEST_CALIBRATION"] = os.devnull  # for fixtures of a module too,
 
 # Where tests only compute, but for those files that name one of SERVERS.
 COMPUTING = ("analyse/", "dialects/", "memory/", "scenario/", "workloads/")
+SERVERS = re.compile(
+    r"\b(simulated_url|llamacpp_url|simulated_server|odd_server|plans|exporter|subprocess|locust_runs)\b"
+)
 # Where tests measure, or wait for what another part does in time: one worker has them, and the cores before all others.
 # The rest may start processes and servers, too; how long each takes changes nothing of what they find.
 MEASURING = ("drivers/", "measure/", "monitor/", "simulate/", "targets/test_slot_probe.py", "users/", "wire/")
 UNTIMED = tuple(
     f"users/test_{name}.py"
     for name in ("figures", "gates", "input_locust", "locust_mistakes", "locust_options", "locust_tasks", "web")
-)
-SERVERS = re.compile(
-    r"\b(simulated_url|llamacpp_url|simulated_server|odd_server|plans|exporter|subprocess|locust_runs)\b"
 )
 NICE = 10  # of workers that do not measure
 
@@ -90,7 +90,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Let the others have what the worker that measures leaves of the cores.
 
-    They get no test that measures afterwards: those are the largest part, which is given away first.
+    They get no test that measures afterwards: those are given away first, and all to one.
     """
     if "PYTEST_XDIST_WORKER" in os.environ and not _measures(item.path) and os.nice(0) < NICE:
         os.nice(NICE)
@@ -123,8 +123,8 @@ def locust_port(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def short_predictions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Simulate a tenth of what a user gets, for tests that do not ask how near a report's predictions come."""
-    monkeypatch.setattr("loadtest.analyse.whatif.model.predict.TOKENS_SIMULATED", 6_000)
+    """Simulate as little as predictions ever do, for tests that do not ask how near a report's come."""
+    monkeypatch.setattr("loadtest.analyse.whatif.model.predict.TOKENS_SIMULATED", 600)
 
 
 @pytest.fixture
