@@ -48,7 +48,7 @@ class Case(ModelUser):
         if not PROMPTS:
             raise StopUser
         if len(PROMPTS) <= ALONE and LEFT[0] > len(PROMPTS):  # others are under way
-            return gevent.sleep(0.02)
+            return gevent.sleep(0.1)
         try:
             self.client.ask(PROMPTS.popleft())
         finally:

@@ -282,7 +282,7 @@ def test_the_locustfile_of_the_docs_runs(session: Session) -> None:
     session.run(Documented("docs/locust.md", 1, "locust -f mine.py --headless -u 2 -t 2 --out runs/mine"))
     assert list(Path("runs/mine").glob("requests-*.jsonl"))
     library = library.replace("\nenvironment =", "\nfrom mine import Person\nenvironment =").replace(
-        "later(60", "later(2"
+        "later(60", "later(5"
     )
     Path("library.py").write_text(library, encoding="utf-8")
     there = {**os.environ, "OLLAMA_HOST": session.servers["ollama"], "PYTHONPATH": str(ROOT)}
