@@ -37,7 +37,7 @@ class LevelData(dict[str, Any]):
     @property
     def fills_slots(self) -> bool:
         """Whether each of its users has a request at the server at all times, so that slots are a number of users."""
-        return not self.is_open and not self.get("thinks")
+        return not self.is_open and not self.get("thinks") and not self.get("rate")
 
     @property
     def as_asked(self) -> Level:

@@ -74,7 +74,11 @@ def levels_used(run: RunData, levels: Sequence[dict[str, Any]]) -> list[dict[str
     series = longest_series(run)
     if series is not None:
         return [level for level in levels if level["index"] in series.levels]
-    steady = [level for level in levels if level["rate"] and not any(level.get(each) for each in UNSTEADY)]
+    steady = [
+        level
+        for level in levels
+        if level["rate"] and level["concurrency"] is None and not any(level.get(each) for each in UNSTEADY)
+    ]
     lengths = [(level["input_tokens"], level["output_tokens"], level["words"]) for level in steady]
     if not lengths:
         raise PredictionError(
