@@ -9,7 +9,7 @@ import numpy as np
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import LevelData, RunData, Series, believed
 from loadtest.analyse.server.alternating_models import loading_share
-from loadtest.analyse.server.queue.waits import ADMISSION_ERROR_S, LEAST_BATCH_WAIT, held_by_others
+from loadtest.analyse.server.queue.waits import ADMISSION_ERROR_S, LEAST_BATCH_WAIT, begin_after_all, held_by_others
 from loadtest.analyse.summary import Analysis
 from loadtest.records import Outcome
 from loadtest.text import capitalised, counted, listed, number, percent, seconds, some_of
@@ -109,6 +109,12 @@ def batching(analysis: Analysis, series: Series) -> Finding | None:
         return None if np.any(analysis.run.requests.get("accompanied", False)) else before_work(series, alone)
     slot, ttft = found.figure("slot_wait_s") or 0.0, found.mean_ttft or 0.0
     share = percent(found.share_of_ttft("batch_wait_s"))  # as in the tables
+    if held_by_others(analysis.run, found) and begin_after_all(analysis.run, found):
+        return Finding(
+            f"At {found.load}, {share} of {found.mean_ttft_said} is waiting until all streams at work have ended: the server seems to "
+            "start prompts only then (no continuous batching), or it takes no more of them at once.",
+            f"No other stream was in mid-answer when requests that waited began, though up to {found['peak_decoding']} decoded at once.",
+        )
     if held_by_others(analysis.run, found):
         return Finding(
             f"At {found.load}, {share} of {found.mean_ttft_said} is waiting "
