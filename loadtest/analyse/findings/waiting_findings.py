@@ -59,8 +59,10 @@ def queueing(analysis: Analysis, series: Series) -> Finding | None:
         return None  # before_work says it
     if share > LEAST_BATCH_WAIT and slot < 0.1 * batch:
         return None  # batching says it
-    mostly = f", {percent(batch / (slot + batch))} of that batch wait" if share > LEAST_BATCH_WAIT else ""
-    return Finding(f"{capitalised(at)}, {percent(share)} {of} is waiting{mostly}{above}.")
+    kind = "waiting" if batch > 0.01 * slot else "slot wait"
+    if kind == "waiting" and share > LEAST_BATCH_WAIT:
+        kind += f", {percent(batch / (slot + batch))} of that batch wait"
+    return Finding(f"{capitalised(at)}, {percent(share)} {of} is {kind}{above}.")
 
 
 def loading(series: Series) -> Finding | None:
