@@ -138,6 +138,8 @@ def test_without_end_or_number_a_level_lasts_a_minute() -> None:
         ("# of a load balancer\n0.5\n1\n2.25\n", None, None),
         ("timestamp_ms,prompt_len\n500,1\n1000,2\n2250,3\n", [1, 2, 3], None),
         ("Arrival Time (us),maxTokens\n500000,1\n1000000,2\n2250000,3\n", None, [1, 2, 3]),
+        ("ts,isl\n1700000000000,1\n1700000000500,2\n1700000001750,3\n", [1, 2, 3], None),
+        ("ts,isl\n1700000000.0,1\n1700000000.5,2\n1700000001.75,3\n", [1, 2, 3], None),
         ("timestamp,prompt_tokens\n1700000000000,1\n1700000000500,2\n1700000001750,3\n", [1, 2, 3], None),
         ("created_at,promptTokens\n1700000000000000,1\n1700000000500000,2\n1700000001750000,3\n", [1, 2, 3], None),
         (

@@ -44,7 +44,7 @@ MOST_BYTES = 1 << 30
 # What traces call their columns, in any way to write them: Azure's (ContextTokens), Mooncake's (input_length), BurstGPT's
 # (Request tokens), Vidur's (num_prefill_tokens), Splitwise's (prompt_size), ours.
 INSTANTS = (
-    *("t", "time", "timestamp", "arrived_at", "arrival_timestamp"),
+    *("ts", "t", "time", "timestamp", "arrived_at", "arrival_timestamp"),
     *("arrival_time", "arrival", "created_at", "created", "start_time", "datetime"),
 )
 INPUTS = (
