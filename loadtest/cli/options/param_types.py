@@ -20,7 +20,6 @@ from loadtest.scenario import (
     split_outside_brackets,
 )
 
-
 _THOUSANDS = re.compile(r"(?<![\d.])\d{1,3},0\d\d(?!\d)")  # 1,024: a thousand and 24 to many, not 1 and 24
 
 
