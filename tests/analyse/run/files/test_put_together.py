@@ -9,6 +9,7 @@ import pytest
 from support.places import FOLDERS
 
 from loadtest.analyse.summary import analyse
+from loadtest.run_folder import RunFolder
 
 
 def test_records_of_another_run_are_left_out(tmp_path: Path) -> None:
@@ -42,3 +43,15 @@ def test_a_mark_that_an_editor_writes_spoils_no_run_json(tmp_path: Path) -> None
     folder = Path(shutil.copytree(FOLDERS / "closed", tmp_path / "run"))
     (folder / "run.json").write_bytes(b"\xef\xbb\xbf" + (folder / "run.json").read_bytes())
     assert analyse(folder).run.trouble == []
+
+
+def test_a_last_newline_that_an_editor_takes_away_costs_no_record(tmp_path: Path) -> None:
+    """The whole run was void: "1 record is not there"."""
+    folder = Path(shutil.copytree(FOLDERS / "closed", tmp_path / "run"))
+    for path in (folder / "requests-0.jsonl", folder / "samples-driver.jsonl"):
+        path.write_bytes(path.read_bytes().removesuffix(b"\n"))
+    found, whole = analyse(folder), analyse(FOLDERS / "closed")
+    assert (found.run.trouble, found.run.lost) == ([], 0)
+    assert len(found.run.requests) == len(whole.run.requests)
+    assert len(found.run.samples) == len(whole.run.samples)
+    assert [*RunFolder.open(folder).records()] == [*RunFolder.open(FOLDERS / "closed").records()]
