@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -280,20 +279,6 @@ def test_what_cannot_be_explained_is_one_sentence(queued: Path, args: list[str],
     code, said = command("explain", queued, *args)
     assert code == 2
     assert sentence in said
-
-
-@pytest.mark.parametrize("args", [(), ("--request", "3")])
-def test_of_a_folder_without_a_record_that_can_be_read_its_state_is_said(
-    queued: Path, tmp_path: Path, args: tuple[str, ...]
-) -> None:
-    """Was "no request ended well; name one with --request", of which none could be named."""
-    run = shutil.copytree(queued, tmp_path / "run")
-    for path in run.glob("requests-*.jsonl"):
-        head, *rows = path.read_text().splitlines()
-        path.write_text("\n".join([head, *(row.replace('"id":', '"no":') for row in rows), ""]))
-    code, said = command("explain", run, *args)
-    assert code == 2
-    assert f"{run} holds no requests to explain. 86 records of requests-0.jsonl are left out: no id." in said
 
 
 def test_beside_embeddings_a_chat_is_explained_and_they_are_not(tmp_path: Path) -> None:

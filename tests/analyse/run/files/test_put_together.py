@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 from support.places import FOLDERS
+from support.scored import command
 
 from loadtest.analyse.summary import analyse
 from loadtest.run_folder import RunFolder
@@ -55,3 +57,16 @@ def test_a_last_newline_that_an_editor_takes_away_costs_no_record(tmp_path: Path
     assert len(found.run.requests) == len(whole.run.requests)
     assert len(found.run.samples) == len(whole.run.samples)
     assert [*RunFolder.open(folder).records()] == [*RunFolder.open(FOLDERS / "closed").records()]
+
+
+@pytest.mark.parametrize("args", [(), ("--request", "3")])
+def test_explain_says_the_state_of_a_folder_without_a_record_that_can_be_read(
+    tmp_path: Path, args: tuple[str, ...]
+) -> None:
+    """Was "no request ended well; name one with --request", of which none could be named."""
+    run = Path(shutil.copytree(FOLDERS / "closed", tmp_path / "run"))
+    records = run / "requests-0.jsonl"
+    records.write_bytes(records.read_bytes().replace(b'"id":', b'"no":'))
+    code, said = command("explain", run, *args)
+    assert code == 2
+    assert re.search(r"run holds no requests to explain\. \d+ records of requests-0\.jsonl are left out: no id\.", said)
