@@ -22,6 +22,7 @@ from loadtest.workloads.tokens import Counter, TokenFit
 
 WORKER_STRIDE = 10**9  # ordinals of one worker's requests; every worker counts in a stretch of its own
 GOLDEN = (5**0.5 - 1) / 2  # the fractional parts of its multiples lie far apart
+BATCH_PATHS = ("/responses", "/embeddings", "/messages")  # of a batch file's requests that are for no chat endpoint
 MOST_NAMED, MOST_NAME = 8, 40  # columns in a sentence, characters of each
 MOST_COUNTED = 20_000  # rows whose tokens are counted to see whether they fit the context, the longest first
 
@@ -135,6 +136,9 @@ def data_notes(file: DataFile, scenario: Scenario) -> Iterator[str]:
         )
     if file.template is not None:
         yield f"{path}: {file.template} in a prompt is sent as it stands; loadtest fills nothing in."
+    if scenario.endpoint == "chat" and file.sent_to.endswith(BATCH_PATHS):
+        named = file.sent_to.rpartition("/")[2]
+        yield f"{path}: its rows are requests to {named}, and go to the chat endpoint; --endpoint {named} sends them there."
     if file.with_body is not None:
         yield f"{path}: rows lay {file.with_body} over the request's body, as they are."
     if not scenario.has_sessions:

@@ -20,7 +20,7 @@ from loadtest.records import Clock
 from loadtest.run_folder import RunFolder
 from loadtest.scenario import Scenario
 from loadtest.wire import Posts
-from loadtest.workloads.data_source import WORKER_STRIDE
+from loadtest.workloads.data_source import WORKER_STRIDE, data_file, data_notes
 from loadtest.workloads.files.data_row import read_row
 from loadtest.workloads.tokens import Counter, TokenFit
 from loadtest.workloads.workload import Workload, as_files_say, check_files
@@ -392,6 +392,30 @@ def test_a_batch_files_body_is_laid_over_the_request(tmp_path: Path) -> None:
     assert body["model"] == "m"
     assert body["max_tokens"] == 9
     assert body["messages"] == [HELLO]
+
+
+@pytest.mark.parametrize(
+    ("url", "endpoint", "told"),
+    [
+        (
+            "/v1/embeddings",
+            "chat",
+            "are requests to embeddings, and go to the chat endpoint; --endpoint embeddings sends",
+        ),
+        ("/v1/responses", "chat", "--endpoint responses"),
+        ("/v1/embeddings", "embeddings", ""),
+        ("/v1/chat/completions", "chat", ""),
+    ],
+)
+def test_a_batch_file_for_another_endpoint_is_told(tmp_path: Path, url: str, endpoint: str, told: str) -> None:
+    """Texts to embed were asked as questions, valid, without a word."""
+    path = write(tmp_path, "a.jsonl", json.dumps({"custom_id": "a", "url": url, "body": {"input": "Hello"}}))
+    lengths: dict[str, Any] = {} if endpoint == "embeddings" else {"output_tokens": [9]}
+    scenario = Scenario.from_dict({"data": str(path), "api": "openai", "endpoint": endpoint, **lengths})
+    file = data_file(scenario)
+    assert file is not None
+    said = [note for note in data_notes(file, scenario) if "endpoint" in note]
+    assert [told in note for note in said] == [True] * bool(told)
 
 
 def test_a_prompt_file_of_rows_names_the_option_for_them(tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ class DataFile:
     left_out: int = 0  # conversations in which no user speaks
     own_lengths: int = 0  # rows that say how long their answer may be
     recorded: int = 0  # rows that end in an answer, which is not sent
+    sent_to: str = ""  # where a batch file has its first row sent
     with_body: str | None = None  # the keys that the first such row lays over its request's body
     systems: int | None = None  # number of the first row with a system prompt of its own
     same_ids: int = 0  # rows with the id of one before
@@ -113,6 +114,8 @@ class DataFile:
             if not shape.has(value):
                 shape = RowShape.of(value, self.column)
                 self.unsent.update(dict.fromkeys(shape.unsent))
+                url = value.get("url") if isinstance(value, dict) and "body" in value else None
+                self.sent_to = self.sent_to or (url if isinstance(url, str) else "")
             plain = shape.text is not None and is_plain(value[shape.text])
             row = PLAIN_ROW if plain else self._read(span, value, rows)
             if shape.id is not None and value[shape.id]:
