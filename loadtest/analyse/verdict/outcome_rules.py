@@ -38,9 +38,11 @@ def _nothing_succeeded(e: Evidence, *, failed: bool) -> Iterator[Doubt]:
         return  # _only_warmups says it
     if len(_left_waiting(e)) >= max(doubts.FAILED_SHARE * len(_ended_by_itself(e)), 1):
         return  # which users do where the server is too slow for them: that was measured
+    these = e.measured if len(e.measured) else e.everyone
+    limit = _time_limit(e, these)
     yield Doubt(
         VOID,
-        f"no request ended well ({list_outcomes(e.measured if len(e.measured) else e.everyone) or 'none was recorded'})",
+        f"no request ended well ({list_outcomes(these) or 'none was recorded'}){f'; {limit}' if limit else ''}",
     )
 
 
