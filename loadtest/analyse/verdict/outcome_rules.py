@@ -88,7 +88,7 @@ def _way(outcome: str, status: float, gone: bool) -> str:
 
     Behind a gateway a server is gone, too, where the gateway answers in its place (`gone`): for a while, or from an instant on.
     """
-    if outcome in _BROKE or (gone and status in (502, 503, 504)):
+    if outcome in _BROKE or (gone and status in (500, 502, 503, 504)):
         return "gone"
     if outcome == Outcome.TIMEOUT or (outcome == Outcome.HTTP_ERROR and status in (408, 499, 504, 524)):
         return "slow"

@@ -59,12 +59,15 @@ def test_users_who_wait_through_a_level_with_a_warm_up_are_missing_from_it(
     assert [one["cause"] for one in level["causes"]] == ["stuck"] * bool(users)
 
 
-def test_a_server_that_was_gone_for_a_while_behind_a_gateway_did_not_turn_requests_away(tmp_path: Path) -> None:
-    """Was "send less load", where lighttpd answered 503 until a killed server was back."""
+@pytest.mark.parametrize("status", [503, 500])  # lighttpd, Envoy; Portkey, LiteLLM
+def test_a_server_that_was_gone_for_a_while_behind_a_gateway_did_not_turn_requests_away(
+    tmp_path: Path, status: int
+) -> None:
+    """Was "send less load", where a gateway answered until a killed server was back; and a word on what is normal."""
     gone = {8: Outcome.TRUNCATED, 9: Outcome.TRUNCATED, **dict.fromkeys(range(10, 22), Outcome.HTTP_ERROR)}
 
     def fails(record: Record) -> dict[str, Any]:
-        return {**without_answer(record), "outcome": gone[record.id], "status": 503} if record.id in gone else {}
+        return {**without_answer(record), "outcome": gone[record.id], "status": status} if record.id in gone else {}
 
     levels, truth = grid(Made(), (4,))
     records = [dataclasses.replace(record, **fails(record)) for record in truth.records]
@@ -80,6 +83,7 @@ def test_a_server_that_was_gone_for_a_while_behind_a_gateway_did_not_turn_reques
             "server_gone",
         ),  # a gateway answers for a server that ended
         ({"status": 502, "error": "Bad Gateway", "since": 24}, "server_gone"),
+        ({"status": 500, "error": "fetch failed: ECONNREFUSED", "since": 24}, "server_gone"),
         ({"status": 429, "error": "the day's quota is used up", "since": 24}, "turned_away"),
         ({"outcome": Outcome.CONNECT_ERROR, "error": "cannot connect to h:1: connection refused"}, "server_gone"),
         ({"outcome": Outcome.TRUNCATED, "error": "the connection broke"}, "server_gone"),
