@@ -71,15 +71,14 @@ def counting_finding(run: RunData, levels: Sequence[dict[str, Any]]) -> str | No
     pieces, of = int(uncounted.sum()), int(good.sum())
     if not pieces:
         return None
-    held = run.tokens_a_piece(uncounted)
-    if held > 1:
+    said = f"{pieces} of {of} answers did not say their tokens: there"
+    if (held := run.tokens_a_piece(uncounted)) > 1:
         return (
-            f"{pieces} of {of} answers say neither their tokens nor that they have what was asked for: there a piece of text counts "
-            f"as {number(held)} tokens, as those of the others hold."
+            f"{said} a piece of text counts as {number(held)} tokens, as in answers that are as long as was asked for."
         )
     if pieces == of:
         return "No answer said its tokens: each piece of text counts as one, so tokens/s are pieces/s."
-    return f"{pieces} of {of} answers did not say their tokens: there each piece of text counts as one."
+    return f"{said} each piece of text counts as one."
 
 
 def piece_finding(run: RunData, levels: Sequence[dict[str, Any]]) -> Finding | None:
