@@ -85,7 +85,7 @@ class Analysis:
         if not good:
             return Slots(None, limit=False, method=found.method)
         seen = max(int(level["peak_decoding"]) for level in good)
-        loaded = any(level.is_open or level["concurrency"] > found.estimate for level in good)
+        loaded = any(not level.is_closed or level["concurrency"] > found.estimate for level in good)
         if found.limit and loaded and seen >= found.estimate:
             return found
         return Slots(min(seen, found.estimate), limit=False, method=found.method, unknown=found.unknown)

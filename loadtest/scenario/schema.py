@@ -66,7 +66,10 @@ class Level:
 
     @property
     def load(self) -> str:
-        """Name the level's load: "8 streams", "8 people", "4 requests/s", "1 to 8 requests/s" or "trace day.csv"."""
+        """Name the level's load: "8 streams", "8 people", "4 requests/s", "1 to 8 requests/s" or "trace day.csv".
+
+        Under Locust users of both kinds of loop may run in one test: "8 streams beside 4 requests/s".
+        """
         if self.trace is not None:
             return f"trace {self.trace}"
         if self.concurrency is None and self.rate is not None:
@@ -75,9 +78,10 @@ class Level:
             return f"{self.rate:g} to {self.rate_to:g} {what}s/s" if ramp else rated(self.rate, what)
         if self.concurrency is None:
             return "an unknown load"
+        beside = f" beside {rated(self.rate)}" if self.rate is not None else ""
         if self.of_people:
-            return "1 person" if self.concurrency == 1 else f"{self.concurrency} people"
-        return counted(self.concurrency, "stream")
+            return ("1 person" if self.concurrency == 1 else f"{self.concurrency} people") + beside
+        return counted(self.concurrency, "stream") + beside
 
     @property
     def of_people(self) -> bool:

@@ -21,7 +21,7 @@ OUT, CLIENT = PEER.pop("out"), PEER.pop("client")
 TASK, SEEN = Task(**PEER), Seen()
 Base: Any = FastHttpUser if CLIENT == "fast" else HttpUser
 numbers = iter(range(TASK.streams))
-ended = []
+ended: list[int] = []
 
 
 class Plain(Base):  # type: ignore[misc] # one of two classes, by PEER
@@ -52,6 +52,6 @@ class Plain(Base):  # type: ignore[misc] # one of two classes, by PEER
             yield line.decode()
 
 
-@events.quitting.add_listener
+@events.quitting.add_listener  # type: ignore[untyped-decorator] # Locust's carries no types
 def give(**_: object) -> None:
     Path(OUT).write_text(json.dumps(vars(SEEN)))

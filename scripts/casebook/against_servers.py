@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from drivers import (
     until,
 )
 from replay import records
-from specials import special
+from specials import asked, special
 from support.odd_answers import DIALECTS, MODEL, WIRES, control, is_trial, plain, streamed
 from support.odd_answers import json as answer_json
 
@@ -38,10 +39,10 @@ def backed_off(place: Path) -> Held:
         paths = {**OPENAI, WIRE.path: lambda request, script=script: WIRE.good(1) if is_trial(request) else script}
         for driver in DRIVERS:
             with each_started(place, driver, paths, name=f"{driver}-{label}") as (home, server, process):
-                until(lambda server=server: bool(measured(server)))
+                until(partial(asked, server, 0))
                 before = len(measured(server))
                 time.sleep(2.0)
-                asked = len(measured(server)) - before
+                sent = len(measured(server)) - before
                 process.send_signal(signal.SIGINT)
                 code = over(process)
             got = records(home / "run")
@@ -49,7 +50,7 @@ def backed_off(place: Path) -> Held:
             word = "busy" if label == "envelope" else "Sign in"
             spoken = bool(errors) and all(word in error for error in errors)
             found += [
-                (driver, f"{label}: at most 40 requests in 2 s by 4 streams", f"{asked}, exit {code}", asked <= 40),
+                (driver, f"{label}: at most 40 requests in 2 s by 4 streams", f"{sent}, exit {code}", sent <= 40),
                 (driver, f"{label}: its words", str(errors)[:120], spoken),
             ]
     return found
@@ -81,7 +82,7 @@ def refused(place: Path) -> Held:
     found: Held = []
     for driver in DRIVERS:
         with each_started(place, driver, slow_server(0.05), users=3) as (home, server, process):
-            until(lambda server=server: len(measured(server)) > 6)
+            until(partial(asked, server, 6))
         time.sleep(2.0)
         process.send_signal(signal.SIGINT)
         code = over(process)

@@ -83,7 +83,8 @@ def kills(arguments: Sequence[str]) -> int:
     )
     wrong = 0
     for driver in asked.driver or DRIVERS:
-        found, bad = [], 0
+        found: list[tuple[int, int, float, float, bool, str]] = []
+        bad = 0
         for _ in range(asked.times):
             place = Path(tempfile.mkdtemp(prefix="casebook-kill-"))
             one = kill_one(driver, place, random.uniform(0.5, 3.0))
@@ -96,7 +97,7 @@ def kills(arguments: Sequence[str]) -> int:
                     file=sys.stderr,
                 )
             found.append(one)
-        ended, missing = (sum(one[i] for one in found) for i in (0, 1))
+        ended, missing = sum(one[0] for one in found), sum(one[1] for one in found)
         oldest, core = max(one[2] for one in found), max(one[3] for one in found)
         reported = sum(one[4] for one in found)
         print(

@@ -7,12 +7,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from book import DRIVERS, Row, Seen
 from replay import Batch
 from support.odd_answers import DIALECTS, WIRES, Wire, chunk, json, plain, streamed
-from support.odd_server import Every, Script, Then, Wait
+from support.odd_server import Every, Script, Step, Then, Wait
 
 Answer = Callable[[Wire], Script]
 LIMITS = {"first_byte_timeout": 0.7, "idle_timeout": 0.7, "total_timeout": 2.5}
@@ -26,7 +27,7 @@ def ended(at: str, how: Then) -> Answer:
     """Return an answer that ends at one of its stages, by FIN or RST."""
 
     def answer(wire: Wire) -> Script:
-        tail = [Wait(0.02), how]
+        tail: list[Step] = [Wait(0.02), how]
         match at:
             case "before the headers":
                 return [Wait(0.4), how]  # later than a kept connection's second try is allowed
@@ -143,7 +144,11 @@ Matrix = Mapping[tuple[str, str, str], Recorded]  # by fault, dialect and driver
 
 
 def _rows(names: Sequence[str]) -> list[Row]:
-    return [Row(name, "faults", lambda wire, _, name=name: FAULTS[name][0](wire), {}) for name in names]
+    return [Row(name, "faults", partial(_faulty, FAULTS[name][0]), {}) for name in names]
+
+
+def _faulty(answer: Answer, wire: Wire, _: int) -> Script:
+    return answer(wire)
 
 
 def leaving(wire: Wire, _: int) -> Script:

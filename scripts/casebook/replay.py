@@ -132,10 +132,10 @@ class Batch:
         for level in summary(folder).get("levels", ()):
             if (level.get("words") or len(found) + 1) <= len(found):
                 found[level["words"] - 1].level = level
-        for number, requests in self.asked.items():
-            found[number].requests = requests
+        for place, requests in self.asked.items():
+            found[place].requests = requests
             later = log[log.index(requests[-1]) + 1 :]
-            found[number].following = next((one for one in later if one.method == "POST"), None)
+            found[place].following = next((one for one in later if one.method == "POST"), None)
         return found
 
 

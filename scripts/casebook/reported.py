@@ -287,7 +287,7 @@ row(
     error="empty",
     text="",
 )
-for name, status, body, headers, error in (
+for name, code, body, more, expected in (
     (
         "an error in an event",
         b"400 Bad Request",
@@ -302,10 +302,10 @@ for name, status, body, headers, error in (
 ):
     row(
         f"{name}, with its status",
-        lambda w, n, status=status, body=body, headers=headers: plain(body % SAID.encode(), *headers, status=status),
+        lambda w, n, code=code, body=body, more=more: plain(body % SAID.encode(), *more, status=code),
         dialects=BOTH,
         outcome="http_error",
-        error=error,
+        error=expected,
     )
 row(
     "a status without content",

@@ -98,6 +98,7 @@ cmd(
     code=2,
     says="--model",
 )
+listing: Any
 for name, listing in (
     ("a bare list", [{"id": MODEL}]),
     ("models with names", {"models": [{"name": MODEL}]}),

@@ -8,15 +8,32 @@ import resource
 import signal
 import time
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 from book import DRIVERS
 from commands import COMMANDS, Special
-from drivers import ASKS, USER, Held, bare, calm, each_started, measured, over, report, said, slow_server, until
+from drivers import (
+    ASKS,
+    USER,
+    Held,
+    Process,
+    bare,
+    calm,
+    each_started,
+    measured,
+    over,
+    report,
+    said,
+    slow_server,
+    until,
+)
 from replay import records, summary
 from support.odd_answers import json as answer_json
+from support.odd_server import OddServer
 
 OPEN = """
 from loadtest.users import OpenLoopUser
@@ -27,8 +44,11 @@ class Open(OpenLoopUser):
 """
 
 
-def special(kind: str) -> Any:
-    def add(hold: Any) -> Any:
+Hold = Callable[[Path], Held]
+
+
+def special(kind: str) -> Callable[[Hold], Hold]:
+    def add(hold: Hold) -> Hold:
         name = (hold.__doc__ or "").strip().rstrip(".")
         COMMANDS.append(Special(name, kind, hold))
         return hold
@@ -43,13 +63,13 @@ def full_disk(place: Path) -> Held:
     for driver in DRIVERS:
         with each_started(place, driver, slow_server(0.02)) as (home, server, process):
             file, hard = home / "run" / "requests-0.jsonl", resource.RLIM_INFINITY
-            until(lambda server=server: len(measured(server)) > 20)
+            until(partial(asked, server, 20))
             size = max((path.stat().st_size for path in (home / "run").glob("requests-*.jsonl")), default=0)
             for most in (size + 700, hard):
                 if process.poll() is None:
                     psutil.Process(process.pid).rlimit(psutil.RLIMIT_FSIZE, (most, hard))
                 time.sleep(1.0)
-            if not until(lambda process=process: process.poll() is not None):  # a run ends by itself, and reports then
+            if not until(partial(_over, process)):  # a run ends by itself, and reports then
                 process.send_signal(signal.SIGINT)
             code = over(process)
         text = said(home)
@@ -66,6 +86,14 @@ def full_disk(place: Path) -> Held:
             (driver, "can be reported", f"exit {reported.returncode} {bare(reported.stderr.decode())[:80]}", ok),
         ]
     return found
+
+
+def asked(server: OddServer, times: int) -> bool:
+    return len(measured(server)) > times
+
+
+def _over(process: Process) -> bool:
+    return process.poll() is not None
 
 
 def _is_json(line: bytes) -> bool:
@@ -87,7 +115,7 @@ def few_descriptors(place: Path) -> Held:
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 
     for driver in DRIVERS:
-        how = {"load": ("--trace", str(trace)), "seconds": 4, "text": OPEN, "preexec_fn": limited}
+        how: dict[str, Any] = {"load": ("--trace", str(trace)), "seconds": 4, "text": OPEN, "preexec_fn": limited}
         with each_started(place, driver, slow_server(1.5), **how) as (home, _, process):
             code = over(process, 60)
         got = records(home / "run")

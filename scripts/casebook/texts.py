@@ -128,7 +128,7 @@ row(
 row = rows("JSON that is odd")
 
 
-def lenient(name: str, *raw: bytes, text: str, **must: Any) -> None:
+def lenient(name: str, *raw: bytes, text: str | tuple[str, ...], **must: Any) -> None:
     """Send OpenAI or Ollama rows with these bytes in the place of a text's JSON."""
 
     def answer(wire: Wire, n: int) -> Script:

@@ -115,7 +115,7 @@ row = rows("errors inside an answer")
 SAID = "slot unavailable"
 
 
-def inside(name: str, parts: Any, *, dialects: Any = OPENAI, error: str = SAID, **must: Any) -> None:
+def inside(name: str, parts: Any, *, dialects: Any = OPENAI, error: str | None = SAID, **must: Any) -> None:
     row(
         name,
         lambda w, n: streamed(*parts(w)),
@@ -150,7 +150,7 @@ inside(
 row = rows("error with status 200")
 
 
-def instead(name: str, body: Any, *headers: bytes, error: str = SAID, **must: Any) -> None:
+def instead(name: str, body: Any, *headers: bytes, error: str | None = SAID, **must: Any) -> None:
     row(
         name,
         lambda w, n: json(body) if not isinstance(body, bytes) else plain(body, *headers),

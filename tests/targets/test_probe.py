@@ -97,6 +97,15 @@ def test_hazards_name_a_model_in_host_memory() -> None:
     assert any("75 % of m is in host memory" in text for text in hazards(ollama(half), half))
 
 
+@pytest.mark.parametrize(("kind", "again"), [("llama.cpp", True), ("openai", False)])
+def test_a_model_that_is_not_loaded_is_said_of_every_server(kind: str, again: bool) -> None:
+    """A llama.cpp that sleeps when idle loaded its model before each of its user's requests, and check said nothing."""
+    asleep = ServedModel("m", loaded=False)
+    [said] = hazards(Server("http://x", kind, None, (asleep,)), asleep)
+    assert said.startswith("m is not loaded: the first request waits until it is.")
+    assert said.endswith("loads it again after each pause.") is again
+
+
 def hang_up(peer: Peer) -> None:
     peer.sock.close()
 

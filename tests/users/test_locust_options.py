@@ -57,12 +57,15 @@ def stopped(environment, **_):
 """
 BESIDE = """
 from locust import HttpUser, constant, task
-from loadtest.users import OllamaUser
+from loadtest.users import OllamaUser, OpenLoopUser
 
 class Model(OllamaUser):
     @task
     def ask(self):
         self.client.ask(output_tokens=4)
+
+class Due(OpenLoopUser):
+    fixed_count, rate, output_tokens = 1, 5, 4
 
 class Page(HttpUser):
     weight = 2
@@ -231,11 +234,11 @@ def test_a_task_that_exits_loses_no_record(start: Start, simulated_url: str) -> 
 
 
 def test_the_users_of_a_level_are_those_of_models(start: Start, simulated_url: str) -> None:
-    """Users of other classes were counted with them, as if they sent streams too."""
-    run = start(BESIDE, "-u", "6", "-r", "99", "-t", "2", "--host", simulated_url)
+    """Users of other classes were counted with them, as if they sent streams too, and so were those of an open loop."""
+    run = start(BESIDE, "-u", "7", "-r", "99", "-t", "2", "--host", simulated_url)
     assert run.code in (0, 3), run.said
-    assert [level["concurrency"] for level in run.facts["levels"]] == [2]
-    assert len({record.user for record in run.records}) == 2
+    assert [(level["concurrency"], level["rate"]) for level in run.facts["levels"]] == [(2, 5.0)]
+    assert len({record.user for record in run.records}) == 3  # None of them is of the open loop
     assert run.stats["look"]["num_requests"] == run.locust_requests - len(run.records) + cancelled(run.records) > 0
 
 

@@ -39,16 +39,17 @@ with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and th
 def test_each_change_of_the_user_count_begins_a_level_with_instants_of_its_own() -> None:
     """A number that came back shared a level with its first time: a rate of both counted the time in between, too."""
     levels = ReachedLevels()
-    asked = [(1, 1), (0, 0), (4, 4), (8, 8), (4, 3), (0, 0)]  # users, and how many of them send to models
-    for users, ours in asked:
-        levels.reached(users, ours)
+    # Users, how many of them send to models, and how many of these by a schedule.
+    asked = [(1, 1, 0), (0, 0, 0), (4, 4, 0), (8, 8, 2), (4, 3, 0), (0, 0, 0)]
+    for users, ours, by_schedule in asked:
+        levels.reached(users, ours, by_schedule)
     assert levels.index(0) == 3
     levels.seen |= {(1, "input_tokens", 128), (1, "output_tokens", 64), (1, "output_tokens", 32)}
     levels.seen |= {(1, "rate of Chat", 2.0), (1, "rate of Code", 3.0)}
     levels.seen |= {(2, "rate of Chat", 2.0), (2, "rate of Chat", 4.0)}
     levels.seen |= {(2, "input_tokens", 128), (2, "input_tokens", 256), (2, "output_tokens", 64)}
     facts = levels.facts(0)
-    assert [level["concurrency"] for level in facts] == [1, 4, 8, 3]
+    assert [level["concurrency"] for level in facts] == [1, 4, 6, 3]
     assert [level["input_tokens"] for level in facts] == [None, 128, None, None]
     assert [level["output_tokens"] for level in facts] == [None, None, 64, None]
     assert [level["rate"] for level in facts] == [None, 5.0, None, None]  # unknown where workers have different ones

@@ -35,7 +35,7 @@ def pick(analysis: Analysis) -> LevelData | None:
 
 def _at_once(level: LevelData) -> float:
     """Return how many requests a level keeps at the server: its streams, in an open loop as many as came to be there."""
-    if not level.is_open:
+    if level.is_closed:
         return float(level["concurrency"])
     return float(level["little"]["in_flight"]) if level["little"] else 0.0
 

@@ -54,7 +54,7 @@ def load_facts(analysis: Analysis, index: int, objectives: Sequence[Objective]) 
         said = str(errors.mode().iloc[0])[:100] if len(errors) else None
         mostly = refused if 2 * refused >= len(errors) else 0
         return LoadFacts(figure=ERRORS, context_refusals=mostly, failure=said, **common)
-    crowded = slots is None or (level["concurrency"] or math.inf) > slots
+    crowded = slots is None or not level.is_closed or level["concurrency"] > slots
     return LoadFacts(figure=missed.figure, parts=_parts(analysis, rows, missed, crowded=crowded), **common)
 
 

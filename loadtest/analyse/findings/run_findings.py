@@ -168,7 +168,7 @@ def several_at_once(analysis: Analysis) -> Finding | None:
         rows = run.of_level(level["index"])
         sent = run.requests.loc[rows, ["user", "send", "end"]].dropna().sort_values(["user", "send"])
         before = sent.groupby("user")["end"].cummax().groupby(sent["user"]).shift(1)
-        if level.is_open or not (sent["send"] < before).any():
+        if not level.is_closed or not (sent["send"] < before).any():
             continue
         most = peak_at_once(sent["send"].to_numpy(), sent["end"].to_numpy())
         if most > level["concurrency"]:

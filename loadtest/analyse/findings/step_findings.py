@@ -241,7 +241,7 @@ class _Prefills(NamedTuple):
 def reading_together(run: RunData, series: Series) -> Finding | None:
     """Say how much longer prefill takes where most prompts are read with others at once, against prompts read alone."""
     levels = series.believed
-    if not levels or any(level.is_open for level in levels) or levels[0]["concurrency"] != 1:
+    if not levels or not all(level.is_closed for level in levels) or levels[0]["concurrency"] != 1:
         return None
     alone = _prefills(run, levels[0])
     if not len(alone.seconds) or (alone.together > 1).any():

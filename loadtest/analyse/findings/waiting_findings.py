@@ -9,7 +9,7 @@ import numpy as np
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import LevelData, RunData, Series, believed
 from loadtest.analyse.server.alternating_models import loading_share
-from loadtest.analyse.server.queue.waits import ADMISSION_ERROR_S, LEAST_BATCH_WAIT, held_by_others
+from loadtest.analyse.server.queue.waits import ADMISSION_ERROR_S, LEAST_BATCH_WAIT, begin_after_all, held_by_others
 from loadtest.analyse.summary import Analysis
 from loadtest.records import Outcome
 from loadtest.text import capitalised, counted, listed, number, percent, seconds, some_of
@@ -59,8 +59,10 @@ def queueing(analysis: Analysis, series: Series) -> Finding | None:
         return None  # before_work says it
     if share > LEAST_BATCH_WAIT and slot < 0.1 * batch:
         return None  # batching says it
-    mostly = f", {percent(batch / (slot + batch))} of that batch wait" if share > LEAST_BATCH_WAIT else ""
-    return Finding(f"{capitalised(at)}, {percent(share)} {of} is waiting{mostly}{above}.")
+    kind = "waiting" if batch > 0.01 * slot else "slot wait"
+    if kind == "waiting" and share > LEAST_BATCH_WAIT:
+        kind += f", {percent(batch / (slot + batch))} of that batch wait"
+    return Finding(f"{capitalised(at)}, {percent(share)} {of} is {kind}{above}.")
 
 
 def loading(series: Series) -> Finding | None:
@@ -109,6 +111,12 @@ def batching(analysis: Analysis, series: Series) -> Finding | None:
         return None if np.any(analysis.run.requests.get("accompanied", False)) else before_work(series, alone)
     slot, ttft = found.figure("slot_wait_s") or 0.0, found.mean_ttft or 0.0
     share = percent(found.share_of_ttft("batch_wait_s"))  # as in the tables
+    if held_by_others(analysis.run, found) and begin_after_all(analysis.run, found):
+        return Finding(
+            f"At {found.load}, {share} of {found.mean_ttft_said} is waiting until all streams at work have ended: the server seems to "
+            "start prompts only then (no continuous batching), or it takes no more of them at once.",
+            f"No other stream was in mid-answer when requests that waited began, though up to {found['peak_decoding']} decoded at once.",
+        )
     if held_by_others(analysis.run, found):
         return Finding(
             f"At {found.load}, {share} of {found.mean_ttft_said} is waiting "

@@ -64,9 +64,7 @@ def score(document: Document, analysis: Analysis, before: str | None = None) -> 
     figures: list[ScoredFigure] = []
     for level in analysis.levels if not refused else ():
         loads = [
-            each
-            for each in document.loads
-            if each.concurrency == level["concurrency"] and (each.concurrency or each.rate == level["rate"])
+            each for each in document.loads if (each.concurrency, each.rate) == (level["concurrency"], level["rate"])
         ]
         if not loads:
             said.append(f"{level['label']}: not predicted.")

@@ -227,27 +227,28 @@ def _level_of_group(run: RunData, level: LevelData, rows: BoolArray) -> LevelDat
     counted = mine & run.measured(level["index"])
     sent = run.requests[counted if counted.any() else mine]
     own = LevelData(level)
-    if level.is_open:
-        share = float(mine.sum() / everyone.sum())
-        for key in ("rate", "rate_to"):
-            if level.get(key) is not None:
-                own[key] = float(f"{float(level[key]) * share:.3g}")
-    else:
-        began, ended = (sent[name].to_numpy(dtype=np.float64) for name in ("send", "end"))
+    by_schedule = run.requests["user"].isna().to_numpy() | level.is_open  # under Locust beside users of a closed loop
+    share = float((mine & by_schedule).sum() / max((everyone & by_schedule).sum(), 1))
+    for key in ("rate", "rate_to"):
+        if level.get(key) is not None:
+            own[key] = float(f"{float(level[key]) * share:.3g}") or None
+    if not level.is_open:
+        looped = sent[sent["user"].notna()] if level.get("rate") else sent
+        began, ended = (looped[name].to_numpy(dtype=np.float64) for name in ("send", "end"))
         known = np.isfinite(began) & np.isfinite(ended)
-        own["concurrency"] = _users_planned(run, level, rows) or max(peak_at_once(began[known], ended[known]), 1)
-        if level.get("requests") and level.get("concurrency"):
+        least = 0 if own.get("rate") else 1
+        peak = max(peak_at_once(began[known], ended[known]), least) or None
+        own["concurrency"] = _users_planned(run, level, rows) or peak
+        if level.get("requests") and peak:
             own["requests"] = round(level["requests"] * own["concurrency"] / level["concurrency"])
     for key, asked in (("input_tokens", "asked_input"), ("output_tokens", "asked")):
         lengths = sent[asked].unique()
         if level.get(key) is None and len(lengths) == 1 and np.isfinite(lengths[0]) and level.get("words") is None:
             own[key] = int(lengths[0])
     own["label"] = own.as_asked.label
-    if not level.is_open and level["concurrency"] > own["concurrency"]:
-        load = own.as_asked.load
-        number, _, what = load.partition(" ")
-        rest = own["label"].removeprefix(load)
-        own["label"] = f"{number} of {level['concurrency']} {'streams' if what == 'stream' else what}{rest}"
+    if not (level.is_open or own.is_open) and level["concurrency"] > own["concurrency"]:
+        whole = dataclasses.replace(own.as_asked, concurrency=level["concurrency"]).load
+        own["label"] = f"{own['concurrency']} of {whole}{own['label'].removeprefix(own.as_asked.load)}"
     return own
 
 

@@ -35,9 +35,14 @@ class LevelData(dict[str, Any]):
         return self.get("concurrency") is None
 
     @property
+    def is_closed(self) -> bool:
+        """Whether it was a closed loop and nothing else: under Locust users of both kinds of loop may run at once."""
+        return not self.is_open and self.get("rate") is None
+
+    @property
     def fills_slots(self) -> bool:
         """Whether each of its users has a request at the server at all times, so that slots are a number of users."""
-        return not self.is_open and not self.get("thinks")
+        return self.is_closed and not self.get("thinks")
 
     @property
     def as_asked(self) -> Level:

@@ -51,9 +51,10 @@ def hazards(
         )
     if model is None:
         return found
-    if server.kind == "ollama" and model.loaded is False:
+    if model.loaded is False:
+        asleep = " llama.cpp with --sleep-idle-seconds loads it again after each pause." * (server.kind == "llama.cpp")
         found.append(
-            f"{shown(model.name)} is not loaded: the first request waits until it is. `run` loads it before it measures."
+            f"{shown(model.name)} is not loaded: the first request waits until it is. `run` loads it before it measures.{asleep}"
         )
     if model.size and model.size_vram is not None and 0 <= model.size_vram < model.size:
         share = 100 * (model.size - model.size_vram) / model.size

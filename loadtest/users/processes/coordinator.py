@@ -250,8 +250,10 @@ class Coordinator:
     def _reached(self, **_: Any) -> None:
         if self._run is not None and self._runner is not None:
             running: dict[str, int] = self._runner.target_user_classes_count
-            ours = sum(running.get(name, 0) for name in self._run.user_targets)
-            self._run.levels.reached(self._runner.target_user_count, ours)
+            ours, by_schedule = (
+                sum(running.get(name, 0) for name in names) for names in (self._run.user_targets, self._run.by_schedule)
+            )
+            self._run.levels.reached(self._runner.target_user_count, ours, by_schedule)
             self._announce(self._runner, self._run, steady=self._runner.target_user_count > 0)
 
     def _announce(self, runner: Runner, run: LocustRun, *, steady: bool) -> None:

@@ -34,6 +34,7 @@ class _UserCount:
     """A number of users from when it was asked for until another was."""
 
     users: int
+    by_schedule: int = 0  # of them, in an open loop
     reached_ns: int | None = None  # since when all of them ran, monotonic ns
     ended_ns: int | None = None
     more: dict[str, Any] = field(default_factory=dict)  # what else run.json says of it
@@ -65,12 +66,13 @@ class ReachedLevels:
                 self._stages.append(_UserCount(users))
         return max(len(self._stages) - 1, 0)
 
-    def reached(self, users: int, ours: int | None = None) -> None:
-        """Note that all users asked for are running, `ours` of them users of models (None: all)."""
+    def reached(self, users: int, ours: int | None = None, by_schedule: int = 0) -> None:
+        """Note that all users asked for are running, `ours` of them users of models (None: all), `by_schedule` of these in an open loop."""
         self.index(users)
         if users:
             last = self._stages[-1]
             last.users, last.reached_ns = users if ours is None else ours, last.reached_ns or now()
+            last.by_schedule = by_schedule
 
     def give_up(self, why: str) -> None:
         for last in self._stages[-1:]:
@@ -97,7 +99,7 @@ class ReachedLevels:
         known = len(dict(rates)) == len(rates)  # workers may have been given another rate each
         level = Level(
             index=index,
-            concurrency=None if self._open_loop else stage.users,
+            concurrency=None if self._open_loop else stage.users - stage.by_schedule or None,
             rate=(sum(value or 0.0 for _, value in rates) or None) if known else None,
             input_lengths=self._lengths[0] if len(seen["input_tokens"]) > 1 else None,
             output_lengths=self._lengths[1] if len(seen["output_tokens"]) > 1 else None,

@@ -108,7 +108,8 @@ class LocustRun:
         """Make the folder at `path` and write run.json; with None nothing is written. Raises RunFolderError."""
         self.user_targets = user_targets
         ours = [one for one in environment.user_classes if issubclass(one, ModelUser)]
-        scheduled = all(issubclass(one, OpenLoopUser) for one in ours)
+        self.by_schedule = [one.__name__ for one in ours if issubclass(one, OpenLoopUser)]
+        scheduled = len(self.by_schedule) == len(ours)
         self.levels = ReachedLevels(**_drawn_lengths(user_targets), open_loop=scheduled)
         self.clock = Clock.now()
         self.interrupted = False

@@ -66,6 +66,20 @@ def test_conversations_that_are_kept_and_those_that_are_not_are_told_with_their_
     assert found in all_findings(few_slots)
 
 
+def test_a_server_that_keeps_nothing_is_not_said_to_have_too_few_slots(tmp_path: Path) -> None:
+    """llama.cpp with its prefix cache off: "with 2 slots and no host cache seen, nearly every turn of 2 people …"."""
+    made = play_sessions(TIMING, [SessionLoad(users=2, sessions=10)], slots=2)
+    for record in made.records:
+        timings = (record.server or {})["timings"]
+        timings |= {"cache_n": 0, "prompt_n": timings["cache_n"] + timings["prompt_n"]}
+    server = {**LLAMA, "slots_said": 2}
+    [found, *_] = cache_findings(analyse(made.write(tmp_path / "run", scenario=SCENARIO, server=server)))
+    assert found == (
+        "Nearly every later turn of 2 people reads its whole history again, though 2 slots that keep their last conversation would have "
+        "kept most: the server seems to keep no prompts (its prefix cache may be off)."
+    )
+
+
 def test_a_history_that_is_kept_but_for_its_answers_is_kept_in_part(tmp_path: Path) -> None:
     """Was "each turn reads little more than its new text" where every turn read the answers before it again."""
     loads = [SessionLoad(users=1, sessions=5, first=(250, 300), answer=(150, 200), turns=3)]

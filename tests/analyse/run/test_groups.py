@@ -25,6 +25,8 @@ from loadtest.analyse.findings.run_findings import all_findings
 from loadtest.analyse.reports.answers import verdict_in_words
 from loadtest.analyse.run import frames, groups
 from loadtest.analyse.summary import Analysis, analyse
+from loadtest.analyse.whatif.model.fit import levels_used
+from loadtest.errors import PredictionError
 from loadtest.records import Outcome, Record
 from loadtest.simulate.model.timing import StepLaw, Timing
 
@@ -87,6 +89,21 @@ def test_a_row_is_a_level_of_one_model(both: Analysis) -> None:
         for one, level in zip([0, 0, 1, 1], levels, strict=True)
         for one in [both.summary["groups"][one]]
     )
+
+
+def test_users_of_a_closed_loop_beside_an_open_one_are_told_apart(tmp_path: Path) -> None:
+    """Three users and an open loop of 2 requests/s were "4 streams", and were predicted from as an open loop alone."""
+    levels, records = mixed(FAST, SLOW)
+    records = [dataclasses.replace(one, user=one.id if one.model == "made" else None) for one in records]
+    levels = [level | {"concurrency": level["concurrency"] // 2, "rate": 4.0} for level in levels]
+    apart = analyse(write(tmp_path / "apart", records, levels, targets=[target("made"), target("other")]))
+    assert [(level["concurrency"], level["rate"]) for level in apart.summary["levels"][::2]] == [(2, None), (None, 4.0)]
+    of_one = [dataclasses.replace(one, model="made", target=0) for one in records]
+    together = analyse(write(tmp_path / "together", of_one, levels))
+    assert together.summary["levels"][0]["label"] == "2 streams beside 4 requests/s"
+    assert "several requests at once" not in " ".join(all_findings(together))
+    with pytest.raises(PredictionError, match="neither a level of a closed loop nor one"):
+        levels_used(together.run, together.summary["levels"])
 
 
 def test_each_part_says_what_the_same_requests_alone_would(both: Analysis, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from loadtest.analyse.run.event_times import Ragged
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.levels import LevelData, Series
 from loadtest.analyse.server.queue.slots import Slots
-from loadtest.analyse.server.queue.waits import passed_share
+from loadtest.analyse.server.queue.waits import begin_after_all, passed_share
 from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif.model.fit import fitted_way
@@ -78,3 +78,30 @@ def test_others_on_the_server_are_not_called_a_batch(gap_ms: int, said: str) -> 
     if "others" in said:  # advise said "nothing waited for a slot, so more slots would change nothing"
         with pytest.raises(PredictionError, match=r"^No prediction: at 2 streams requests waited through many steps"):
             fitted_way(analysis.run, Slots(2, limit=False, method=""), cast("Steps", None), [level])
+
+
+@pytest.mark.parametrize(
+    ("until_s", "waited", "peak", "expected"),
+    [
+        (2.0, 10, 2, True),  # real llama.cpp without continuous batching: "others may use this server" was said of it
+        (2.5, 10, 2, False),  # another stream was in mid-answer when they began
+        (2.0, 10, 1, False),  # one stream decodes at a time: one slot, whoever holds it
+        (2.0, 4, 2, False),
+    ],
+)
+def test_a_server_that_starts_prompts_when_all_have_ended_is_told(
+    until_s: float, waited: int, peak: int, expected: bool
+) -> None:
+    """Two streams decode together, and a request that comes when the first has ended begins 0.1 s after 2 s."""
+    starts = np.repeat(np.arange(waited) * 4.0, 3)
+    columns = {
+        "first_token": starts + np.tile([0.1, 0.1, 2.2], waited),
+        "last": starts + np.tile([1.0, until_s, 2.9], waited),
+        "prefill_s": np.full(3 * waited, 0.1),
+        "batch_wait_s": np.tile([0.0, 0.0, 1.0], waited),
+    }
+    run = cast(
+        "RunData",
+        SimpleNamespace(of_level=lambda _: np.ones(3 * waited, dtype=np.bool_), column=lambda name: columns[name]),
+    )
+    assert begin_after_all(run, {"index": 0, "peak_decoding": peak}) is expected

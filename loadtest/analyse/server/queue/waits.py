@@ -37,6 +37,8 @@ MOST_LOOKED_AT = 200  # of a level's waits, the longest
 LEAST_BATCH_WAIT = 0.1  # of the mean TTFT: less is not worth a sentence
 MOSTLY_HELD = 0.5  # of a lone request's TTFT that cannot have passed behind a slot wait: then it passed before
 MOSTLY_PASSED = 0.5  # of a level's batch wait, from which on it is none: many batches passed meanwhile
+FEWEST_BEGUN = 8  # requests that waited, from which on it is said when they began
+MOST_BESIDE = 0.1  # of their waits, by those that began beside another stream
 NEVER_SERVED = {Outcome.HTTP_ERROR, Outcome.CONNECT_ERROR}
 
 
@@ -253,6 +255,17 @@ def held_by_others(run: RunData, level: Mapping[str, Any]) -> bool:
     )
     waited = batch > LEAST_BATCH_WAIT * ttft and slot < 0.1 * batch
     return waited and passed_share(run, level["index"]) >= MOSTLY_PASSED
+
+
+def begin_after_all(run: RunData, level: Mapping[str, Any]) -> bool:
+    """Whether requests that waited began only when no other stream was in mid-answer, though several decode at once."""
+    if (level.get("peak_decoding") or 0) < 2:
+        return False
+    waits = np.where(run.of_level(level["index"]), np.nan_to_num(run.column("batch_wait_s")), 0.0)
+    first = run.column("first_token")
+    begun = first - np.nan_to_num(run.column("prefill_s"))
+    beside = open_within(first, run.column("last"), begun + ADMISSION_ERROR_S, begun - ADMISSION_ERROR_S) > 0
+    return bool((waits > 0).sum() >= FEWEST_BEGUN and waits[beside].sum() <= MOST_BESIDE * waits.sum())
 
 
 def passed_share(run: RunData, index: int) -> float:

@@ -74,7 +74,11 @@ def levels_used(run: RunData, levels: Sequence[dict[str, Any]]) -> list[dict[str
     series = longest_series(run)
     if series is not None:
         return [level for level in levels if level["index"] in series.levels]
-    steady = [level for level in levels if level["rate"] and not any(level.get(each) for each in UNSTEADY)]
+    steady = [
+        level
+        for level in levels
+        if level["rate"] and level["concurrency"] is None and not any(level.get(each) for each in UNSTEADY)
+    ]
     lengths = [(level["input_tokens"], level["output_tokens"], level["words"]) for level in steady]
     if not lengths:
         raise PredictionError(
@@ -176,7 +180,8 @@ def fitted_way(
         if level["verdict"] != VOID and held_by_others(run, level):
             raise PredictionError(
                 f"No prediction: at {level['label']} requests waited through many steps of other streams, with no more of them than the "
-                "server handles, so others may use it, of whom the run knows nothing. Measure it with no one else there."
+                "server handles, so others may use it, of whom the run knows nothing, or it starts prompts only when all streams have ended. Measure it with no "
+                "one else there, and with continuous batching."
             )
         if level["verdict"] != VOID and (share := loading_share(level)) > LEAST_BATCH_WAIT:
             raise PredictionError(
