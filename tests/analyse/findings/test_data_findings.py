@@ -102,7 +102,7 @@ def test_what_a_batch_took_is_said_of_the_rows_that_were_over(
                 "are as long as was asked for."
             ),
         ),
-        ),
+        (("server", "tiktoken", "asked", None), 1.0, None),
     ],
 )
 def test_pieces_that_are_counted_as_tokens_are_said_to_be_pieces(
