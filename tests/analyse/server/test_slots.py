@@ -352,7 +352,14 @@ def test_answers_that_a_gateway_lets_go_together_show_no_slots(tmp_path: Path) -
         sent = number // 8 * 3 * took  # eight at once, of which four wait for the others
         free = sent + round(2.2 * took)
         instants = ("t_headers", "t_first_byte", "t_first_token", "t_first_visible")
-        changes = {"id": number, "user": number % 8, "t_sched": sent, "t_send": sent, "t_end": free, "warmup": False}
+        changes: dict[str, Any] = {
+            "id": number,
+            "user": number % 8,
+            "t_sched": sent,
+            "t_send": sent,
+            "t_end": free,
+            "warmup": False,
+        }
         changes |= dict.fromkeys(instants, free) | dict.fromkeys(("reads", "stamped", "arrivals"), 1)
         changes |= {"chunks": [(free - sent) // 1000] * len(one.chunks), "first_coalesced": True}
         records.append(dataclasses.replace(one, **changes))
