@@ -224,13 +224,23 @@ def read_line(line: bytes) -> tuple[dict[str, Any] | None, bool]:
     return None, bool(line.strip())
 
 
+def written_lines(body: bytes) -> list[bytes]:
+    """Return the lines of a file.
+
+    A last line without a newline is still being written or was cut off by a kill, and is left out. Where it is whole an
+    editor took the newline away.
+    """
+    *lines, last = body.split(b"\n")
+    row, damaged = read_line(last)
+    return lines if row is None or damaged else [*lines, last]
+
+
 def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     """Return the objects of a file of JSON lines, and how many lines could not be read.
 
-    A last line without a newline is still being written or was cut off by a kill; it is left out and not counted. Raises
-    RunFolderError where the file cannot be opened.
+    Raises RunFolderError where the file cannot be opened.
     """
     with os_error_as(RunFolderError, f"cannot read {path}"):
         body = path.read_bytes()
-    found = [read_line(line) for line in body.split(b"\n")[:-1]]
+    found = [read_line(line) for line in written_lines(body)]
     return [row for row, _ in found if row is not None], sum(damaged for _, damaged in found)

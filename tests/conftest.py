@@ -26,9 +26,15 @@ os.environ["LOADTEST_CALIBRATION"] = os.devnull  # for fixtures of a module too,
 
 # Where tests only compute, but for those files that name one of SERVERS.
 COMPUTING = ("analyse/", "dialects/", "memory/", "scenario/", "workloads/")
-INSTALLING = "project/test_install.py"  # starts processes, and measures nothing
 SERVERS = re.compile(
     r"\b(simulated_url|llamacpp_url|simulated_server|odd_server|plans|exporter|subprocess|locust_runs)\b"
+)
+# Where tests measure, or wait for what another part does in time: one worker has them, and the cores before all others.
+# The rest may start processes and servers, too; how long each takes changes nothing of what they find.
+MEASURING = ("drivers/", "measure/", "monitor/", "simulate/", "targets/test_slot_probe.py", "users/", "wire/")
+UNTIMED = tuple(
+    f"users/test_{name}.py"
+    for name in ("figures", "gates", "input_locust", "locust_mistakes", "locust_options", "locust_tasks", "web")
 )
 NICE = 10  # of workers that do not measure
 
@@ -40,14 +46,31 @@ def _computes(path: Path) -> bool:
     return name.startswith(COMPUTING) and not SERVERS.search(path.read_text(encoding="utf-8"))
 
 
+@cache
 def _measures(path: Path) -> bool:
-    return not _computes(path) and path != TESTS / INSTALLING
+    name = path.relative_to(TESTS).as_posix()
+    return name.startswith(MEASURING) and not name.startswith(UNTIMED)
+
+
+def _turn(path: Path) -> int:
+    """Return when the tests of a file have their turn, where several workers share them.
+
+    Beside those that measure there is only computing, which disturbs them the least. Of the rest, which both workers share in
+    the end, those come first whose files take a minute, so that neither waits for the other's last one.
+    """
+    if _measures(path):
+        return 0
+    if _computes(path):
+        return 1
+    return 2 if path.relative_to(TESTS).as_posix().startswith(("project/", "users/")) else 3
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _computes(item.path):
             item.add_marker("computes")
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: _turn(item.path))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -60,13 +83,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             file = nodeid.partition("::")[0]
             return "measures" if _measures(ROOT / file) else file
 
+    config.option.loadscopereorder = False  # by _turn, not by how many tests a file has
     return OneMeasures(config, log)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Let the others have what the worker that measures leaves of the cores.
 
-    They get no test that measures afterwards: those are the largest part, which is given away first.
+    They get no test that measures afterwards: those are given away first, and all to one.
     """
     if "PYTEST_XDIST_WORKER" in os.environ and not _measures(item.path) and os.nice(0) < NICE:
         os.nice(NICE)
@@ -99,8 +123,8 @@ def locust_port(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def short_predictions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Simulate a tenth of what a user gets, for tests that do not ask how near a report's predictions come."""
-    monkeypatch.setattr("loadtest.analyse.whatif.model.predict.TOKENS_SIMULATED", 6_000)
+    """Simulate as little as predictions ever do, for tests that do not ask how near a report's come."""
+    monkeypatch.setattr("loadtest.analyse.whatif.model.predict.TOKENS_SIMULATED", 600)
 
 
 @pytest.fixture

@@ -128,6 +128,8 @@ def _explained(
     """Explain what was asked for; of a run of several models or servers among the requests of the one that it went to."""
     from loadtest.analyse.explain import explanation as work
 
+    if not analysis.levels or analysis.run.requests.empty:
+        raise PredictionError(" ".join((f"{analysis.run.path} holds no requests to explain.", *analysis.run.trouble)))
     if request is not None:
         work.row_of(analysis.run, request)
         parts = [(one, group.beside) for group, one in analysis.groups] or [(analysis, ())]
@@ -138,10 +140,7 @@ def _explained(
             names = listed([group.name for group, _ in analysis.groups])
             raise PredictionError(f"{analysis.run.path} holds requests to {names}; name one of them with --request ID.")
         one, beside = analysis, ()
-        levels = one.levels
-        if not levels:
-            raise PredictionError(f"{one.run.path} holds no requests to explain.")
-        chosen = work.busiest(levels) if level is None else work.find_level(levels, level)
+        chosen = work.busiest(one.levels) if level is None else work.find_level(one.levels, level)
         ordered = work.rows_by_length(one.run, [chosen["index"]], by)
         if not len(ordered):
             why = NO_TOKENS if chosen["outcomes"].get(Outcome.OK) else NONE_ENDED

@@ -159,12 +159,8 @@ def leaving(wire: Wire, _: int) -> Script:
 def drive(dialect: str, driver: str) -> dict[tuple[str, str, str], Recorded]:
     """Send every fault once; the last one when nothing else is under way, for no server is there any more."""
     names = [name for name in FAULTS if name != LAST]
-    gone = [Row("leaving", "faults", leaving, {}), *_rows([LAST])]
-    if driver == "run":  # which asks for one row after the other
-        (*seen, _, refused), _ = Batch([*_rows(names), *gone], WIRES[dialect], limits=LIMITS).run(driver)
-    else:
-        seen, _ = Batch(_rows(names), WIRES[dialect], limits=LIMITS).run(driver)
-        (_, refused), _ = Batch(gone, WIRES[dialect], limits=LIMITS, users=1).run(driver)
+    rows = [*_rows(names), Row("leaving", "faults", leaving, {}), *_rows([LAST])]
+    (*seen, _, refused), _ = Batch(rows, WIRES[dialect], limits=LIMITS, alone=2).run(driver)
     found = {(name, dialect, driver): Recorded.of(one) for name, one in zip(names, seen, strict=True)}
     return {**found, (LAST, dialect, driver): Recorded.of(refused)}
 

@@ -35,6 +35,7 @@ from loadtest.users import ModelUser
 
 PROMPTS = deque(json.loads(os.environ["CASEBOOK_PROMPTS"]))
 LEFT = [len(PROMPTS)]
+ALONE = int(os.environ["CASEBOOK_ALONE"])
 
 
 class Case(ModelUser):
@@ -46,6 +47,8 @@ class Case(ModelUser):
     def ask(self):
         if not PROMPTS:
             raise StopUser
+        if len(PROMPTS) <= ALONE and LEFT[0] > len(PROMPTS):  # others are under way
+            return gevent.sleep(0.1)
         try:
             self.client.ask(PROMPTS.popleft())
         finally:
@@ -70,7 +73,7 @@ class Batch:
     rows: Sequence[Row]
     wire: Wire
     limits: Mapping[str, float] = field(default_factory=lambda: LIMITS)
-    users: int = USERS
+    alone: int = 0  # so many of the last rows are asked for one by one, once nothing else is under way
     asked: defaultdict[int, list[Request]] = field(default_factory=lambda: defaultdict(list))
 
     def answer(self, request: Request) -> Script:
@@ -117,11 +120,11 @@ class Batch:
 
     def _locust(self, url: str) -> tuple[list[str], dict[str, str]]:
         prompts = [PROMPT.format(i) for i, row in enumerate(self.rows, 1) for _ in range(_times(row))]
-        users = str(min(self.users, len(prompts)))
+        users = str(min(USERS, len(prompts)))
         command = [sys.executable, "-m", "locust", "--headless", "--only-summary", "-u", users, "-r", "100"]
         command += ["-H", url, "--api", self.wire.api, "--endpoint", self.wire.endpoint, "--output-tokens", "3"]
         command += ["--out", "run", "-t", str(LIMIT_S - 60), "--stop-timeout", "10"]
-        return command, environment(CASEBOOK_PROMPTS=json.dumps(prompts))
+        return command, environment(CASEBOOK_PROMPTS=json.dumps(prompts), CASEBOOK_ALONE=str(self.alone))
 
     def _seen(self, folder: Path, log: Sequence[Request]) -> list[Seen]:
         found = [Seen() for _ in self.rows]

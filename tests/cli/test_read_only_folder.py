@@ -38,6 +38,7 @@ def test_a_folder_that_cannot_be_written_is_a_mistake_in_a_sentence(
     assert sorted(locked.iterdir()) == before
 
 
+@pytest.mark.usefixtures("short_reports")
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_out_takes_what_the_run_folder_cannot(command: list[str], locked: Path, tmp_path: Path) -> None:
     before = sorted(locked.iterdir())

@@ -124,9 +124,9 @@ def shortened(words: list[str]) -> list[str]:
         elif before == "--model" and name != "memory":
             found.append(MODEL)
         elif before == "--rate":
-            found.append(",".join(f"{float(rate) * 20:g}" for rate in word.split(",")))
+            found.append(",".join(f"{float(rate) * 20:g}" for rate in _ends(word)))
         elif before == "--concurrency" and name == "run":
-            found.append(",".join(dict.fromkeys(str(min(int(streams), 6)) for streams in word.split(","))))
+            found.append(",".join(dict.fromkeys(str(min(int(streams), 6)) for streams in _ends(word))))
         elif before == "--metrics-port":
             found.append("0")
         elif before == "--path":
@@ -142,6 +142,12 @@ def shortened(words: list[str]) -> list[str]:
     if name == "monitor" and "--for" not in found:
         found += ["--for", "0.2"]
     return found
+
+
+def _ends(levels: str) -> list[str]:
+    """Return the first and the last of several levels: a level more takes its time and shows nothing else of a command."""
+    every = levels.split(",")
+    return list(dict.fromkeys((every[0], every[-1])))
 
 
 def settings_of(words: list[str]) -> dict[str, str]:

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import itertools
+import tempfile
+from functools import cache
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from support.made_runs import Made, grid, write
+from loadtest.analyse.summary import Analysis, analyse
+from support.made_runs import Made, grid, make, write
 
 
 def one_request(path: Path) -> None:
     levels, truth = grid(Made(), (1,), each=1)
     write(path, truth.records[1:], levels)
+
+
+@cache
+def of_many_levels(count: int) -> Analysis:
+    """Return a run with so many levels, which takes seconds: it is for reading alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        make(Path(folder, "run"), Made(slots=16), users=range(1, count + 1), each=2)
+        return analyse(Path(folder, "run"))
 
 
 def labels_apart(axes: Axes) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from loadtest.analyse.comparison import comparable
 from loadtest.analyse.summary import analyse
+from loadtest.analyse.whatif.model import predict
 from loadtest.analyse.whatif.predictions.predict_loads import predict_loads
 from loadtest.analyse.whatif.predictions.prediction_file import Document
 from loadtest.cli import cli
@@ -30,11 +31,18 @@ def measured(path: Path, users: Sequence[int], *, slots: int | None = 5, seed: i
     )
 
 
+_SAID: dict[Hashable, Document] = {}
+
+
 def predicted(run: Path, **asked: Any) -> Document:
-    found = analyse(run)
-    return predict_loads(
-        found.run, found.slots, found.steps, found.summary["levels"], comparable.asked_facts(found.run), **asked
-    )
+    """Predict loads from a run; what is asked again of a run of the same bytes is not worked out again."""
+    told = tuple((path.name, path.read_bytes()) for path in sorted(run.iterdir()))
+    key = (told, predict.TOKENS_SIMULATED, *sorted(asked.items()))
+    if key not in _SAID:
+        found = analyse(run)
+        facts = comparable.asked_facts(found.run)
+        _SAID[key] = predict_loads(found.run, found.slots, found.steps, found.summary["levels"], facts, **asked)
+    return _SAID[key]
 
 
 def command(*args: object) -> tuple[int, str]:

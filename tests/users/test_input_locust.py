@@ -76,6 +76,7 @@ def test_an_attribute_that_makes_no_sense_is_a_sentence_that_names_its_class(
         ({"rate": None}, "rate must be a number of requests/s, not None."),
         ({"rate": [4]}, "rate must be a number of requests/s, not [4]."),
         ({"rate": True}, "rate must be a number of requests/s, not True."),
+        ({"rate": "0"}, "rate must be above 0, not 0.0."),
         ({"rate": "nan"}, "rate must be a number, not nan."),
         ({"rate": "inf"}, "rate must be at most 1000000, not inf."),
         ({"rate": "1e-300"}, "rate must be at least 1e-06, not 1e-300."),

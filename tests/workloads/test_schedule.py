@@ -138,6 +138,8 @@ def test_without_end_or_number_a_level_lasts_a_minute() -> None:
         ("# of a load balancer\n0.5\n1\n2.25\n", None, None),
         ("timestamp_ms,prompt_len\n500,1\n1000,2\n2250,3\n", [1, 2, 3], None),
         ("Arrival Time (us),maxTokens\n500000,1\n1000000,2\n2250000,3\n", None, [1, 2, 3]),
+        ("ts,isl\n1700000000000,1\n1700000000500,2\n1700000001750,3\n", [1, 2, 3], None),
+        ("ts,isl\n1700000000.0,1\n1700000000.5,2\n1700000001.75,3\n", [1, 2, 3], None),
         ("timestamp,prompt_tokens\n1700000000000,1\n1700000000500,2\n1700000001750,3\n", [1, 2, 3], None),
         ("created_at,promptTokens\n1700000000000000,1\n1700000000500000,2\n1700000001750000,3\n", [1, 2, 3], None),
         (
@@ -257,6 +259,13 @@ def test_what_a_trace_lacks_is_said_before_it_is_sent(tmp_path: Path) -> None:
     path.write_text("time,in,out\n0,1,2\n")
     (unread,) = check_files(Scenario(trace=str(path)))
     assert unread.endswith("nor one of a like name. Nothing is read of its further columns: in and out.")
+    path.write_text("time,isl,osl,Prompt,model\n0,1,2,Hello,m\n")
+    (texts,) = check_files(Scenario(trace=str(path)))
+    assert texts.endswith(
+        f"has texts (Prompt), and those that are sent are made up; --data {path} sends its own when they are due."
+    )
+    both = check_files(Scenario(trace=str(path), data=str(path)))
+    assert not any("made up" in note for note in both)
     path.write_text("id,time_ms,prompt_len,in,output_len\na,0,1,2,3\nb,250,1,2,3\n")
     assert check_files(Scenario(trace=str(path))) == [
         f"The instants of the trace {path} are read in milliseconds: it lasts 250 ms."

@@ -359,8 +359,7 @@ def row_of(run: RunData, request: int) -> int:
     rows = np.flatnonzero(ids == request)
     if len(rows):
         return int(rows[0])
-    held = f"they go from {ids.min()} to {ids.max()}" if len(ids) else "it holds none"
-    raise PredictionError(f"{run.path} has no record of a request {request}; {held}.")
+    raise PredictionError(f"{run.path} has no record of a request {request}; they go from {ids.min()} to {ids.max()}.")
 
 
 def rows_by_length(run: RunData, levels: Iterable[int], by: str) -> IntArray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from loadtest.scenario import (
     short_repr,
     split_outside_brackets,
 )
+
+_THOUSANDS = re.compile(r"(?<![\d.])\d{1,3},0\d\d(?!\d)")  # 1,024: a thousand and 24 to many, not 1 and 24
 
 
 class ReadParam(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 alone
@@ -60,11 +63,20 @@ def read_lengths(text: str) -> tuple[float | str, ...]:
     """Read lengths with commas between: whole numbers and distributions, or `any` alone; raise ScenarioError."""
     if text.strip().lower() == ANY:
         return (ANY,)
-    return tuple(LENGTHS.read(item) for item in split_outside_brackets(text, ",") if item.strip())
+    return tuple(LENGTHS.read(item) for item in split_outside_brackets(_listed(text), ",") if item.strip())
 
 
 def _list_of(read: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:
-    return lambda text: tuple(read(item) for item in text.split(",") if item.strip())
+    return lambda text: tuple(read(item) for item in _listed(text).split(",") if item.strip())
+
+
+def _listed(text: str) -> str:
+    """Return a list as it is; raise ScenarioError where a comma in it seems to stand for thousands."""
+    if found := _THOUSANDS.search(text):
+        raise ScenarioError(
+            f"{short_repr(text)} is a list, as a comma stands between two numbers; write {found[0].replace(',', '')} for one number"
+        )
+    return text
 
 
 def names_callback(

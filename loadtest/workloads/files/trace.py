@@ -44,7 +44,7 @@ MOST_BYTES = 1 << 30
 # What traces call their columns, in any way to write them: Azure's (ContextTokens), Mooncake's (input_length), BurstGPT's
 # (Request tokens), Vidur's (num_prefill_tokens), Splitwise's (prompt_size), ours.
 INSTANTS = (
-    *("t", "time", "timestamp", "arrived_at", "arrival_timestamp"),
+    *("ts", "t", "time", "timestamp", "arrived_at", "arrival_timestamp"),
     *("arrival_time", "arrival", "created_at", "created", "start_time", "datetime"),
 )
 INPUTS = (
@@ -111,7 +111,7 @@ class Trace:
     blocks: Blocks | None = None  # of a Mooncake trace: the hashes of each prompt's blocks
     empty_answers: int = 0  # requests with 0 output tokens in the file: they ask for 1
     unit: str = ""  # of its instants, where they are not in seconds
-    unread: tuple[str, ...] = ()  # further columns of a trace that says no input or no output lengths
+    unread: tuple[str, ...] = ()  # further columns; of a trace that says all lengths those alone that hold texts
 
     @classmethod
     def read(cls, path: Path, *, timed: bool = True) -> Trace:
@@ -158,8 +158,13 @@ class Trace:
             yield (
                 f"The instants of the trace {scenario.trace} are read in {self.unit or 'seconds'}: it lasts {seconds(span)}."
             )
-        if self.unread:
-            lacks = [name for name in ("input_tokens", "output_tokens") if getattr(self, name) is None]
+        lacks = [name for name in ("input_tokens", "output_tokens") if getattr(self, name) is None]
+        if self.unread and not lacks and scenario.data is None:
+            yield (
+                f"The trace {scenario.trace} has texts ({listed(self.unread)}), and those that are sent are made up; "
+                f"--data {scenario.trace} sends its own when they are due."
+            )
+        elif self.unread and lacks:
             yield (
                 f"The trace {scenario.trace} has no column {' or '.join(lacks)}, nor one of a like name. Nothing is read of "
                 f"its further columns: {listed(self.unread)}."
@@ -207,8 +212,9 @@ def _read_trace(path: Path, _: tuple[int, ...], *, timed: bool) -> Trace:
         outputs = array("q", (length or 1 for length in outputs))
     asked, answers = _all(inputs, INPUTS[0], numbers, path), _all(outputs, OUTPUTS[0], numbers, path)
     blocks = Blocks.of(hashes, ends, asked) if hashes and asked is not None else None
-    left = () if asked is not None and answers is not None else tuple(unread)
-    return Trace(offsets, asked, answers, blocks, empty, UNIT_NAMES.get(scale, ""), left)
+    if asked is not None and answers is not None:
+        unread = {name: None for name in unread if plain_name(name) in KNOWN}
+    return Trace(offsets, asked, answers, blocks, empty, UNIT_NAMES.get(scale, ""), tuple(unread))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -13,10 +11,11 @@ from support.made_runs import Made, make
 from loadtest.analyse.summary import Analysis, analyse
 
 
-@pytest.fixture
-def four_slots(tmp_path: Path) -> Analysis:
-    make(tmp_path / "run", Made(batch_ms=5), users=(1, 2, 4, 8))
-    return analyse(tmp_path / "run")
+@pytest.fixture(scope="session")
+def four_slots(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
+    path = tmp_path_factory.mktemp("slots") / "run"
+    make(path, Made(batch_ms=5), users=(1, 2, 4, 8))
+    return analyse(path)
 
 
 @pytest.fixture

@@ -9,21 +9,15 @@ from typing import Any
 
 import pytest
 from matplotlib.transforms import Bbox
-from support.drawn import labels_apart
+from support.drawn import labels_apart, of_many_levels
 from support.made_runs import Made, make
 
 from loadtest.analyse.charts import against_load, distributions, sheet, style, ttft
 from loadtest.analyse.run.levels import series_of
-from loadtest.analyse.summary import Analysis, analyse
+from loadtest.analyse.summary import analyse
 
 
-@pytest.fixture(scope="module", params=[12, 40])
-def of_many_levels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Analysis:
-    path = tmp_path_factory.mktemp("many") / "run"
-    make(path, Made(slots=16), users=range(1, int(request.param) + 1), each=2)
-    return analyse(path)
-
-
+@pytest.mark.parametrize("count", [12, 40])
 @pytest.mark.parametrize(
     "chart",
     [
@@ -35,8 +29,9 @@ def of_many_levels(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
         distributions.itl_tail,
     ],
 )
-def test_no_label_covers_another_however_many_levels(of_many_levels: Analysis, chart: Any) -> None:
-    analysis, levels = of_many_levels, of_many_levels.summary["levels"]
+def test_no_label_covers_another_however_many_levels(count: int, chart: Any) -> None:
+    analysis = of_many_levels(count)
+    levels = analysis.summary["levels"]
     _, (axes,) = sheet.new(1)
     chart(axes, analysis, series_of(levels)[0])
     labels_apart(axes)

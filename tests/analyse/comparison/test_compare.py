@@ -78,6 +78,7 @@ def test_no_difference_exits_0_and_writes_the_files(folder: Folder, tmp_path: Pa
     assert "![" in (tmp_path / "out" / "compare.md").read_text()
 
 
+@pytest.mark.usefixtures("short_reports")
 @pytest.mark.parametrize("width", [40, 60, 80])
 def test_a_narrow_terminal_says_what_it_leaves_out(folder: Folder, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     """Was a table at 60 columns without BASE and interval, and no word of them."""

@@ -273,6 +273,7 @@ def test_three_runs_on_the_command_line(folder: Folder, tmp_path: Path) -> None:
         assert mistake in str(error)
 
 
+@pytest.mark.usefixtures("short_predictions")
 def test_plot_draws_several_runs_over_each_other(folder: Folder, tmp_path: Path) -> None:
     runs = [folder("a"), folder("b", slower=0.5, seed=1)]
     drawn = [Path(line) for line in run("plot", *runs, "-o", tmp_path / "out", "--each").output.splitlines()]

@@ -146,9 +146,8 @@ def test_what_cannot_be_scored_is_said(tmp_path: Path) -> None:
     assert "3 streams · 100 in · 50 out: not predicted." in other.said
     assert "Predicted, and not measured in made: 12 streams." in other.said
     beside = analyse(measured(tmp_path / "beside", (6,), seed=5))
-    beside.run.levels[0]["rate"] = beside.levels[0]["rate"] = (
-        4.0  # under Locust an open loop may stand beside the users
-    )
+    # Under Locust an open loop may stand beside the users.
+    beside.run.levels[0]["rate"] = beside.levels[0]["rate"] = 4.0
     assert not score_report.score(document, beside).figures
     longer = analyse(measured(tmp_path / "long", (6,), load=Load(output=(100, 100))))
     assert (

@@ -27,7 +27,7 @@ from loadtest.analyse.run.event_times import Ragged
 from loadtest.analyse.run.files.damage import BEFORE_US, COUNT_MOST, LIST_ENTRY, ORDER_NS, Damage, mended, repeated_ids
 from loadtest.errors import RunFolderError
 from loadtest.metrics import NS_PER_S, S_PER_NS, S_PER_US
-from loadtest.records import SCHEMA, FileHeader, Outcome, newer, read_line, read_lines
+from loadtest.records import SCHEMA, FileHeader, Outcome, newer, read_line, read_lines, written_lines
 
 ParsedLines = list[dict[str, Any]]
 Columns = dict[str, npt.NDArray[Any]]
@@ -208,7 +208,7 @@ def _file_pieces(path: Path, start: int) -> Iterator[list[bytes]]:
     with path.open("rb") as file:
         file.seek(start)
         while data := file.read(PIECE_BYTES) + file.readline():
-            yield data.split(b"\n")[:-1]  # the last is empty, or a line that the writer did not finish: not a record
+            yield written_lines(data)
 
 
 def parse_lines(lines: list[bytes], damage: Damage) -> RequestColumns:
