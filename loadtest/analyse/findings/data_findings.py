@@ -66,18 +66,26 @@ def length_findings(run: RunData, levels: Sequence[dict[str, Any]]) -> Iterator[
 
 def counting_finding(run: RunData, levels: Sequence[dict[str, Any]]) -> str | None:
     """Say that pieces of text stand for tokens where answers give no count of tokens."""
-    sources = run.requests["token_source"][run.good(*(level["index"] for level in levels))]
-    pieces = int(sources.eq("chunks").sum())
+    good = run.good(*(level["index"] for level in levels))
+    uncounted = good & run.one_of("token_source", "chunks")
+    pieces, of = int(uncounted.sum()), int(good.sum())
     if not pieces:
         return None
-    if pieces == len(sources):
+    said = f"{pieces} of {of} answers did not say their tokens: there"
+    if (held := run.tokens_a_piece(uncounted)) > 1:
+        return (
+            f"{said} a piece of text counts as {number(held)} tokens, as in answers that are as long as was asked for."
+        )
+    if pieces == of:
         return "No answer said its tokens: each piece of text counts as one, so tokens/s are pieces/s."
-    return f"{pieces} of {len(sources)} answers did not say their tokens: there each piece of text counts as one."
+    return f"{said} each piece of text counts as one."
 
 
 def piece_finding(run: RunData, levels: Sequence[dict[str, Any]]) -> Finding | None:
     """Say how many tokens a piece of text holds where these are several: gaps are then between pieces, not between tokens."""
-    counted_ones = run.good(*(level["index"] for level in levels)) & run.one_of("token_source", "server", "tiktoken")
+    counted_ones = run.good(*(level["index"] for level in levels)) & run.one_of(
+        "token_source", "server", "asked", "tiktoken"
+    )
     held = run.tokens_a_piece(counted_ones & (run.chunks.counts > 1))
     if not held >= SEVERAL_TOKENS:
         return None

@@ -9,6 +9,7 @@ import numpy as np
 from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import LevelData, RunData, Series, believed
 from loadtest.analyse.server.alternating_models import loading_share
+from loadtest.analyse.server.queue.at_work import mostly_held_back
 from loadtest.analyse.server.queue.waits import ADMISSION_ERROR_S, LEAST_BATCH_WAIT, begin_after_all, held_by_others
 from loadtest.analyse.summary import Analysis
 from loadtest.records import Outcome
@@ -102,7 +103,8 @@ def batching(analysis: Analysis, series: Series) -> Finding | None:
     found, largest = None, LEAST_BATCH_WAIT
     for level in series.believed:
         ttft, slot, batch = level.mean_ttft, level.figure("slot_wait_s"), level.figure("batch_wait_s")
-        if level.gathered or not (ttft and batch) or slot is None:
+        whole = mostly_held_back(analysis.run, analysis.run.of_level(level["index"]))
+        if level.gathered or whole or not (ttft and batch) or slot is None:
             continue
         if slot < 0.1 * batch and (batch - within) / ttft > largest:
             found, largest = level, (batch - within) / ttft

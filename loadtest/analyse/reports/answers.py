@@ -26,7 +26,7 @@ from loadtest.analyse.run import (
     shared_parts,
     with_most,
 )
-from loadtest.analyse.server.queue.slots import NOT_SEEN
+from loadtest.analyse.server.queue.slots import CAME_WHOLE, NOT_SEEN
 from loadtest.analyse.summary import Analysis, believed_knee
 from loadtest.analyse.verdict.remedies import REMEDIES
 from loadtest.doubts import SUSPECT, VALID, VOID
@@ -271,7 +271,7 @@ def _slots(analysis: Analysis) -> Tile:
         return Tile(name, str(slots.estimate), "as the server says; the run saw no limit")
     told = slots_told(analysis)
     unseen = slots.unknown if told is None else told
-    if told is not None or slots.unknown == NOT_SEEN:
+    if slots.unknown == NOT_SEEN or (told is not None and slots.unknown != CAME_WHOLE):
         unseen += ": measure longer, or with more load"
     return Tile(name, f"≥ {slots.estimate}", f"{only_void(levels)} the limit" if analysis.slots.limit else unseen)
 

@@ -22,6 +22,7 @@ from loadtest.analyse.run.files.reading import INSTANT_FIELDS, Columns
 from loadtest.analyse.run.files.samples import Machine, Zero, read_machine
 from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.run.overlaps import peak_at_once
+from loadtest.analyse.run.uncounted import counted_alike
 from loadtest.records import NOT_SENT, Outcome, read_lines
 from loadtest.run_folder import RunFolder
 from loadtest.text import counted
@@ -258,6 +259,7 @@ def load(path: Path) -> RunData:
 
 def _request_frame(columns: Columns, chunks: Ragged, start: float, levels: list[LevelData]) -> pd.DataFrame:
     c = columns
+    c["output_tokens"] = counted_alike(c, chunks.counts)
     last = c["t_send"] + chunks.last() * 1e3
     c["textless"] = np.array([not dialects.has_text(name) for name in c["dialect"]], dtype=np.bool_)
     whole = c["textless"] & (c["outcome"] == Outcome.OK)  # an answer without text comes in one piece

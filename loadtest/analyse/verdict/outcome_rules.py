@@ -38,9 +38,11 @@ def _nothing_succeeded(e: Evidence, *, failed: bool) -> Iterator[Doubt]:
         return  # _only_warmups says it
     if len(_left_waiting(e)) >= max(doubts.FAILED_SHARE * len(_ended_by_itself(e)), 1):
         return  # which users do where the server is too slow for them: that was measured
+    these = e.measured if len(e.measured) else e.everyone
+    limit = _time_limit(e, these)
     yield Doubt(
         VOID,
-        f"no request ended well ({list_outcomes(e.measured if len(e.measured) else e.everyone) or 'none was recorded'})",
+        f"no request ended well ({list_outcomes(these) or 'none was recorded'}){f'; {limit}' if limit else ''}",
     )
 
 
@@ -86,7 +88,7 @@ def _way(outcome: str, status: float, gone: bool) -> str:
 
     Behind a gateway a server is gone, too, where the gateway answers in its place (`gone`): for a while, or from an instant on.
     """
-    if outcome in _BROKE or (gone and status in (502, 503, 504)):
+    if outcome in _BROKE or (gone and status in (500, 502, 503, 504)):
         return "gone"
     if outcome == Outcome.TIMEOUT or (outcome == Outcome.HTTP_ERROR and status in (408, 499, 504, 524)):
         return "slow"

@@ -82,24 +82,40 @@ def test_what_a_batch_took_is_said_of_the_rows_that_were_over(
 
 
 @pytest.mark.parametrize(
-    ("sources", "said"),
+    ("sources", "held", "said"),
     [
         (
             ("chunks", "chunks"),
+            1.0,
             "No answer said its tokens: each piece of text counts as one, so tokens/s are pieces/s.",
         ),
         (
             ("chunks", "asked", "asked"),
+            1.0,
             "1 of 3 answers did not say their tokens: there each piece of text counts as one.",
         ),
-        (("server", "tiktoken", "asked", None), None),
+        (
+            ("chunks", "asked", "asked"),
+            1.88,
+            (
+                "1 of 3 answers did not say their tokens: there a piece of text counts as 1.88 tokens, as in answers that "
+                "are as long as was asked for."
+            ),
+        ),
+        (("server", "tiktoken", "asked", None), 1.0, None),
     ],
 )
-def test_pieces_that_are_counted_as_tokens_are_said_to_be_pieces(sources: tuple[str, ...], said: str | None) -> None:
+def test_pieces_that_are_counted_as_tokens_are_said_to_be_pieces(
+    sources: tuple[str, ...], held: float, said: str | None
+) -> None:
     """Was "The server counts no tokens" of one that was not asked to, or whose counts a gateway drops."""
     rows = pd.DataFrame({"token_source": sources})
-    run = cast("RunData", SimpleNamespace(requests=rows, good=lambda _: np.ones(len(rows), dtype=np.bool_)))
-    assert data_findings.counting_finding(run, [LEVEL]) == said
+    run = SimpleNamespace(
+        good=lambda _: np.ones(len(rows), dtype=np.bool_),
+        one_of=lambda name, value: np.asarray(rows[name] == value),
+        tokens_a_piece=lambda _: held,
+    )
+    assert data_findings.counting_finding(cast("RunData", run), [LEVEL]) == said
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,6 +55,35 @@ def test_gaps_stay_inside_their_request(tmp_path: Path) -> None:
     assert good.sum() == 4  # the two warm-up requests do not count
     assert len(run.itl.of(good)) == 4 * 19
     assert run.server_itl.of(good) == pytest.approx(0.010)
+
+
+@pytest.mark.parametrize(
+    ("counts", "counted"),
+    [
+        ("aaac", [40, 40, 40, 40]),  # FastChat with two tokens a piece: the text of one answer was short
+        ("aaas", [40, 40, 40, 40]),
+        ("ccca", [20, 20, 20, 20]),  # cut by the context, and the text of one was long
+        ("sssa", [40, 40, 40, 40]),
+        ("mmmc", [20, 20, 20, 20]),  # as many pieces as were asked for
+        ("tttc", [40, 40, 40, 20]),  # a server that counts most of its answers
+    ],
+)
+def test_answers_of_a_level_that_nobody_counted_are_counted_alike(
+    tmp_path: Path, counts: str, counted: list[int]
+) -> None:
+    """Was a mean of tokens and of pieces: "output length is not as asked: 28.7 tokens a request instead of 32.0"."""
+    fields: dict[str, dict[str, Any]] = {
+        "a": {"token_source": "asked", "output_tokens": 40, "finish_reason": "length"},
+        "c": {"token_source": "chunks", "output_tokens": 20, "finish_reason": "length"},
+        "s": {"token_source": "chunks", "output_tokens": 20, "finish_reason": "stop"},
+        "m": {"token_source": "asked", "output_tokens": 20, "finish_reason": "length"},
+        "t": {"token_source": "server", "output_tokens": 40, "finish_reason": "length"},
+    }
+    records = two_users().records
+    measured = [record for record in records if not record.warmup]
+    made = [dataclasses.replace(record, **fields[count]) for record, count in zip(measured, counts, strict=True)]
+    run = frames.load(write(tmp_path / "run", made, [LEVEL]))
+    assert run.column("output_tokens") == pytest.approx(counted)
 
 
 def test_a_request_that_got_nowhere_is_a_row_without_durations(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ def made(gap_ms: int, *, prompt: int = 100) -> RunData:
     columns = {
         "send": [0.0, 0.5],
         "first_token": [0.1, 1.6],
+        "made_before_s": [0.0, 0.0],
         "prefill_s": [0.1, 0.1],
         "batch_wait_s": [0.0, 1.0],
         "end": [2.1, 2.6],

@@ -342,6 +342,32 @@ def test_a_proxy_that_holds_tokens_back_adds_no_slots(tmp_path: Path, gathered_s
     assert (found.estimate or 0) <= has
 
 
+def test_answers_that_a_gateway_lets_go_together_show_no_slots(tmp_path: Path) -> None:
+    """Was "at least 8" of four slots behind a gateway that gathers whole answers, and "more than one server stands behind"."""
+    played = play(TIMING, [Load(users=1, requests=4, output=(40, 40))], slots=4, says="llamacpp")
+    one = played.records[-1]
+    took = one.t_end - (one.t_send or 0)
+    records = []
+    for number in range(64):
+        sent = number // 8 * 3 * took  # eight at once, of which four wait for the others
+        free = sent + round(2.2 * took)
+        instants = ("t_headers", "t_first_byte", "t_first_token", "t_first_visible")
+        changes: dict[str, Any] = {
+            "id": number,
+            "user": number % 8,
+            "t_sched": sent,
+            "t_send": sent,
+            "t_end": free,
+            "warmup": False,
+        }
+        changes |= dict.fromkeys(instants, free) | dict.fromkeys(("reads", "stamped", "arrivals"), 1)
+        changes |= {"chunks": [(free - sent) // 1000] * len(one.chunks), "first_coalesced": True}
+        records.append(dataclasses.replace(one, **changes))
+    level = played.levels[0] | {"concurrency": 8, "ended_ns": records[-1].t_end}
+    found = slots.estimate_slots(frames.load(write(tmp_path / "run", records, [level])))
+    assert (found.estimate, found.limit) == (1, False)
+
+
 @pytest.mark.parametrize("has", [2, 8])
 @pytest.mark.parametrize("says", ["ollama", "llamacpp", None])
 def test_reads_that_the_way_delays_add_no_slots(tmp_path: Path, says: str | None, has: int) -> None:

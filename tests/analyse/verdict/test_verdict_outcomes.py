@@ -59,12 +59,15 @@ def test_users_who_wait_through_a_level_with_a_warm_up_are_missing_from_it(
     assert [one["cause"] for one in level["causes"]] == ["stuck"] * bool(users)
 
 
-def test_a_server_that_was_gone_for_a_while_behind_a_gateway_did_not_turn_requests_away(tmp_path: Path) -> None:
-    """Was "send less load", where lighttpd answered 503 until a killed server was back."""
+@pytest.mark.parametrize("status", [503, 500])  # lighttpd, Envoy; Portkey, LiteLLM
+def test_a_server_that_was_gone_for_a_while_behind_a_gateway_did_not_turn_requests_away(
+    tmp_path: Path, status: int
+) -> None:
+    """Was "send less load", where a gateway answered until a killed server was back; and a word on what is normal."""
     gone = {8: Outcome.TRUNCATED, 9: Outcome.TRUNCATED, **dict.fromkeys(range(10, 22), Outcome.HTTP_ERROR)}
 
     def fails(record: Record) -> dict[str, Any]:
-        return {**without_answer(record), "outcome": gone[record.id], "status": 503} if record.id in gone else {}
+        return {**without_answer(record), "outcome": gone[record.id], "status": status} if record.id in gone else {}
 
     levels, truth = grid(Made(), (4,))
     records = [dataclasses.replace(record, **fails(record)) for record in truth.records]
@@ -80,6 +83,7 @@ def test_a_server_that_was_gone_for_a_while_behind_a_gateway_did_not_turn_reques
             "server_gone",
         ),  # a gateway answers for a server that ended
         ({"status": 502, "error": "Bad Gateway", "since": 24}, "server_gone"),
+        ({"status": 500, "error": "fetch failed: ECONNREFUSED", "since": 24}, "server_gone"),
         ({"status": 429, "error": "the day's quota is used up", "since": 24}, "turned_away"),
         ({"outcome": Outcome.CONNECT_ERROR, "error": "cannot connect to h:1: connection refused"}, "server_gone"),
         ({"outcome": Outcome.TRUNCATED, "error": "the connection broke"}, "server_gone"),
@@ -210,22 +214,29 @@ def test_answers_of_several_models_are_a_mixture_and_of_one_other_a_note(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("took_s", "tokens", "says"),
+    ("took_s", "tokens", "every", "says"),
     [
         (
             15.0,
             9,
+            4,
             "each of these ended about 15.0 s after it was sent, as by a time limit of a gateway on the way or of the server",
         ),
-        (None, 9, "each of these ended about 5.00 s after its last token, or its sending, as by a time limit"),
-        (15.0, None, "each of these ended about 15.0 s after it was sent"),
-        (0.5, 9, None),
+        (None, 9, 4, "each of these ended about 5.00 s after its last token, or its sending, as by a time limit"),
+        (15.0, None, 4, "each of these ended about 15.0 s after it was sent"),
+        (
+            15.0,
+            9,
+            1,
+            "no request ended well (32 truncated: closed); each of these ended about 15.0 s after it was sent",
+        ),
+        (0.5, 9, 4, None),
     ],
 )
 def test_failures_after_one_time_are_those_of_a_time_limit(
-    tmp_path: Path, took_s: float | None, tokens: int | None, says: str | None
+    tmp_path: Path, took_s: float | None, tokens: int | None, every: int, says: str | None
 ) -> None:
-    """Eight of 32 are cut off: all after as long, or all as long after their last token; or no answer came in time."""
+    """Eight of 32 are cut off, or all of them, as behind Envoy's route timeout: all after as long, or all as long after their last token; or no answer came in time."""
 
     def cut(record: Record) -> dict[str, Any]:
         sent, some = record.t_send or 0, (tokens or 0) - record.id // 4
@@ -235,8 +246,8 @@ def test_failures_after_one_time_are_those_of_a_time_limit(
             return {**without_answer(record), **took, "status": 504, "error": "HTTP 504"}
         return {"outcome": Outcome.TRUNCATED, "chunks": record.chunks[: some + 1], "error": "closed", **took}
 
-    verdict, reasons = judged(tmp_path / "run", cut, every=4)
-    assert verdict == "suspect"
+    verdict, reasons = judged(tmp_path / "run", cut, every=every)
+    assert verdict == ("suspect" if every > 1 else "void")
     assert (says in reasons[0]) if says else ("time limit" not in reasons[0]), reasons
 
 

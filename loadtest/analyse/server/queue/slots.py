@@ -41,6 +41,7 @@ LEAST_AGREEMENT = 0.75  # of the readings, which must name the same number
 MOST_IDLE = 0.25  # of the time with requests waiting may pass with nobody at work, where slots keep them out
 LONGEST_PLAIN_STEP = 1.4  # times the usual step with nobody waiting: a longer one evaluates prompt tokens
 NOT_SEEN = "its limit was not seen"
+CAME_WHOLE = "answers came whole, so it is not known how many were at work at once"
 FEWEST_TOKENS = 4  # of the median answer, for the steps alone to name a limit where the server reports no durations
 SMALLEST_SLICE = 32  # prompt tokens that a step evaluates at least, where prompts are cut into slices
 
@@ -126,12 +127,15 @@ def estimate_slots(run: RunData) -> Slots:
         return Slots(None, limit=False, method="no stream was seen decoding")
     most = Witness("peak", peak, f"at most {counted(peak, 'request')} {doing} at the same time")
     asked = int(requests.in_flight.depth.max(initial=0))
+    whole = requests.told and mostly_held_back(run)
+    if whole and asked <= peak:  # what was at work one after another may have been let go together
+        return Slots(1, limit=False, method=CAME_WHOLE, witnesses=(most,), unknown=CAME_WHOLE)
     if asked <= peak:
         return Slots(peak, limit=False, method=f"{most.said}; never more were in flight than that", witnesses=(most,))
     events, ttft = excerpts.events(run), UnwaitedTtft.of(run, requests, peak)
     passed = _passed_over(run, requests, events)
     if requests.told:
-        whole = mostly_held_back(run)  # a cluster of arrivals is then an answer, and no batch
+        # of whole answers a cluster of arrivals is an answer, and no batch
         full = _full_batches(requests, events, near=requests.slack if whole else REFILLED_S)
         full = None if full is not None and full.slots != peak and whole else full
     else:
@@ -146,7 +150,7 @@ def estimate_slots(run: RunData) -> Slots:
     named = found[1].slots
     also = {witness.slots for witness in found[2:] if witness.slots is not None}
     if named is None or named < peak or not also <= {named}:  # the peak is only a lower bound
-        least = min(witness.slots for witness in found if witness.slots is not None)
+        least = 1 if whole else min(witness.slots for witness in found if witness.slots is not None)
         no_limit, named = replace(no_limit, estimate=least), None
         why = "these disagree too much to name a limit"
     if instead := budget_instead_of(run, requests, ttft, named):
