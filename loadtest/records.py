@@ -238,7 +238,7 @@ def written_lines(body: bytes) -> list[bytes]:
 def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
     """Return the objects of a file of JSON lines, and how many lines could not be read.
 
-    Raises RunFolderError where the file cannot be opened.
+    A last line that the writer did not finish is left out and not counted. Raises RunFolderError where the file cannot be opened.
     """
     with os_error_as(RunFolderError, f"cannot read {path}"):
         body = path.read_bytes()

@@ -90,7 +90,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Let the others have what the worker that measures leaves of the cores.
 
-    They get no test that measures afterwards: those are given away first, and all to one.
+    They get no test that measures afterwards: those are given away first, and all to one. With two workers, as in scripts/test;
+    more of them are through with what computes before the measuring one is, and then start servers beside it.
     """
     if "PYTEST_XDIST_WORKER" in os.environ and not _measures(item.path) and os.nice(0) < NICE:
         os.nice(NICE)

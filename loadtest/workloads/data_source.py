@@ -22,7 +22,7 @@ from loadtest.workloads.tokens import Counter, TokenFit
 
 WORKER_STRIDE = 10**9  # ordinals of one worker's requests; every worker counts in a stretch of its own
 GOLDEN = (5**0.5 - 1) / 2  # the fractional parts of its multiples lie far apart
-BATCH_PATHS = ("/responses", "/embeddings", "/messages")  # of a batch file's requests that are for no chat endpoint
+BATCH_PATHS = ("/responses", "/embeddings", "/messages", "/completions")  # of requests in a batch file
 MOST_NAMED, MOST_NAME = 8, 40  # columns in a sentence, characters of each
 MOST_COUNTED = 20_000  # rows whose tokens are counted to see whether they fit the context, the longest first
 
@@ -126,7 +126,7 @@ def data_notes(file: DataFile, scenario: Scenario) -> Iterator[str]:
     if file.own_lengths < len(file) and [*scenario.output_tokens] == DEFAULT_OUTPUT:
         most = DEFAULT_OUTPUT[0]
         yield f"{path}: answers end after {most} tokens at the latest; output_tokens takes another number, or {ANY}: the model ends them."
-    if file.unsent:
+    if file.unsent and scenario.data != scenario.trace:  # which uses columns of its own
         names = [name[:MOST_NAME] for name in file.unsent]
         more = [f"{len(names) - MOST_NAMED} more"] if len(names) > MOST_NAMED else []
         are = "its column {} is" if len(names) == 1 else "its columns {} are"
@@ -136,8 +136,9 @@ def data_notes(file: DataFile, scenario: Scenario) -> Iterator[str]:
         )
     if file.template is not None:
         yield f"{path}: {file.template} in a prompt is sent as it stands; loadtest fills nothing in."
-    if scenario.endpoint == "chat" and file.sent_to.endswith(BATCH_PATHS):
-        named = file.sent_to.rpartition("/")[2]
+    to = file.sent_to.rstrip("/")
+    if scenario.endpoint == "chat" and to.endswith(BATCH_PATHS) and not to.endswith("/chat/completions"):
+        named = to.rpartition("/")[2]
         yield f"{path}: its rows are requests to {named}, and go to the chat endpoint; --endpoint {named} sends them there."
     if file.with_body is not None:
         yield f"{path}: rows lay {file.with_body} over the request's body, as they are."

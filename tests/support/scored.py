@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Hashable, Sequence
 from pathlib import Path
@@ -37,12 +38,12 @@ _SAID: dict[Hashable, Document] = {}
 def predicted(run: Path, **asked: Any) -> Document:
     """Predict loads from a run; what is asked again of a run of the same bytes is not worked out again."""
     told = tuple((path.name, path.read_bytes()) for path in sorted(run.iterdir()))
-    key = (told, predict.TOKENS_SIMULATED, *sorted(asked.items()))
+    key = (run.name, told, predict.TOKENS_SIMULATED, *sorted(asked.items()))
     if key not in _SAID:
         found = analyse(run)
         facts = comparable.asked_facts(found.run)
         _SAID[key] = predict_loads(found.run, found.slots, found.steps, found.summary["levels"], facts, **asked)
-    return _SAID[key]
+    return copy.deepcopy(_SAID[key])
 
 
 def command(*args: object) -> tuple[int, str]:

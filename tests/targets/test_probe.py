@@ -103,7 +103,7 @@ def test_a_model_that_is_not_loaded_is_said_of_every_server(kind: str, again: bo
     asleep = ServedModel("m", loaded=False)
     [said] = hazards(Server("http://x", kind, None, (asleep,)), asleep)
     assert said.startswith("m is not loaded: the first request waits until it is.")
-    assert said.endswith("loads it again after each pause.") is again
+    assert said.endswith("loads its model again after each pause.") is again
 
 
 def hang_up(peer: Peer) -> None:

@@ -50,6 +50,7 @@ def test_each_change_of_the_user_count_begins_a_level_with_instants_of_its_own()
     levels.seen |= {(2, "input_tokens", 128), (2, "input_tokens", 256), (2, "output_tokens", 64)}
     facts = levels.facts(0)
     assert [level["concurrency"] for level in facts] == [1, 4, 6, 3]
+    assert [level.get("by_schedule") for level in facts] == [None, None, 2, None]  # of whom the rate may be unknown
     assert [level["input_tokens"] for level in facts] == [None, 128, None, None]
     assert [level["output_tokens"] for level in facts] == [None, None, 64, None]
     assert [level["rate"] for level in facts] == [None, 5.0, None, None]  # unknown where workers have different ones

@@ -265,7 +265,9 @@ def test_what_a_trace_lacks_is_said_before_it_is_sent(tmp_path: Path) -> None:
         f"has texts (Prompt), and those that are sent are made up; --data {path} sends its own when they are due."
     )
     both = check_files(Scenario(trace=str(path), data=str(path)))
-    assert not any("made up" in note for note in both)
+    assert not any("made up" in note or "not sent" in note for note in both)
+    path.write_text("time,isl,osl,prompt,input\n0,1,2,,7\n")  # columns of such names without a text
+    assert check_files(Scenario(trace=str(path))) == []
     path.write_text("id,time_ms,prompt_len,in,output_len\na,0,1,2,3\nb,250,1,2,3\n")
     assert check_files(Scenario(trace=str(path))) == [
         f"The instants of the trace {path} are read in milliseconds: it lasts 250 ms."

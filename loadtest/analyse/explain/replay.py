@@ -99,7 +99,7 @@ class LevelReplay:
         kept = _latest(timeline, rows, prompts + outputs)
         rows, prompts, outputs = rows[kept], prompts[kept], outputs[kept]
         level = next(each for each in run.levels if each["index"] == timeline.level[row])
-        after = _turns(run, rows) | ({} if level.is_open else _predecessors(run, timeline, rows))
+        after = _turns(run, rows) | (_predecessors(run, timeline, rows) if level.is_closed else {})
         start = float(timeline.send[rows].min())
         over = np.where(timeline.silent, timeline.end, timeline.freed)
         loading, ok = np.nan_to_num(run.column("load_s")), run.flag("ok")

@@ -76,7 +76,7 @@ def _far(run: RunData, level: LevelData, objective: Objective, sent: BoolArray, 
     values = run.column(objective.figure)
     known = sent & (~answered | np.isfinite(values))
     beyond = known & (~answered | ((values > objective.limit) if objective.at_most else (values < objective.limit)))
-    if level.is_open:
+    if not level.is_closed:
         return bool(known.any() and (beyond == known).all()) or (objective.figure in OF_A_QUEUE and fell_behind(level))
     rounds = int(known.sum()) // int(level["concurrency"])
     if rounds < FEWEST_FOR_FAR:

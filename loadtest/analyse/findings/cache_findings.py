@@ -15,7 +15,7 @@ from loadtest.analyse.summary import Analysis
 from loadtest.text import capitalised, counted, listed, percent, seconds, shown
 
 KEPT, LOST = 0.9, 0.1  # share of later turns that find their history cached: from KEPT on all do, up to LOST none does
-KEPT_ALONE = 0.5  # of those turns, from which on slots alone would have kept most
+KEPT_ALONE = 0.5  # share of later turns, from which on slots alone would have kept most
 # Share of the history: up to NOTHING cached is none of it, up to LITTLE read again is little.
 NOTHING, LITTLE = 0.1, 0.05
 LEAST_SHARED = 64  # tokens; a chat template's own beginning is no text that conversations share
@@ -123,7 +123,7 @@ def _claim(
     lost = f"nearly every later turn of {who} reads {its} again{cost}" if share <= LOST else some
     if (
         replayed is not None
-        and share <= LOST
+        and max(each for _, each in shares) <= LOST
         and (replayed.share_kept(_later(analysis, worst, use)) or 0) >= KEPT_ALONE
     ):
         though = f"though {counted(replayed.slots, 'slot')} that keep their last conversation would have kept most"

@@ -14,6 +14,7 @@ from loadtest.doubts import VOID
 from loadtest.metrics import SEVERAL_TOKENS, enough_for
 from loadtest.text import counted, listed, number, seconds, some_of
 
+ABOUT_ONE = 1.05  # tokens a piece, up to which a piece is said to count as one
 SIDES = (("input_lengths", "Prompts", "prompt_tokens"), ("output_lengths", "Answers", "output_tokens"))
 
 
@@ -72,10 +73,8 @@ def counting_finding(run: RunData, levels: Sequence[dict[str, Any]]) -> str | No
     if not pieces:
         return None
     said = f"{pieces} of {of} answers did not say their tokens: there"
-    if (held := run.tokens_a_piece(uncounted)) > 1:
-        return (
-            f"{said} a piece of text counts as {number(held)} tokens, as in answers that are as long as was asked for."
-        )
+    if run.tokens_a_piece(uncounted) > ABOUT_ONE:
+        return f"{said} a piece of text counts as many tokens as in answers that are as long as was asked for."
     if pieces == of:
         return "No answer said its tokens: each piece of text counts as one, so tokens/s are pieces/s."
     return f"{said} each piece of text counts as one."

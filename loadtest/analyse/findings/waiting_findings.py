@@ -60,7 +60,7 @@ def queueing(analysis: Analysis, series: Series) -> Finding | None:
         return None  # before_work says it
     if share > LEAST_BATCH_WAIT and slot < 0.1 * batch:
         return None  # batching says it
-    kind = "waiting" if batch > 0.01 * slot else "slot wait"
+    kind = "slot wait" if batch < 0.01 * slot else "waiting"
     if kind == "waiting" and share > LEAST_BATCH_WAIT:
         kind += f", {percent(batch / (slot + batch))} of that batch wait"
     return Finding(f"{capitalised(at)}, {percent(share)} {of} is {kind}{above}.")
@@ -117,7 +117,7 @@ def batching(analysis: Analysis, series: Series) -> Finding | None:
         return Finding(
             f"At {found.load}, {share} of {found.mean_ttft_said} is waiting until all streams at work have ended: the server seems to "
             "start prompts only then (no continuous batching), or it takes no more of them at once.",
-            f"No other stream was in mid-answer when requests that waited began, though up to {found['peak_decoding']} decoded at once.",
+            f"Hardly any other stream was in mid-answer when requests that waited began, though up to {found['peak_decoding']} decoded at once.",
         )
     if held_by_others(analysis.run, found):
         return Finding(

@@ -84,8 +84,8 @@ def grounds(summary: dict[str, Any], pictures: Sequence[Path]) -> dict[str, Any]
     Nothing for `predict` where a chart shows predictions already, or that there are none.
     """
     good = believed(summary["levels"])
-    closed = any(not level.is_open and not level.get("beside") for level in good)
-    steady = any(level.get("rate") and not level.get("rate_to") for level in good)
+    closed = any(level.is_closed and not level.get("beside") for level in good)
+    steady = any(level.is_open and level.get("rate") and not level.get("rate_to") for level in good)
     predicted = "--concurrency N" if closed else "--rate R" if steady else None
     apart = summary.get("groups")
     shown = any(path.name == "prediction.png" for path in pictures)

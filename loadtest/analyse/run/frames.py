@@ -259,7 +259,7 @@ def load(path: Path) -> RunData:
 
 def _request_frame(columns: Columns, chunks: Ragged, start: float, levels: list[LevelData]) -> pd.DataFrame:
     c = columns
-    c["output_tokens"] = counted_alike(c, chunks.counts)
+    c["output_tokens"], c["token_source"] = counted_alike(c, chunks.counts)
     last = c["t_send"] + chunks.last() * 1e3
     c["textless"] = np.array([not dialects.has_text(name) for name in c["dialect"]], dtype=np.bool_)
     whole = c["textless"] & (c["outcome"] == Outcome.OK)  # an answer without text comes in one piece

@@ -37,7 +37,7 @@ class LevelData(dict[str, Any]):
     @property
     def is_closed(self) -> bool:
         """Whether it was a closed loop and nothing else: under Locust users of both kinds of loop may run at once."""
-        return not self.is_open and self.get("rate") is None
+        return not self.is_open and self.get("rate") is None and not self.get("by_schedule")
 
     @property
     def fills_slots(self) -> bool:

@@ -39,7 +39,11 @@ def _nothing_succeeded(e: Evidence, *, failed: bool) -> Iterator[Doubt]:
     if len(_left_waiting(e)) >= max(doubts.FAILED_SHARE * len(_ended_by_itself(e)), 1):
         return  # which users do where the server is too slow for them: that was measured
     these = e.measured if len(e.measured) else e.everyone
-    limit = _time_limit(e, these)
+    # A server that dies ends all answers at one instant, and one that is gone is given up after a gateway's own tries.
+    apart = (
+        np.ptp(these["end"]) > SHORTEST_LIMIT_S and not these["status"].isin((502, 503)).any() if len(these) else False
+    )
+    limit = _time_limit(e, these) if apart else None
     yield Doubt(
         VOID,
         f"no request ended well ({list_outcomes(these) or 'none was recorded'}){f'; {limit}' if limit else ''}",

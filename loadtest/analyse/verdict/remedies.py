@@ -22,8 +22,8 @@ LESS_LOAD = (
 REMEDIES: dict[str, Remedy] = {
     "nothing_succeeded": Remedy(
         "No request succeeded.",
-        "Do what the error says; `loadtest check --try` asks the same server for one answer. Where that one is well, the server has no "
-        "room for so many at once (streams may share one context): send fewer streams, or give it more.",
+        "Do what the error says; `loadtest check --try` asks the same server for one answer. Where that one is well and several were "
+        "sent at once, they may have been too many (streams may share one context): send fewer.",
     ),
     "none_ended": Remedy(
         "No request ended before the level did.",

@@ -20,7 +20,8 @@ from loadtest.scenario import (
     split_outside_brackets,
 )
 
-_THOUSANDS = re.compile(r"(?<![\d.])\d{1,3},0\d\d(?!\d)")  # 1,024: a thousand and 24 to many, not 1 and 24
+# 1,024: a thousand and 24 to many, not 1 and 24
+_THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})*,0\d\d(?:,\d{3})*(?![\d.])")
 
 
 class ReadParam(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 alone
@@ -74,7 +75,7 @@ def _listed(text: str) -> str:
     """Return a list as it is; raise ScenarioError where a comma in it seems to stand for thousands."""
     if found := _THOUSANDS.search(text):
         raise ScenarioError(
-            f"{short_repr(text)} is a list, as a comma stands between two numbers; write {found[0].replace(',', '')} for one number"
+            f"{short_repr(text)} has a comma between two numbers, which makes two of them; write {found[0].replace(',', '')} for one"
         )
     return text
 

@@ -52,7 +52,8 @@ def hazards(
     if model is None:
         return found
     if model.loaded is False:
-        asleep = " llama.cpp with --sleep-idle-seconds loads it again after each pause." * (server.kind == "llama.cpp")
+        again = " A llama.cpp that sleeps when idle (--sleep-idle-seconds) loads its model again after each pause."
+        asleep = again * (server.kind == "llama.cpp")
         found.append(
             f"{shown(model.name)} is not loaded: the first request waits until it is. `run` loads it before it measures.{asleep}"
         )

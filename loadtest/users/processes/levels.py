@@ -107,6 +107,8 @@ class ReachedLevels:
             **only,
         )
         facts = level_facts(level) | stage.more
+        if level.concurrency and stage.by_schedule:
+            facts["by_schedule"] = stage.by_schedule  # users of an open loop beside them
         if stage.reached_ns is not None and stage.ended_ns is not None:
             facts |= {"started_ns": stage.reached_ns - anchor_ns, "ended_ns": stage.ended_ns - anchor_ns}
         return facts

@@ -192,6 +192,7 @@ def _read_trace(path: Path, _: tuple[int, ...], *, timed: bool) -> Trace:
     times, inputs, outputs = array("d"), array("q"), array("q")
     hashes, ends = array("q"), array("q")
     numbers, scale, unread = array("q"), 0.0, dict[str, None]()
+    texts: tuple[str, ...] | None = None  # columns of the first row that hold what a request may say
     for number, row in reader(path, rows):
         where = f"the trace {path}, line {number},"
         columns = _columns_of(tuple(row))
@@ -200,6 +201,7 @@ def _read_trace(path: Path, _: tuple[int, ...], *, timed: bool) -> Trace:
         times.append(time)
         numbers.append(number)
         unread.update(dict.fromkeys(columns.unread))
+        texts = texts if texts is not None else tuple(name for name in columns.unread if _is_text(name, row[name]))
         hashes.extend(_row_hashes(row, where))
         ends.append(len(hashes))
         inputs.append(_row_length(row, columns.input, 1, where))
@@ -212,9 +214,15 @@ def _read_trace(path: Path, _: tuple[int, ...], *, timed: bool) -> Trace:
         outputs = array("q", (length or 1 for length in outputs))
     asked, answers = _all(inputs, INPUTS[0], numbers, path), _all(outputs, OUTPUTS[0], numbers, path)
     blocks = Blocks.of(hashes, ends, asked) if hashes and asked is not None else None
-    if asked is not None and answers is not None:
-        unread = {name: None for name in unread if plain_name(name) in KNOWN}
-    return Trace(offsets, asked, answers, blocks, empty, UNIT_NAMES.get(scale, ""), tuple(unread))
+    left = (texts or ()) if asked is not None and answers is not None else tuple(unread)
+    return Trace(offsets, asked, answers, blocks, empty, UNIT_NAMES.get(scale, ""), left)
+
+
+def _is_text(name: str, value: Any) -> bool:
+    """Whether a column of prompts holds one: a text that is no number, or messages."""
+    if plain_name(name) not in KNOWN or not isinstance(value, str):
+        return plain_name(name) in KNOWN and isinstance(value, list) and bool(value)
+    return bool(value.strip()) and not value.strip().replace(".", "").isdigit()
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,6 +78,15 @@ def test_a_server_that_keeps_nothing_is_not_said_to_have_too_few_slots(tmp_path:
         "Nearly every later turn of 2 people reads its whole history again, though 2 slots that keep their last conversation would have "
         "kept most: the server seems to keep no prompts (its prefix cache may be off)."
     )
+    loads = [SessionLoad(users=each, sessions=5 * each) for each in (2, 4)]
+    made = play_sessions(TIMING, loads, slots=4)
+    for record in made.records:
+        timings = (record.server or {})["timings"]
+        if record.level == 1:
+            timings |= {"cache_n": 0, "prompt_n": timings["cache_n"] + timings["prompt_n"]}
+    server = {**LLAMA, "slots_said": 4}
+    [found, *_] = cache_findings(analyse(made.write(tmp_path / "both", scenario=SCENARIO, server=server)))
+    assert "the conversations of 2 people are kept" in found
 
 
 def test_a_history_that_is_kept_but_for_its_answers_is_kept_in_part(tmp_path: Path) -> None:

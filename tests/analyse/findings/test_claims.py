@@ -69,6 +69,7 @@ def queued(slots: Slots, *, wait: float | None, slot: float | None, batch: float
             0.26,
             "At 8 streams, 30 % of the mean TTFT (1.00 s) is waiting, 87 % of that batch wait.",
         ),
+        (LIMIT, 0.05, 0.0, 0.0, "At 8 streams, 0 % of the mean TTFT (1.00 s) is waiting."),
         # Was "80 % … is waiting, 0.017 % of that batch wait".
         (NO_LIMIT, 0.8, 0.8, 0.001, "At 8 streams, 80 % of the mean TTFT (1.00 s) is slot wait."),
         # Was "68 % is slot wait" of a vLLM whose own queue times came to 38 %.

@@ -98,8 +98,8 @@ def test_what_a_batch_took_is_said_of_the_rows_that_were_over(
             ("chunks", "asked", "asked"),
             1.88,
             (
-                "1 of 3 answers did not say their tokens: there a piece of text counts as 1.88 tokens, as in answers that "
-                "are as long as was asked for."
+                "1 of 3 answers did not say their tokens: there a piece of text counts as many tokens as in answers that are as long "
+                "as was asked for."
             ),
         ),
         (("server", "tiktoken", "asked", None), 1.0, None),

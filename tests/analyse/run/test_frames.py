@@ -63,7 +63,9 @@ def test_gaps_stay_inside_their_request(tmp_path: Path) -> None:
         ("aaac", [40, 40, 40, 40]),  # FastChat with two tokens a piece: the text of one answer was short
         ("aaas", [40, 40, 40, 40]),
         ("ccca", [20, 20, 20, 20]),  # cut by the context, and the text of one was long
-        ("sssa", [40, 40, 40, 40]),
+        ("saaa", [40, 40, 40, 40]),
+        ("sssa", [20, 20, 20, 40]),  # one answer says little of the others
+        ("smma", [20, 20, 20, 40]),
         ("mmmc", [20, 20, 20, 20]),  # as many pieces as were asked for
         ("tttc", [40, 40, 40, 20]),  # a server that counts most of its answers
     ],
@@ -76,12 +78,15 @@ def test_answers_of_a_level_that_nobody_counted_are_counted_alike(
         "a": {"token_source": "asked", "output_tokens": 40, "finish_reason": "length"},
         "c": {"token_source": "chunks", "output_tokens": 20, "finish_reason": "length"},
         "s": {"token_source": "chunks", "output_tokens": 20, "finish_reason": "stop"},
-        "m": {"token_source": "asked", "output_tokens": 20, "finish_reason": "length"},
+        "m": {"token_source": "asked", "output_tokens": 20, "finish_reason": "length", "asked": 20},
         "t": {"token_source": "server", "output_tokens": 40, "finish_reason": "length"},
     }
     records = two_users().records
     measured = [record for record in records if not record.warmup]
-    made = [dataclasses.replace(record, **fields[count]) for record, count in zip(measured, counts, strict=True)]
+    made = [
+        dataclasses.replace(record, **{"asked": 40, **fields[count]})
+        for record, count in zip(measured, counts, strict=True)
+    ]
     run = frames.load(write(tmp_path / "run", made, [LEVEL]))
     assert run.column("output_tokens") == pytest.approx(counted)
 

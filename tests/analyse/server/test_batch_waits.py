@@ -65,7 +65,7 @@ def test_a_wait_through_many_tokens_of_another_stream_is_no_batch_wait(run: RunD
         (500, "is batch wait, although no request waits for a slot"),
     ],
 )
-def test_others_on_the_server_are_not_called_a_batch(gap_ms: int, said: str) -> None:
+def test_others_on_the_server_are_not_called_a_batch(gap_ms: int, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With another client on a real Ollama: "60 % is batch wait, although no request waits for a slot", up to 4.26 s."""
     figures: dict[str, Any] = {
         name: {"mean": value, "max": value}
@@ -76,6 +76,11 @@ def test_others_on_the_server_are_not_called_a_batch(gap_ms: int, said: str) -> 
     found = waiting_findings.batching(analysis, Series("", (level,)))
     assert found is not None
     assert said in found
+    with monkeypatch.context() as changed:
+        changed.setattr(waiting_findings, "begin_after_all", lambda *_: True)
+        level["peak_decoding"] = 2
+        after_all = waiting_findings.batching(analysis, Series("", (level,)))
+    assert ("until all streams at work have ended" in (after_all or "")) is ("others" in said)
     if "others" in said:  # advise said "nothing waited for a slot, so more slots would change nothing"
         with pytest.raises(PredictionError, match=r"^No prediction: at 2 streams requests waited through many steps"):
             fitted_way(analysis.run, Slots(2, limit=False, method=""), cast("Steps", None), [level])

@@ -236,7 +236,7 @@ def test_answers_of_several_models_are_a_mixture_and_of_one_other_a_note(tmp_pat
 def test_failures_after_one_time_are_those_of_a_time_limit(
     tmp_path: Path, took_s: float | None, tokens: int | None, every: int, says: str | None
 ) -> None:
-    """Eight of 32 are cut off, or all of them, as behind Envoy's route timeout: all after as long, or all as long after their last token; or no answer came in time."""
+    """Eight of 32 are cut off, or all of them (Envoy's route timeout), after as long, or as long after their last token."""
 
     def cut(record: Record) -> dict[str, Any]:
         sent, some = record.t_send or 0, (tokens or 0) - record.id // 4
@@ -249,6 +249,21 @@ def test_failures_after_one_time_are_those_of_a_time_limit(
     verdict, reasons = judged(tmp_path / "run", cut, every=every)
     assert verdict == ("suspect" if every > 1 else "void")
     assert (says in reasons[0]) if says else ("time limit" not in reasons[0]), reasons
+
+
+@pytest.mark.parametrize(("status", "together"), [(None, True), (503, False)])
+def test_a_server_that_died_or_is_gone_has_no_time_limit(tmp_path: Path, status: int | None, together: bool) -> None:
+    """All broke off when it died, 3 s after they were sent at once; or a gateway gave each up after as many tries."""
+
+    def cut(record: Record) -> dict[str, Any]:
+        sent = (record.id * MS) if together else (record.t_send or 0)
+        ended = 3_000_000_000 + (0 if together else sent)
+        outcome = {"outcome": Outcome.TRUNCATED, "error": "closed"} if status is None else {"status": status}
+        return {**without_answer(record), **outcome, "t_sched": sent, "t_send": sent, "t_end": ended}
+
+    _, reasons = judged(tmp_path / "run", cut, every=1)
+    assert "no request ended well" in reasons[0]
+    assert "time limit" not in reasons[0]
 
 
 def test_not_each_failure_is_said_to_have_met_a_limit_that_one_did_not(tmp_path: Path) -> None:

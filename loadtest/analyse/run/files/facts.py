@@ -59,6 +59,7 @@ RUN_LEVEL = {
     "index": NumberKind(high=1e6),
     "label": TEXT,
     "concurrency": SMALL,
+    "by_schedule": SMALL,
     "rate": POSITIVE,
     "rate_to": POSITIVE,
     "trace": TEXT,

@@ -128,7 +128,7 @@ def estimate_slots(run: RunData) -> Slots:
     most = Witness("peak", peak, f"at most {counted(peak, 'request')} {doing} at the same time")
     asked = int(requests.in_flight.depth.max(initial=0))
     whole = requests.told and mostly_held_back(run)
-    if whole and asked <= peak:  # what was at work one after another may have been let go together
+    if whole and 1 < asked <= peak:  # what was at work one after another may have been let go together
         return Slots(1, limit=False, method=CAME_WHOLE, witnesses=(most,), unknown=CAME_WHOLE)
     if asked <= peak:
         return Slots(peak, limit=False, method=f"{most.said}; never more were in flight than that", witnesses=(most,))

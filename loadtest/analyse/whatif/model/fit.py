@@ -180,8 +180,8 @@ def fitted_way(
         if level["verdict"] != VOID and held_by_others(run, level):
             raise PredictionError(
                 f"No prediction: at {level['label']} requests waited through many steps of other streams, with no more of them than the "
-                "server handles, so others may use it, of whom the run knows nothing, or it starts prompts only when all streams have ended. Measure it with no "
-                "one else there, and with continuous batching."
+                "server handles, so others may use it, of whom the run knows nothing, or it starts prompts only when all streams have "
+                "ended. Measure it with no one else there, and with continuous batching."
             )
         if level["verdict"] != VOID and (share := loading_share(level)) > LEAST_BATCH_WAIT:
             raise PredictionError(
