@@ -29,10 +29,14 @@ WRONG = [
     (["--requests", "1.000"], "'1.000' is not a whole number like 8"),
     (
         ["--concurrency", "1,2,1,024"],
-        "'1,2,1,024' is a list, as a comma stands between two numbers; write 1024 for one number;",
+        "'1,2,1,024' has a comma between two numbers, which makes two of them; write 1024 for one;",
     ),
-    (["--input-tokens", "128,2,048"], "'128,2,048' is a list, as a comma stands between two numbers; write 2048 for"),
-    (["--output-tokens", "uniform(1,024)"], "write 1024 for one number"),  # was uniform(1, 24)
+    (
+        ["--input-tokens", "128,2,048"],
+        "'128,2,048' has a comma between two numbers, which makes two of them; write 2048 for",
+    ),
+    (["--input-tokens", "1,000,000"], "write 1000000 for one;"),
+    (["--output-tokens", "uniform(1,024)"], "write 1024 for one;"),  # was uniform(1, 24)
     (["--input-tokens", "4.000@30%+200@70%"], "'4.000@30%+200@70%' is no length"),
     (["--prediction", "nowhere"], "cannot read the prediction nowhere: No such file or directory."),
     (["--seed", "1" * 24], "seed must be at most 9223372036854775807"),

@@ -77,7 +77,7 @@ def levels_used(run: RunData, levels: Sequence[dict[str, Any]]) -> list[dict[str
     steady = [
         level
         for level in levels
-        if level["rate"] and level["concurrency"] is None and not any(level.get(each) for each in UNSTEADY)
+        if level["rate"] and level.get("concurrency") is None and not any(level.get(each) for each in UNSTEADY)
     ]
     lengths = [(level["input_tokens"], level["output_tokens"], level["words"]) for level in steady]
     if not lengths:
