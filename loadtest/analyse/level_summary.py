@@ -80,7 +80,7 @@ def level_summary(
     found: dict[str, Any] = {
         "index": index,
         "label": level_label(level, run.column("prompt_tokens")[good]),
-        **{key: level[key] for key in ("model", "url", "beside") if key in level},
+        **{key: level[key] for key in ("model", "url", "beside", "by_schedule") if key in level},
         **{key: level.get(key) for key in ("concurrency", "rate", "input_tokens", "output_tokens", "words")},
         **{key: level[key] for key in LENGTHS_IF_SET if level.get(key)},
         **_offered(run, level),

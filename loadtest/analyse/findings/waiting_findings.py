@@ -113,13 +113,15 @@ def batching(analysis: Analysis, series: Series) -> Finding | None:
         return None if np.any(analysis.run.requests.get("accompanied", False)) else before_work(series, alone)
     slot, ttft = found.figure("slot_wait_s") or 0.0, found.mean_ttft or 0.0
     share = percent(found.share_of_ttft("batch_wait_s"))  # as in the tables
-    if held_by_others(analysis.run, found) and begin_after_all(analysis.run, found):
-        return Finding(
-            f"At {found.load}, {share} of {found.mean_ttft_said} is waiting until all streams at work have ended: the server seems to "
-            "start prompts only then (no continuous batching), or it takes no more of them at once.",
-            f"Hardly any other stream was in mid-answer when requests that waited began, though up to {found['peak_decoding']} decoded at once.",
-        )
     if held_by_others(analysis.run, found):
+        shows = next((level for level in series.believed if begin_after_all(analysis.run, level)), None)
+        if shows is not None:
+            return Finding(
+                f"At {found.load}, {share} of {found.mean_ttft_said} is waiting until all streams at work have ended: the server seems "
+                "to start prompts only then (no continuous batching), or it takes no more of them at once.",
+                f"At {shows.load} hardly any other stream was in mid-answer when requests that waited began, though up to "
+                f"{shows['peak_decoding']} decoded at once.",
+            )
         return Finding(
             f"At {found.load}, {share} of {found.mean_ttft_said} is waiting "
             "through many steps of other streams, with no more of them than the server handles: others may use this server, or it takes "

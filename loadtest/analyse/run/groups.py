@@ -232,11 +232,13 @@ def _level_of_group(run: RunData, level: LevelData, rows: BoolArray) -> LevelDat
     for key in ("rate", "rate_to"):
         if level.get(key) is not None:
             own[key] = float(f"{float(level[key]) * share:.3g}") or None
+    if not share:
+        own.pop("by_schedule", None)
     if not level.is_open:
-        looped = sent[sent["user"].notna()] if level.get("rate") else sent
+        looped = sent if level.is_closed else sent[sent["user"].notna()]
         began, ended = (looped[name].to_numpy(dtype=np.float64) for name in ("send", "end"))
         known = np.isfinite(began) & np.isfinite(ended)
-        least = 0 if own.get("rate") else 1
+        least = 0 if own.get("rate") or own.get("by_schedule") else 1
         peak = max(peak_at_once(began[known], ended[known]), least) or None
         own["concurrency"] = _users_planned(run, level, rows) or peak
         if level.get("requests") and peak:

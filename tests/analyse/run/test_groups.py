@@ -104,6 +104,10 @@ def test_users_of_a_closed_loop_beside_an_open_one_are_told_apart(tmp_path: Path
     assert "several requests at once" not in " ".join(all_findings(together))
     with pytest.raises(PredictionError, match="neither a level of a closed loop nor one"):
         levels_used(together.run, together.summary["levels"])
+    unknown = [level | {"rate": None, "by_schedule": 1} for level in levels]  # its workers were given different rates
+    assert not any(one.is_closed for one in analyse(write(tmp_path / "unknown", of_one, unknown)).levels)
+    apart = analyse(write(tmp_path / "both", records, unknown, targets=[target("made"), target("other")]))
+    assert [(one.is_closed, one.is_open) for one in apart.levels[::2]] == [(True, False), (False, True)]
 
 
 def test_each_part_says_what_the_same_requests_alone_would(both: Analysis, tmp_path: Path) -> None:

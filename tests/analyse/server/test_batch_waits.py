@@ -77,9 +77,10 @@ def test_others_on_the_server_are_not_called_a_batch(gap_ms: int, said: str, mon
     assert found is not None
     assert said in found
     with monkeypatch.context() as changed:
-        changed.setattr(waiting_findings, "begin_after_all", lambda *_: True)
-        level["peak_decoding"] = 2
-        after_all = waiting_findings.batching(analysis, Series("", (level,)))
+        # At two streams one decodes at a time, as on one slot; the other level shows it.
+        changed.setattr(waiting_findings, "begin_after_all", lambda _, one: one["index"] == 1)
+        other = LevelData({**level, "index": 1, "label": "4 streams", "concurrency": 4, "peak_decoding": 3})
+        after_all = waiting_findings.batching(analysis, Series("", (level, other)))
     assert ("until all streams at work have ended" in (after_all or "")) is ("others" in said)
     if "others" in said:  # advise said "nothing waited for a slot, so more slots would change nothing"
         with pytest.raises(PredictionError, match=r"^No prediction: at 2 streams requests waited through many steps"):
