@@ -14,6 +14,14 @@ from loadtest.workloads.data_source import data_file
 from loadtest.workloads.files.data_row import Row
 from loadtest.workloads.workload import check_files
 
+HELLO = {"role": "user", "content": "Hello"}
+BATCH = {
+    "custom_id": "b1",
+    "method": "POST",
+    "url": "/v1/chat/completions",
+    "body": {"model": "x", "messages": [HELLO], "max_tokens": 9, "top_p": 0.5},
+}
+
 
 def write(folder: Path, name: str, content: Any) -> Path:
     path = folder / name
