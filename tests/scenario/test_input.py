@@ -36,6 +36,7 @@ WRONG = [
         "'128,2,048' has a comma between two numbers, which makes two of them; write 2048 for",
     ),
     (["--input-tokens", "1,000,000"], "write 1000000 for one;"),
+    (["--rate", "1,024.5"], "write 1024.5 for one;"),  # was 1 and 24.5 a second
     (["--output-tokens", "uniform(1,024)"], "write 1024 for one;"),  # was uniform(1, 24)
     (["--input-tokens", "4.000@30%+200@70%"], "'4.000@30%+200@70%' is no length"),
     (["--prediction", "nowhere"], "cannot read the prediction nowhere: No such file or directory."),

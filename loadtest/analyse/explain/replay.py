@@ -99,7 +99,7 @@ class LevelReplay:
         kept = _latest(timeline, rows, prompts + outputs)
         rows, prompts, outputs = rows[kept], prompts[kept], outputs[kept]
         level = next(each for each in run.levels if each["index"] == timeline.level[row])
-        after = _turns(run, rows) | (_predecessors(run, timeline, rows) if level.is_closed else {})
+        after = _turns(run, rows) | ({} if level.is_open else _predecessors(run, timeline, rows, alike=level.is_closed))
         start = float(timeline.send[rows].min())
         over = np.where(timeline.silent, timeline.end, timeline.freed)
         loading, ok = np.nan_to_num(run.column("load_s")), run.flag("ok")
@@ -302,13 +302,15 @@ def _turns(run: RunData, rows: IntArray) -> dict[int, int]:
     return {row: earlier for row, earlier in before.items() if earlier is not None}
 
 
-def _predecessors(run: RunData, timeline: Timeline, rows: IntArray) -> dict[int, int]:
+def _predecessors(run: RunData, timeline: Timeline, rows: IntArray, *, alike: bool) -> dict[int, int]:
     """Return, for each request of a closed loop, the one whose answer its user waited for.
 
-    Where the records do not name users it is the last answer before it that no other request followed: users are alike.
+    Where the records do not name users it is the last answer before it that no other request followed: users are `alike`. They
+    are not beside an open loop, whose requests have no user.
     """
-    if np.isfinite(run.column("user")[rows]).all():
-        by_user = grouped(zip(run.column("user")[rows].tolist(), rows.tolist(), strict=True))
+    users = run.column("user")[rows]
+    if (named := np.isfinite(users)).all() or not alike:
+        by_user = grouped(zip(users[named].tolist(), rows[named].tolist(), strict=True))
         return {row: before for mine in by_user.values() for before, row in itertools.pairwise(mine)}
     found: dict[int, int] = {}
     ended = sorted((float(timeline.freed[row]), int(row)) for row in rows if math.isfinite(timeline.freed[row]))

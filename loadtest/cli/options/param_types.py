@@ -21,7 +21,7 @@ from loadtest.scenario import (
 )
 
 # 1,024: a thousand and 24 to many, not 1 and 24
-_THOUSANDS = re.compile(r"(?<![\d.])[1-9]\d{0,2}(?:,\d{3})*,0\d\d(?:,\d{3})*(?![\d.])")
+_THOUSANDS = re.compile(r"(?<![\d.])[1-9]\d{0,2}(?:,\d{3})*,0\d\d(?:,\d{3})*(?:\.\d+)?(?!\d)")
 
 
 class ReadParam(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 alone

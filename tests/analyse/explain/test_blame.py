@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import numpy as np
@@ -19,8 +20,10 @@ from support.virtual_runs import Load, play
 from loadtest.analyse.charts import explain as chart
 from loadtest.analyse.explain import time_parts as parts
 from loadtest.analyse.explain.explanation import Explainer, row_of
-from loadtest.analyse.explain.replay import LevelReplay, Omission, _outputs
+from loadtest.analyse.explain.replay import LevelReplay, Omission, _outputs, _predecessors
+from loadtest.analyse.explain.timeline import Timeline
 from loadtest.analyse.reports import explain_report as words
+from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.queue import slots
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.summary import analyse
@@ -241,3 +244,10 @@ def test_what_the_replay_misses_of_a_long_wait_is_not_laid_on_what_is_left_witho
         likely, (low, high) = found
         assert likely == pytest.approx(said, rel=0.01)
         assert low <= said <= high
+
+
+def test_a_request_of_an_open_loop_waits_for_nobody_s_answer() -> None:
+    """Beside users of a closed loop it was taken to follow the last answer before it, as if its user had waited for that."""
+    run = cast("RunData", SimpleNamespace(column=lambda _: np.array([1.0, np.nan, 2.0, 1.0, np.nan])))
+    timeline = cast("Timeline", SimpleNamespace(freed=np.arange(5) + 0.5, send=np.arange(5) * 1.0))
+    assert _predecessors(run, timeline, np.arange(5), alike=False) == {3: 0}

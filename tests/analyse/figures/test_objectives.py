@@ -206,6 +206,11 @@ def test_a_miss_by_far_is_sure_though_there_are_too_few_rounds_for_an_interval(t
         assert not judged.met
         assert judged.sure is sure
         assert all_met([judged]) is (False if sure else None)
+    asked = parse_objectives(f"ttft_p95={level['ttft_s']['p50']}")
+    beside = write(tmp_path / "beside", played.records, [played.levels[0] | {"rate": 4.0}])  # which has no rounds
+    for where, sure in ((folder, True), (beside, False)):
+        (judged,) = judge_objectives(asked, analyse(where, asked).summary["levels"][0])
+        assert (judged.met, judged.sure) == (False, sure)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from loadtest.analyse.charts import machine
 from loadtest.analyse.charts.ttft import parts_of
 from loadtest.analyse.figures import client_capacity
 from loadtest.analyse.findings.run_findings import all_findings
+from loadtest.analyse.reports import pages as report_pages
 from loadtest.analyse.reports.answers import verdict_in_words
 from loadtest.analyse.run import frames, groups
 from loadtest.analyse.summary import Analysis, analyse
@@ -105,6 +106,7 @@ def test_users_of_a_closed_loop_beside_an_open_one_are_told_apart(tmp_path: Path
     with pytest.raises(PredictionError, match="neither a level of a closed loop nor one"):
         levels_used(together.run, together.summary["levels"])
     unknown = [level | {"rate": None, "by_schedule": 1} for level in levels]  # its workers were given different rates
+    assert report_pages.grounds(together.summary, []) == {"advise": False, "predict": None, "explain": ""}
     assert not any(one.is_closed for one in analyse(write(tmp_path / "unknown", of_one, unknown)).levels)
     apart = analyse(write(tmp_path / "both", records, unknown, targets=[target("made"), target("other")]))
     assert [(one.is_closed, one.is_open) for one in apart.levels[::2]] == [(True, False), (False, True)]

@@ -81,6 +81,9 @@ def test_others_on_the_server_are_not_called_a_batch(gap_ms: int, said: str, mon
         changed.setattr(waiting_findings, "begin_after_all", lambda _, one: one["index"] == 1)
         other = LevelData({**level, "index": 1, "label": "4 streams", "concurrency": 4, "peak_decoding": 3})
         after_all = waiting_findings.batching(analysis, Series("", (level, other)))
+        changed.setattr(analysis.run, "requests", {}, raising=False)
+        changed.setattr(waiting_findings, "mostly_held_back", lambda *_: True)
+        assert waiting_findings.batching(analysis, Series("", (level, other))) is None  # whole answers begin nothing
     assert ("until all streams at work have ended" in (after_all or "")) is ("others" in said)
     if "others" in said:  # advise said "nothing waited for a slot, so more slots would change nothing"
         with pytest.raises(PredictionError, match=r"^No prediction: at 2 streams requests waited through many steps"):

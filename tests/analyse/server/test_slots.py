@@ -16,9 +16,11 @@ from support.made_runs import Made, closed_loop, grid, make, recorded, write
 from support.places import RECORDED_RUNS
 from support.virtual_runs import Load, play
 
+from loadtest.analyse.reports import answers
 from loadtest.analyse.run import frames
 from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.server.queue import slots
+from loadtest.analyse.summary import analyse
 from loadtest.records import Outcome
 from loadtest.simulate.model.timing import StepLaw, Timing
 
@@ -342,19 +344,20 @@ def test_a_proxy_that_holds_tokens_back_adds_no_slots(tmp_path: Path, gathered_s
     assert (found.estimate or 0) <= has
 
 
-def test_answers_that_a_gateway_lets_go_together_show_no_slots(tmp_path: Path) -> None:
+@pytest.mark.parametrize("users", [8, 12])
+def test_answers_that_a_gateway_lets_go_together_show_no_slots(tmp_path: Path, users: int) -> None:
     """Was "at least 8" of four slots behind a gateway that gathers whole answers, and "more than one server stands behind"."""
     played = play(TIMING, [Load(users=1, requests=4, output=(40, 40))], slots=4, says="llamacpp")
     one = played.records[-1]
     took = one.t_end - (one.t_send or 0)
     records = []
-    for number in range(64):
-        sent = number // 8 * 3 * took  # eight at once, of which four wait for the others
-        free = sent + round(2.2 * took)
+    for number in range(8 * users):
+        sent = number // users * 3 * took  # so many at once, of which four are worked on, and eight let go together
+        free = sent + round((2.2 if number % users < 8 else 2.9) * took)
         instants = ("t_headers", "t_first_byte", "t_first_token", "t_first_visible")
         changes: dict[str, Any] = {
             "id": number,
-            "user": number % 8,
+            "user": number % users,
             "t_sched": sent,
             "t_send": sent,
             "t_end": free,
@@ -363,9 +366,13 @@ def test_answers_that_a_gateway_lets_go_together_show_no_slots(tmp_path: Path) -
         changes |= dict.fromkeys(instants, free) | dict.fromkeys(("reads", "stamped", "arrivals"), 1)
         changes |= {"chunks": [(free - sent) // 1000] * len(one.chunks), "first_coalesced": True}
         records.append(dataclasses.replace(one, **changes))
-    level = played.levels[0] | {"concurrency": 8, "ended_ns": records[-1].t_end}
-    found = slots.estimate_slots(frames.load(write(tmp_path / "run", records, [level])))
-    assert (found.estimate, found.limit) == (1, False)
+    level = played.levels[0] | {"concurrency": users, "ended_ns": records[-1].t_end}
+    says = {"kind": "llama.cpp", "slots_said": 4, "simulated": None}
+    found = analyse(write(tmp_path / "run", records, [level], server=says))
+    assert (found.slots.estimate, found.slots.limit) == (1, False)
+    if users == 8:
+        [tile] = [tile for tile in answers.tiles(found) if tile.name == "Slots"]
+        assert (tile.value, tile.note) == ("≥ 1", "the server says 4")  # and not to measure with more load
 
 
 @pytest.mark.parametrize("has", [2, 8])

@@ -150,7 +150,7 @@ def estimate_slots(run: RunData) -> Slots:
     named = found[1].slots
     also = {witness.slots for witness in found[2:] if witness.slots is not None}
     if named is None or named < peak or not also <= {named}:  # the peak is only a lower bound
-        least = 1 if whole else min(witness.slots for witness in found if witness.slots is not None)
+        least = min(witness.slots for witness in found if witness.slots is not None)
         no_limit, named = replace(no_limit, estimate=least), None
         why = "these disagree too much to name a limit"
     if instead := budget_instead_of(run, requests, ttft, named):
