@@ -210,7 +210,7 @@ class Request:
         if received.success:
             waited = (received.t_headers or 0) - (received.t_send or 0)
             gateway_headers.remark(ending, received.header_lines, waited / NS_PER_S)
-            if received.left_open:
+            if received.marked is not None and not (received.complete or received.broke_off):
                 ending.notes.append(LEFT_OPEN)
         if not self.dialect.streams:
             hold_prompt_count(ending, self.job)

@@ -85,9 +85,8 @@ def _behind_broken_ones(ended: pd.DataFrame) -> pd.Series[bool]:
     """
     order = ended.sort_values("end", kind="stable")
     good, end = order["ok"].astype(bool), order["end"].to_numpy()
-    began, over = order["first_token"][good].to_numpy(), end[good] - ALIKE_S
-    lasting = over > began
-    broke = order["outcome"].isin(_BROKE) & (open_within(began[lasting], over[lasting], end, end) == 0)
+    began = order["first_token"][good].to_numpy()
+    broke = order["outcome"].isin(_BROKE) & (open_within(began, np.maximum(end[good] - ALIKE_S, began), end, end) == 0)
     is_behind: pd.Series[bool] = broke.astype(float).where(good | broke).ffill() == 1
     return is_behind
 

@@ -301,9 +301,7 @@ def as_name(value: Any) -> str | None:
 
 def other_model(said: str | None, asked: str) -> str | None:
     """Return the model that an answer says it is of (see as_name); None where that is the one that was asked for."""
-    if said is None or said in (asked, f"{asked}:latest"):
-        return None
-    return None if said == as_name(asked) else said
+    return None if said in (None, asked, f"{asked}:latest", as_name(asked)) else said
 
 
 @lru_cache(maxsize=64)  # for the answers of a run say the same few names, and looking for our keys takes 30 µs

@@ -164,11 +164,6 @@ class Received:
         return self.failure if self._parser.excessive else None
 
     @property
-    def left_open(self) -> bool:
-        """Whether the answer was over though its framing went on, so that what came later was not read."""
-        return self.marked is not None and not (self._parser.complete or self.broke_off)
-
-    @property
     def reusable(self) -> bool:
         """Whether the connection can carry another request."""
         return self._parser.complete and self._parser.keep_alive and not self._parser.excess
