@@ -304,7 +304,7 @@ class Request:
         received, known = self.received, self.failure
         if known is not None and known.outcome is Outcome.CLIENT_ERROR:
             return known
-        if received.early_ns > IMPOSSIBLE_NS:
+        if received.early_ns > IMPOSSIBLE_NS and received.success:  # some gateways refuse a connection before they read
             early = f"the answer is stamped {received.early_ns / 1e6:.2f} ms before its request was sent"
             return Failure(Outcome.CLIENT_ERROR, f"{early}: one of the clocks is wrong")
         if received.excessive is not None:

@@ -171,6 +171,15 @@ def test_done_makes_it_whole_even_when_the_last_chunk_never_came(closed: int, no
     assert end
 
 
+@pytest.mark.parametrize(("status", "outcome"), [("200 OK", Outcome.CLIENT_ERROR), ("503 Full", Outcome.HTTP_ERROR)])
+def test_a_refusal_that_comes_before_the_request_was_sent_accuses_no_clock(status: str, outcome: Outcome) -> None:
+    """Privoxy and others refuse a connection as soon as it is there, before they have read anything."""
+    made = recorded.request(CHAT)
+    feed(made.received, framed(at((5, line("a")), (6, DONE)), status=status))
+    made.received.early_ns = MS
+    assert made.finish().outcome is outcome
+
+
 def test_a_connection_that_ends_inside_an_answer() -> None:
     reads = framed(at((5, line("a")), (6, line("b"))))[:1]
     record, _ = recorded.replay(CHAT, reads, T_SEND + 9 * MS)
