@@ -131,9 +131,7 @@ def most_chunks_per_s(records: Iterable[Record], clock: Clock) -> int:
         if record.t_send is not None:
             sent = clock.monotonic_ns + record.t_send
             bins.update((sent + 1000 * chunk) // width for chunk in record.chunks)
-    if not bins:
-        return 0
-    return metrics.busiest_second([bins[at] for at in range(min(bins), max(bins) + 1)])
+    return metrics.busiest_second([bins[at] for at in range(min(bins), max(bins) + 1)]) if bins else 0
 
 
 def error_percentile(values: Sequence[float], percent: int) -> float | None:

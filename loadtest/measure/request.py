@@ -31,6 +31,7 @@ IMPOSSIBLE_NS = 50_000  # an answer stamped this much before its request was sen
 LONGEST_BURST_GAP_NS = 1_000_000
 # bytes; an answer up to this long is decoded at once: an error fits, and decoding it takes about 0.1 ms
 SHORT_ANSWER = 4096
+LEFT_OPEN = "the server left the answer open behind its end: what it may have sent later is not known"
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +210,8 @@ class Request:
         if received.success:
             waited = (received.t_headers or 0) - (received.t_send or 0)
             gateway_headers.remark(ending, received.header_lines, waited / NS_PER_S)
+            if received.marked is not None and not (received.complete or received.broke_off):
+                ending.notes.append(LEFT_OPEN)
         if not self.dialect.streams:
             hold_prompt_count(ending, self.job)
         if ending.vectors not in (None, len(self.job.inputs) or 1):
@@ -301,7 +304,7 @@ class Request:
         received, known = self.received, self.failure
         if known is not None and known.outcome is Outcome.CLIENT_ERROR:
             return known
-        if received.early_ns > IMPOSSIBLE_NS:
+        if received.early_ns > IMPOSSIBLE_NS and received.success:  # some gateways refuse a connection before they read
             early = f"the answer is stamped {received.early_ns / 1e6:.2f} ms before its request was sent"
             return Failure(Outcome.CLIENT_ERROR, f"{early}: one of the clocks is wrong")
         if received.excessive is not None:

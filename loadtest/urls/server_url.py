@@ -190,9 +190,7 @@ def _no_url_at_all(given: str) -> str | None:
     host = re.split("[/?#]", given.partition("://")[2] or given, maxsplit=1)[0].rpartition("@")[2]
     if (name := _UNFILLED.search(host)) is not None:
         return f"the shell has not filled in {shown(name[0])}, as it does within double quotes; or write its value"
-    if _TAGGED.fullmatch(given):
-        return f"{_PORT}; if it is a model, give it with --model"
-    return None
+    return f"{_PORT}; if it is a model, give it with --model" if _TAGGED.fullmatch(given) else None
 
 
 def _unix_socket(given: str, quoted: str) -> tuple[str, SplitResult]:

@@ -13,7 +13,14 @@ SOON = 1.2  # seconds: far below each limit that a hang would run into, far abov
 
 row = rows("whole answers")
 row("plain good answer", lambda w: w.good(), outcome="ok", text=TEXT, output=3, prompt=20, kept=True, odd=None)
-row("open after the end", lambda w: streamed(*w.whole(), Then.HOLD, last=False), outcome="ok", within=SOON, kept=False)
+row(
+    "open after the end",
+    lambda w: streamed(*w.whole(), Then.HOLD, last=False),
+    outcome="ok",
+    within=SOON,
+    kept=False,
+    notes="left .* open",
+)
 row(
     "pings after the end",
     lambda w: streamed(*w.whole(), Every(chunk(b"\n" if w.is_ollama else b": ping\n\n"), 0.2), last=False),
@@ -31,7 +38,14 @@ row(
 )
 row("closed after the end", lambda w: streamed(*w.whole(), Then.FIN, last=False), outcome="ok", text=TEXT)
 row("last chunk 10 ms late", lambda w: streamed(*w.whole(), Wait(0.01)), outcome="ok", text=TEXT, kept=True)
-row("last chunk 900 ms late", lambda w: streamed(*w.whole(), Wait(0.9)), outcome="ok", within=0.6, kept=False)
+row(
+    "last chunk 900 ms late",
+    lambda w: streamed(*w.whole(), Wait(0.9)),
+    outcome="ok",
+    within=0.6,
+    kept=False,
+    notes="left .* open",
+)
 row(
     "no chunk framing after the end",
     lambda w: [*streamed(*w.whole(), last=False), b"\x00\x01 not a chunk\r\n", Then.HOLD],
@@ -130,10 +144,10 @@ row(
     within=SOON,
 )
 for word, steps, must in (
-    ("framing ends", (), {"kept": True}),
-    ("open", (Then.HOLD,), {"output": 3, "within": 1.9}),
+    ("framing ends", (), {"kept": True, "notes": None}),
+    ("open", (Then.HOLD,), {"output": 3, "within": 1.9, "notes": "left .* open"}),
     ("pings", (Every(chunk(b": ping\n\n"), 0.2),), {"within": 1.9}),
-    ("reset", (Then.RST,), {}),
+    ("reset", (Then.RST,), {"notes": None}),
 ):
     row(
         f"finish_reason without a mark, {word}",

@@ -13,6 +13,7 @@ from support import (
     reported_ends,
     reported_kinds,
     reported_places,
+    reported_servers,
     reported_shapes,
     reported_streams,
     reported_usages,
@@ -53,7 +54,8 @@ for kind, streams in (
         | reported_deltas.TEXTS
         | reported_shapes.TEXTS
         | reported_kinds.TEXTS
-        | reported_places.TEXTS,
+        | reported_places.TEXTS
+        | reported_servers.TEXTS,
     ),
     (
         "counts",
@@ -70,7 +72,8 @@ for kind, streams in (
         | reported_breaks.ERRORS
         | reported_words.ERRORS
         | reported_kinds.ERRORS
-        | reported_places.ERRORS,
+        | reported_places.ERRORS
+        | reported_servers.ERRORS,
     ),
     ("endpoint", reported_endpoints.ANSWERS | reported_words.ANSWERS),
 ):

@@ -13,6 +13,7 @@ from support import (
     reported_ends,
     reported_kinds,
     reported_places,
+    reported_servers,
     reported_shapes,
     reported_streams,
     reported_usages,
@@ -55,6 +56,7 @@ REPORTED = {
                 reported_shapes.TEXTS,
                 reported_kinds.TEXTS,
                 reported_places.TEXTS,
+                reported_servers.TEXTS,
             ),
         ),
         (
@@ -79,6 +81,7 @@ REPORTED = {
                 reported_words.ERRORS,
                 reported_kinds.ERRORS,
                 reported_places.ERRORS,
+                reported_servers.ERRORS,
             ),
         ),
         ("endpoint", (reported_words.ANSWERS,)),

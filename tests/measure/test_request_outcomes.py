@@ -12,7 +12,7 @@ from support.recorded import ANCHOR, DONE, MS, T_SEND, Reads, at, framed, line
 
 from loadtest.dialects import Dialect, OllamaChat, OpenAIChat
 from loadtest.measure.failure import Failure
-from loadtest.measure.request import Request
+from loadtest.measure.request import LEFT_OPEN, Request
 from loadtest.records import Outcome
 
 CHAT = OllamaChat("m")
@@ -162,12 +162,22 @@ def test_an_error_in_the_stream_wins_over_done_and_over_the_connections_end() ->
         assert (record.outcome, record.error) == (Outcome.STREAM_ERROR, "broken")
 
 
-def test_done_makes_it_whole_even_when_the_last_chunk_never_came() -> None:
+@pytest.mark.parametrize(("closed", "notes"), [(9, None), (9000, [LEFT_OPEN])])
+def test_done_makes_it_whole_even_when_the_last_chunk_never_came(closed: int, notes: list[str] | None) -> None:
     head, body, end = framed(at((5, line("a")), (6, DONE), (7, b"\n")))
-    record, _ = recorded.replay(CHAT, [head, body], T_SEND + 9 * MS)
-    assert (record.outcome, record.error) == (Outcome.OK, None)
+    record, _ = recorded.replay(CHAT, [head, body], T_SEND + closed * MS)
+    assert (record.outcome, record.error, record.notes) == (Outcome.OK, None, notes)
     assert record.t_end == T_SEND + 6 * MS - ANCHOR.monotonic_ns  # its end mark's arrival
     assert end
+
+
+@pytest.mark.parametrize(("status", "outcome"), [("200 OK", Outcome.CLIENT_ERROR), ("503 Full", Outcome.HTTP_ERROR)])
+def test_a_refusal_that_comes_before_the_request_was_sent_accuses_no_clock(status: str, outcome: Outcome) -> None:
+    """Privoxy and others refuse a connection as soon as it is there, before they have read anything."""
+    made = recorded.request(CHAT)
+    feed(made.received, framed(at((5, line("a")), (6, DONE)), status=status))
+    made.received.early_ns = MS
+    assert made.finish().outcome is outcome
 
 
 def test_a_connection_that_ends_inside_an_answer() -> None:

@@ -358,6 +358,11 @@ ALIKE: dict[str, tuple[str, str, str]] = {
         "task id = 99 was cancelled",
         "task id = # was cancelled",
     ),
+    "how many wait (Ray Serve)": (
+        "num_queued_requests=2, max_queued_requests=2",
+        "num_queued_requests=3, max_queued_requests=2",
+        "num_queued_requests=#, max_queued_requests=2",
+    ),
     "a process": ("worker pid=4711 died", "worker pid=815 died", "worker pid=# died"),
     "Akamai's reference": ("Reference #18.5d8f1602.1700.1a2b", "Reference #18.6e9f1602.1701.9c2b", "Reference ##"),
     "a request's id of Anthropic's": (

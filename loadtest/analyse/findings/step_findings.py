@@ -169,15 +169,16 @@ def pause_finding(analysis: Analysis) -> Finding | None:
     if len(pauses) > 1:
         in_all = seconds(sum(each.seconds for each in pauses))
         more = f"; with {counted(len(pauses) - 1, 'shorter such pause')} it is {in_all} in all"
-    meanwhile = f"and {counted(longest.answers, 'answer')} that had begun stood still"
-    if not longest.answers:
-        meanwhile = f"while {counted(longest.prompts, 'prompt')} {'was' if longest.prompts == 1 else 'were'} read"
+    waited = f"while {counted(longest.waiting, 'request')} waited and the server read no prompt"
+    read = f"while {counted(longest.prompts, 'prompt')} {'was' if longest.prompts == 1 else 'were'} read"
+    stood = f"and {counted(longest.answers, 'answer')} that had begun stood still"
+    meanwhile = stood if longest.answers else waited if longest.waiting else read
     return Finding(
         f"At {labels[longest.level]}, no token came for {seconds(longest.seconds)}, {meanwhile}, from {seconds(longest.begin)} of the run "
         f"on{more}.",
         "Prompts of this run that may have been read then take less than half so long, and this client was awake. A paused process "
-        "or machine, swapping, a way to the server that was down, and others' requests do that. The figures of the level hold what "
-        "it cost.",
+        "or machine, swapping, a way to the server that was down, a gateway that starts anew, and others' requests do that. The "
+        "figures of the level hold what it cost.",
     )
 
 

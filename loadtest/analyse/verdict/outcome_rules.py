@@ -11,6 +11,7 @@ import pandas as pd
 
 from loadtest import doubts
 from loadtest.analyse.run import groups
+from loadtest.analyse.run.overlaps import open_within
 from loadtest.analyse.verdict.evidence import Evidence
 from loadtest.analyse.verdict.shared_sentences import MOST_KINDS, commonest, list_outcomes
 from loadtest.doubts import SUSPECT, VOID, Doubt
@@ -78,10 +79,16 @@ def _failed(e: Evidence, how: str) -> Iterator[Doubt]:
 
 
 def _behind_broken_ones(ended: pd.DataFrame) -> pd.Series[bool]:
-    """Mark what ended behind an answer that broke off or a connection that failed, and before the next success."""
+    """Mark what ended behind an answer that broke off or a connection that failed, and before the next success.
+
+    An answer that goes on beside the one that broke off shows that the server lives.
+    """
     order = ended.sort_values("end", kind="stable")
-    broke = order["outcome"].isin(_BROKE).astype(float).where(order["ok"].astype(bool) | order["outcome"].isin(_BROKE))
-    return broke.ffill() == 1
+    good, end = order["ok"].astype(bool), order["end"].to_numpy()
+    began = order["first_token"][good].to_numpy()
+    broke = order["outcome"].isin(_BROKE) & (open_within(began, np.maximum(end[good] - ALIKE_S, began), end, end) == 0)
+    is_behind: pd.Series[bool] = broke.astype(float).where(good | broke).ffill() == 1
+    return is_behind
 
 
 _BROKE = (Outcome.CONNECT_ERROR, Outcome.TRUNCATED)

@@ -47,8 +47,8 @@ REMEDIES: dict[str, Remedy] = {
     "turned_away": Remedy(
         "Requests were turned away.",
         "Send less load: fewer streams, a lower --rate, or --max-rate below the server's limit. Where a 503 comes at little load, too, "
-        "see a gateway's log: it may not have reached its server. If some are normal for this server, allow them with "
-        "--max-error-ratio.",
+        "see a gateway's log: it may not have reached its server, or have used a connection that the server had closed. If some are "
+        "normal for this server, allow them with --max-error-ratio.",
     ),
     "too_slow": Remedy(
         "Requests took longer than a time limit.",
@@ -57,8 +57,9 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "too_many_failed": Remedy(
         "Too many requests failed.",
-        "Do what the error says; `loadtest check --try` asks the same server for one answer. If some failures are normal for this "
-        "server, allow them with --max-error-ratio.",
+        "Do what the error says; `loadtest check --try` asks the same server for one answer. Where a gateway says 502, its log tells "
+        "why it got no answer: it may have used a connection that the server had closed. If some failures are normal for this server, "
+        "allow them with --max-error-ratio.",
     ),
     "most_left": Remedy(
         "In half of the requests or more users hung up before their first token.",

@@ -62,9 +62,7 @@ def _status(requests: pd.DataFrame, said: list[Any]) -> str:
     if requests["outcome"].iloc[0] != Outcome.HTTP_ERROR:
         return ""
     codes = sorted({int(status) for status in requests["status"].dropna() if not 200 <= status < 300})
-    if not codes or (said and str(codes[0]) in said[0].sentence):
-        return ""
-    return f" (HTTP {listed(codes)})"
+    return f" (HTTP {listed(codes)})" if codes and not (said and str(codes[0]) in said[0].sentence) else ""
 
 
 def answer_notes(run: RunData) -> Iterator[str]:

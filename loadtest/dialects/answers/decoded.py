@@ -113,14 +113,11 @@ class Decoded:
             self.events.add("".join(texts), self.end, hidden=not texts[0])
             self._aside, self._of_another = self._aside + 1, self._of_another or not name
 
-    @property
-    def only_aside(self) -> bool:
-        """Whether all text so far came in rows of no known format."""
-        return 0 < self._aside == len(self.events) and self._of_another
-
-    def keep_aside(self) -> None:
-        """Take the text aside for the model's."""
-        self._aside = 0
+    def keep_aside(self) -> bool:
+        """Take the text aside for the model's, where all text so far came in rows of no known format; return whether it did."""
+        if only := 0 < self._aside == len(self.events) and self._of_another:
+            self._aside = 0
+        return only
 
     def take_end(self) -> None:
         """Take the body's end: text aside counts as the model's where no other text came."""
@@ -144,8 +141,7 @@ class Decoded:
     @property
     def last_words(self) -> bytes:
         """What was kept last, unless text came behind it."""
-        words, at = self._last
-        return words if at == len(self.events) else b""
+        return self._last[0] if self._last[1] == len(self.events) else b""
 
     def blame_last(self) -> None:
         """Take the last words for the reason of an answer that is not whole."""
@@ -301,9 +297,7 @@ def as_name(value: Any) -> str | None:
 
 def other_model(said: str | None, asked: str) -> str | None:
     """Return the model that an answer says it is of (see as_name); None where that is the one that was asked for."""
-    if said is None or said in (asked, f"{asked}:latest"):
-        return None
-    return None if said == as_name(asked) else said
+    return None if said in (None, asked, f"{asked}:latest", as_name(asked)) else said
 
 
 @lru_cache(maxsize=64)  # for the answers of a run say the same few names, and looking for our keys takes 30 µs

@@ -105,6 +105,23 @@ def test_a_pause_while_every_slot_reads_a_prompt_is_told(tmp_path: Path) -> None
     assert said(tmp_path / "plain", played.records, played.levels) == []
 
 
+def test_a_pause_in_which_nothing_is_read_though_requests_wait_is_told(tmp_path: Path) -> None:
+    """As of gunicorn, whose one worker starts anew after some requests: 1.4 s went by unsaid, in a valid level."""
+    loads = [Load(users=users, requests=24, prompt=(1000, 1000), output=(10, 10)) for users in (1, 2)]
+    played = play(Timing(step=StepLaw(0.02, 0.004), prefill_s=0.0005), loads, slots=1)
+    last = played.records[-5]
+    at = (last.t_first_token or 0) - (last.server or {})["prompt_eval_duration"]
+    moved = paused(played.records, at, 10)
+    for number, (before, after) in enumerate(zip(played.records, moved, strict=True)):
+        total = (before.server or {})["total_duration"] + 10_000 * MS * ((before.t_send or 0) <= at < before.t_end)
+        moved[number] = dataclasses.replace(after, server={**(before.server or {}), "total_duration": total})
+    (sentence,) = said(tmp_path / "run", moved, played.levels)
+    assert re.match(
+        r"At 2 streams, no token came for 10\.\d s, while \d requests? waited and the server read no prompt, from ",
+        sentence,
+    )
+
+
 def arriving(record: Record, chunks: list[int]) -> Record:
     """Return a record whose content came at these instants."""
     sent = record.t_send or 0

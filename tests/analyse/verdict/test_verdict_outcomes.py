@@ -75,6 +75,33 @@ def test_a_server_that_was_gone_for_a_while_behind_a_gateway_did_not_turn_reques
     assert [one["cause"] for one in level["causes"]] == ["server_gone"]
 
 
+def test_a_server_whose_other_answers_go_on_turned_requests_away(tmp_path: Path) -> None:
+    """Was "look in the server's log whether it ended": one answer broke off, and its user was refused until another one's ended."""
+    levels, truth = grid(Made(tokens=60), (4,))
+    broken = next(one for one in truth.records if one.id == 8)
+    at = broken.t_end - 300 * MS
+    cut = {
+        "outcome": Outcome.TRUNCATED,
+        "t_end": at,
+        "chunks": broken.chunks[:20],
+        "server_us": None,
+        "server_first": None,
+    }
+    spoilt: dict[int, dict[str, Any]] = {8: cut}
+    for i in range(12, 24):
+        sent = {
+            "t_sched": at + i * MS,
+            "t_send": at + i * MS,
+            "t_end": at + (i + 1) * MS,
+            "t_headers": None,
+            "t_first_byte": None,
+        }
+        spoilt[i] = {**without_answer(broken), **sent, "status": 503}
+    records = [dataclasses.replace(one, **spoilt.get(one.id, {})) for one in truth.records]
+    level = analyse(write(tmp_path / "run", records, levels)).summary["levels"][0]
+    assert [one["cause"] for one in level["causes"]] == ["turned_away"]
+
+
 @pytest.mark.parametrize(
     ("how", "cause"),
     [

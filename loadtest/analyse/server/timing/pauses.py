@@ -32,6 +32,7 @@ class Pause:
     seconds: float
     answers: int  # that had begun before it, and went on after it
     prompts: int  # that were read in it, by the server's durations, where there were no such answers
+    waiting: int  # requests that waited through it, where no prompt was read either
 
 
 def find_pauses(run: RunData, prefill: Prefill | None) -> Iterator[Pause]:
@@ -39,7 +40,8 @@ def find_pauses(run: RunData, prefill: Prefill | None) -> Iterator[Pause]:
     for level in run.levels:
         rows = run.of_level(level["index"])
         longest = max((int(gaps.max(initial=0)) for gaps in run.itl.ticks(rows)), default=0) * S_PER_US
-        if longest >= LEAST_S or (run.column("prefill_s")[rows] >= LEAST_S).any():
+        before_text = run.column("prefill_s")[rows] + run.column("queue_wait_s")[rows]
+        if longest >= LEAST_S or (longest > 0 and (before_text >= LEAST_S).any()):
             yield from _of_level(run.only(rows), level["index"], prefill)
 
 
@@ -54,18 +56,28 @@ def _of_level(run: RunData, level: int, prefill: Prefill | None) -> Iterator[Pau
     for place in np.flatnonzero(gaps >= max(LEAST_S, UNUSUAL * usual)):
         begin, end = float(every[place]), float(every[place + 1])
         answers = int(((begun <= begin) & (went_on >= end)).sum())
-        begin, prompts = (begin, 0) if answers else _reading(run, begin, end)
-        told = (answers or prompts) and end - begin >= LEAST_S
+        begin, end, prompts, waiting = (begin, end, 0, 0) if answers else _before_text(run, begin, end)
+        told = (answers or prompts or waiting) and end - begin >= LEAST_S
         if told and _unexplained(run, begin, end, usual, prefill) and _client_was_awake(run, begin, end):
-            yield Pause(level, begin, end - begin, answers, prompts)
+            yield Pause(level, begin, end - begin, answers, prompts, waiting)
 
 
-def _reading(run: RunData, begin: float, end: float) -> tuple[float, int]:
-    """Return from when on prompts were read in a time, and how many."""
-    first = run.column("first_token")
-    began = first - run.column("prefill_s")
+def _before_text(run: RunData, begin: float, end: float) -> tuple[float, float, int, int]:
+    """Return the part of a time in which prompts were read, and how many, or in which requests waited and nothing was read."""
+    first, sent = run.column("first_token"), run.column("reached")
+    began = (
+        first
+        - run.column("prefill_s")
+        - np.nan_to_num(run.column("load_s"))
+        - np.nan_to_num(run.column("made_before_s"))
+    )
     inside = (began < end) & (first > begin)
-    return max(begin, float(np.min(began[inside], initial=end))), int(inside.sum())
+    read_from = max(begin, float(np.min(began[inside], initial=end)))
+    in_flight = (sent < read_from) & (run.column("end") > begin)
+    waited = in_flight & (sent <= read_from - LEAST_S) & (began >= read_from)
+    if np.isfinite(began[in_flight]).all() and waited.any():
+        return max(begin, float(sent[waited].min())), read_from, 0, int(waited.sum())
+    return read_from, end, int(inside.sum()), 0
 
 
 def _usual(gaps: FloatArray) -> float:

@@ -270,6 +270,7 @@ _COUNTED = re.compile(
         (?<![a-z])(?:request|req|task|job|slot|pid|process|thread|attempt|worker|sequence|seq|connection|conn|stream)
         (?:[ _-]?(?:id|number|no\.?|num)["']?\s*[:=\#]?\s*|[ =]\#?|\#))\d+\b(?!\.\d)
       | (\b(?:Used|Requested):?\ )\d+(?=[,.])  # of a limit of tokens
+      | (\bnum_queued_\w+=)\d+  # Ray Serve's
     """,
     re.IGNORECASE | re.VERBOSE,
 )

@@ -49,9 +49,8 @@ def as_chunk(row: dict[str, Any]) -> dict[str, Any] | None:
     if row.get("type") in _OF_COHERE and isinstance(delta := row.get("delta"), dict):
         choice = {"delta": delta.get("message") or {}, "finish_reason": delta.get("finish_reason")}
         return {"choices": [choice], "usage": delta.get("usage")}
-    if found := _of_gemini(row) or _of_bedrock(row):
-        return {**row, "choices": found}
-    return _of_model(row)
+    found = _of_gemini(row) or _of_bedrock(row)
+    return {**row, "choices": found} if found else _of_model(row)
 
 
 def _of_gemini(row: dict[str, Any]) -> list[dict[str, Any]]:
@@ -224,11 +223,12 @@ class ForeignRows:
     def _behind_pieces(self, chunk: dict[str, Any]) -> dict[str, Any]:
         """Return a chunk; where it is the last of pieces that had nothing but text, those are the model's, and none comes twice."""
         (choice, *more), answer = chunk.get("choices") or [None], self._answer
-        if more or not isinstance(choice, dict) or chunk.keys() & _NAMED or not answer.only_aside:
+        if more or not isinstance(choice, dict) or chunk.keys() & _NAMED:
             return chunk
         if reason_name(choice.get("finish_reason")) is None or not isinstance(text := choice.get("text"), str):
             return chunk
-        answer.keep_aside()
+        if not answer.keep_aside():
+            return chunk
         return {**chunk, "choices": [{**choice, "text": "" if answer.has_all((text, "")) else text}]}
 
     def _is_error(self, row: dict[str, Any]) -> bool:

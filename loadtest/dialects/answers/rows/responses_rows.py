@@ -204,6 +204,4 @@ def _texts_in_output(output: Any, said: Any = None) -> Texts:
         else:
             parts = (texts_in(item.get(key)) for key in ("summary", "content"))
             hidden += "".join(a + b for a, b in parts) + tool_text([item]) + plain_text(item.get("code"))
-    if not (seen or hidden):
-        return texts_in(output if isinstance(output, str) else said)
-    return seen, hidden
+    return (seen, hidden) if seen or hidden else texts_in(output if isinstance(output, str) else said)

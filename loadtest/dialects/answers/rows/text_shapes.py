@@ -310,6 +310,4 @@ def by_number(value: Any) -> list[Any]:
 
 def plain_text(value: Any) -> str:
     """Return a text, or any other value that is not empty as JSON."""
-    if isinstance(value, str):
-        return value
-    return compact(value) if value else ""
+    return value if isinstance(value, str) else compact(value) if value else ""

@@ -1,0 +1,160 @@
+"""Answers as servers and vendors send them by their own sources and pages, in whole: what each adds to OpenAI's."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from support.odd_streams import (
+    COUNTS,
+    DONE,
+    END,
+    FAILED,
+    SAID,
+    UNCOUNTED,
+    V1,
+    A,
+    B,
+    C,
+    Stream,
+    delta,
+    finish,
+    sse,
+    usage,
+)
+
+GROWING = ("a", "ab", "abc", "abcd", "abcde", "abcdef")
+GROWN = "".join(GROWING)
+ALL_AGAIN = ("repeats all text",)
+FILTERED: dict[str, Any] = {"content_filter_results": {"hate": {"filtered": False}}}
+
+
+def piece(
+    content: Any, reason: str | None = None, *, beside: dict[str, Any] | None = None, **row: Any
+) -> dict[str, Any]:
+    """Return a chunk that says its role, as most servers' do; `beside` lies in the choice."""
+    choice = {"index": 0, "delta": {"role": "assistant", "content": content}, "finish_reason": reason, **(beside or {})}
+    return {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice], **row}
+
+
+def of_azure(**choice: Any) -> dict[str, Any]:
+    return {
+        "id": "",
+        "object": "",
+        "created": 0,
+        "model": "",
+        "choices": [{"index": 0, "finish_reason": None, **choice}],
+    }
+
+
+def of_dashscope(text: str) -> str:
+    output = {"session_id": "", "finish_reason": "stop" if text == GROWING[-1] else "null", "text": text}
+    return f"event:result\n:HTTP_STATUS/200\ndata:{json.dumps({'output': output, 'usage': {'models': []}})}\n\n"
+
+
+TEXTS = {
+    "LMDeploy: counts with every piece": Stream(
+        V1,
+        sse(*(piece(text, usage=usage(i, 20, total_tokens=20 + i)) for i, text in enumerate("abc", 1)))
+        + sse(piece("", "length", usage=usage(3, 20, total_tokens=23)))
+        + DONE,
+    ),
+    "TensorRT-LLM: how its batches went": Stream(
+        V1,
+        sse(*(piece(text, beside={"disaggregated_params": None, "avg_decoded_tokens_per_iter": 1.0}) for text in "abc"))
+        + END,
+    ),
+    "Ray Serve: the mark twice": Stream(V1, sse(A, B, C) + END + DONE),
+    "TabbyAPI: the reason once more with the counts": Stream(
+        V1,
+        sse(A, B, C, finish(), finish(usage=usage(3, 20, completion_time=0.1, completion_tokens_per_sec=30.0))) + DONE,
+    ),
+    "mistral.rs: signs of life, and speeds": Stream(
+        V1,
+        ":keep-alive-text\n\n"
+        + sse(A)
+        + ":keep-alive-text\n\n"
+        + sse(B, C)
+        + sse(finish(usage=usage(3, 20, avg_compl_tok_per_sec=30.0, total_completion_time_sec=0.8)))
+        + DONE,
+    ),
+    "Higress: out of its cache": Stream(V1, sse(piece("abc", "stop", usage=usage(0, 0))) + DONE, **UNCOUNTED),
+    "Azure: a filter beside the stream": Stream(
+        V1,
+        sse(A, of_azure(**FILTERED, content_filter_offsets={"check_offset": 44}), B, C, finish())
+        + sse(of_azure(**FILTERED, content_filter_offsets={"check_offset": 198}), COUNTS)
+        + DONE,
+    ),
+    "Together: the text twice, and its token": Stream(
+        V1,
+        sse(
+            *(
+                {**delta(t), "choices": [{"index": 0, "text": t, "seed": None, "delta": {"token_id": 5, "content": t}}]}
+                for t in "abc"
+            )
+        )
+        + END,
+    ),
+    "Fireworks: figures of the server": Stream(
+        V1, sse(A, B, C, finish(usage=usage(), perf_metrics={"prompt-tokens": 9, "generated-tokens": 9})) + DONE
+    ),
+    "xAI: thoughts that are counted apart": Stream(
+        V1,
+        sse(
+            A,
+            B,
+            C,
+            finish(),
+            {**COUNTS, "usage": usage(3, 20, total_tokens=30, completion_tokens_details={"reasoning_tokens": 7})},
+        )
+        + DONE,
+        output=10,
+        odd=("sent no text of them",),
+    ),
+    "MiniMax: thoughts and text, each with all before": Stream(
+        V1,
+        sse(*(delta(reasoning_details=[{"type": "reasoning.text", "id": "r", "text": text}]) for text in GROWING))
+        + sse(*map(delta, GROWING), finish(usage=usage(12)))
+        + DONE,
+        GROWN,
+        GROWN,
+        output=12,
+        doubts=ALL_AGAIN,
+    ),
+    "DashScope: each piece with all before": Stream(
+        V1, sse(*map(delta, GROWING), finish(usage=usage(6))) + DONE, GROWN, output=6, doubts=ALL_AGAIN
+    ),
+    "DashScope's own, each piece with all before": Stream(
+        V1, "".join(map(of_dashscope, GROWING)), GROWN, odd=("another API",), doubts=ALL_AGAIN, **UNCOUNTED
+    ),
+    "iFlytek: a code and a word of success with every piece": Stream(
+        V1,
+        sse(*({**row, "code": 0, "message": "Success", "sid": "x"} for row in (A, B, C, finish())))
+        + sse(COUNTS)
+        + DONE,
+    ),
+}
+
+ERRORS = {
+    "LMDeploy: its words as text": Stream(
+        V1,
+        sse(A, piece("internal error happened", "error")) + DONE,
+        "ainternal error happened",
+        error="'error'",
+        **FAILED,
+    ),
+    "OVMS: an object of its own at the end": Stream(
+        V1, sse(A) + json.dumps({"error": SAID}), "a", error=SAID, **FAILED
+    ),
+    "DashScope's own, behind its status": Stream(
+        V1,
+        f"event:error\n:HTTP_STATUS/400\ndata:{json.dumps({'code': 'InvalidParameter', 'message': SAID})}\n\n",
+        "",
+        error=SAID,
+        **FAILED,
+    ),
+    "Zhipu: its network": Stream(V1, sse(A, finish("network_error")) + DONE, "a", error="network_error", **FAILED),
+    "a status between an event's name and its data": Stream(
+        V1, sse(A) + f'event: error status: 500 data: "{SAID}"\n\n', "a", error=SAID, **FAILED
+    ),
+}
