@@ -283,10 +283,10 @@ def _worker_lost(e: Evidence) -> Iterator[Doubt]:
         if at is None or (_ran_until(e) >= at and (None in (back, began) or began <= back)):
             when = "" if at is None else f" at {seconds(at * S_PER_NS)} of the run"
             why = f" ({str(worker['why']).rstrip('.')})" if worker.get("why") else ""
-            cost = "what its users had in flight is missing"
-            if back is not None:
-                cost = f"until {seconds(back * S_PER_NS)} its users did not send as asked"
-            yield Doubt(VOID, f"worker {worker.get('worker')} was lost{when}{why}: {cost}")
+            until = "from then on" if back is None else f"until {seconds(back * S_PER_NS)}"
+            yield Doubt(
+                VOID, f"worker {worker.get('worker')} was lost{when}{why}: {until} its users did not send as asked"
+            )
 
 
 def _ran_until(e: Evidence) -> float:
