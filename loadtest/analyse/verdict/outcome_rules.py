@@ -11,6 +11,7 @@ import pandas as pd
 
 from loadtest import doubts
 from loadtest.analyse.run import groups
+from loadtest.analyse.run.overlaps import peak_at_once
 from loadtest.analyse.verdict.evidence import Evidence
 from loadtest.analyse.verdict.shared_sentences import MOST_KINDS, commonest, list_outcomes
 from loadtest.doubts import SUSPECT, VOID, Doubt
@@ -327,6 +328,14 @@ def _users_gone(e: Evidence) -> Iterator[Doubt]:
         yield Doubt(VOID if 2 * gone >= users else SUSPECT, f"{said}: fewer streams than that were sent")
 
 
+def _more_than_users(e: Evidence) -> Iterator[Doubt]:
+    """Doubt a closed loop in which users had several requests in flight, as where a task of Locust's sends in greenlets of its own."""
+    users, sent = e.level.get("concurrency"), e.measured[["send", "end"]].dropna()
+    most = peak_at_once(*sent.to_numpy(dtype=np.float64).T) if len(sent) else 0
+    if isinstance(users, int) and e.level.get("rate") is None and most > users:
+        yield Doubt(SUSPECT, f"up to {most} requests were in flight at once, from {counted(users, 'user')}")
+
+
 def _several_models(e: Evidence) -> Iterator[Doubt]:
     """Doubt a level whose answers say that they are of several models, though one was asked for."""
     for asked, mine in e.requests.groupby("model"):
@@ -357,6 +366,7 @@ OUTCOME_RULES: dict[str, Callable[[Evidence], Iterator[Doubt]]] = {
     "worker_died": _worker_died,
     "worker_lost": _worker_lost,
     "users_gone": _users_gone,
+    "more_than_users": _more_than_users,
     "several_models": _several_models,
     "undistinguished": _undistinguished,
     "without_text": _without_text,
