@@ -276,6 +276,18 @@ def test_a_test_whose_workers_are_ended_was_interrupted(start: Start, simulated_
 
 
 @pytest.mark.parametrize("how", [(), ("--processes", "2")], ids=["alone", "workers"])
+def test_what_is_sent_after_the_stop_counts_nowhere(start: Start, simulated_url: str, how: tuple[str, ...]) -> None:
+    """Users leave one by one in --stop-timeout, so that its requests are not of the level; those of workers counted."""
+    text = CHAT.replace("self.client.ask()\n", "[self.client.ask() for _ in range(9999)]\n")
+    run = start(text, *USERS, "--host", simulated_url, *how, "--stop-timeout", "1", stats=False)
+    eventually(run, lambda: grown(run, [8] * (2 if how else 1)))
+    run.process.send_signal(signal.SIGINT)
+    assert run.code == 130
+    last = {record.user: record.warmup for record in run.records if record.outcome is Outcome.OK}
+    assert list(last.values()) == [True] * 4
+
+
+@pytest.mark.parametrize("how", [(), ("--processes", "2")], ids=["alone", "workers"])
 def test_a_process_that_was_stopped_is_told_of(start: Start, simulated_url: str, how: tuple[str, ...]) -> None:
     run = start(CHAT, *USERS, "--host", simulated_url, *how, stats=False)
     run.wait_for(lambda: len(run.records) > 16)
