@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 import gevent
-from locust.runners import HEARTBEAT_LIVENESS, STATE_MISSING, STATE_RUNNING, STATE_SPAWNING, MasterRunner, WorkerNode
+from locust.runners import HEARTBEAT_LIVENESS, STATE_MISSING, STATE_RUNNING, STATE_SPAWNING, MasterRunner
 
 from loadtest.users.processes.messages import FINISH
 from loadtest.users.processes.run import LocustRun
@@ -86,7 +86,10 @@ class WorkerWatch:
         """
         self._runner.send_message(FINISH, {"id": self._run.clock.wall_ns})
         until = now() + GRACE_NS
-        while now() < until and (left := [one for one in self._runner.clients.all if self._owes_its_end(one)]):
+        clients, ended = self._runner.clients, self.ended
+        while now() < until and (
+            left := [one for one in clients.all if one.state != STATE_MISSING and one.id not in ended]
+        ):
             if any(one.user_count for one in left):
                 until = now() + GRACE_NS
             gevent.sleep(0.02)
@@ -96,6 +99,3 @@ class WorkerWatch:
             self._run.interrupted = True
         elif self.deserted and not self._run.interrupted:
             self._run.failure = self._run.failure or "no worker was left."
-
-    def _owes_its_end(self, client: WorkerNode) -> bool:
-        return client.state != STATE_MISSING and client.id not in self.ended
