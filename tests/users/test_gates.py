@@ -202,7 +202,10 @@ def test_a_cancelled_warm_up_is_left_out_once_as_a_warm_up() -> None:
     )
     assert "Left out: 6 warm-up." in tables.notes(rows_of(streams(8) + warmups(streams(6))))
     assert "Left out: 6 warm-up (6 of them cancelled)." in tables.notes(rows_of(streams(8) + warmups(gone[2:])))
-    every = "Every request was a warm-up: requests count once all users have started (-u divided by -r seconds)."
+    every = (
+        "Every request was a warm-up: so is all that is sent before the last user has started (-u divided by -r seconds), and each "
+        "user's first request."
+    )
     assert every in tables.notes(rows_of(warmups(streams(6))))
     assert every not in tables.notes(rows_of(gone[:1] + warmups(streams(6))))  # the one that counted was cancelled
 

@@ -52,6 +52,31 @@ from loadtest.users.processes import worker
 
 worker.ORPHAN_S /= 5  # of 10 s, for which nothing would happen here
 """
+TOLD_AT_ITS_END = f"""{CHAT}
+import signal
+from locust import events
+
+@events.test_stop.add_listener
+def interrupt(environment, **_):
+    if environment.parsed_options.worker:
+        os.kill(os.getpid(), signal.SIGINT)
+        gevent.sleep(60)  # in which Locust ends this worker
+"""
+LAST_REQUESTS = f"""{CHAT}
+import signal
+from loadtest.users.processes import worker_watch
+
+worker_watch.GRACE_NS //= 10  # of 5 s, for which nothing would happen here
+told = []
+
+def last(self):
+    if self.environment.parsed_options.worker and not told:
+        told.append(os.kill(os.getpid(), signal.SIGINT))
+    gevent.sleep(1)
+    self.client.ask(output_tokens=5)
+
+Chat.on_stop = last
+"""
 SHAPE = """
 class Steps(LoadTestShape):
     def tick(self):
@@ -213,14 +238,53 @@ def test_users_that_end_by_themselves_are_missed(start: Start, simulated_url: st
 def test_a_terminal_s_ctrl_c_loses_no_worker(start: Start, simulated_url: str) -> None:
     """It goes to the master and to every worker at once."""
     run = start(CHAT, *USERS, "--host", simulated_url, "--processes", "2", stats=False)
-    run.wait_for(lambda: len(run.records) > 8)
+    eventually(run, lambda: grown(run, [4, 4]))
     children = children_of(run)
     for pid in (*map(int, children), run.process.pid):
         os.kill(pid, signal.SIGINT)
-    assert run.code == 130
+    interrupted_whole(run)
+
+
+@pytest.mark.parametrize("text", [TOLD_AT_ITS_END, LAST_REQUESTS], ids=["ended", "last requests"])
+def test_a_worker_that_is_interrupted_while_its_master_ends_it_is_not_lost(
+    start: Start, simulated_url: str, text: str
+) -> None:
+    """It left without a report, or users who were at their last requests were stopped again."""
+    run = start(text, *USERS, "--host", simulated_url, "--processes", "2", stats=False)
+    eventually(run, lambda: grown(run, [4, 4]))
+    run.process.send_signal(signal.SIGINT)
+    interrupted_whole(run)
+    last = [record.outcome for record in run.records if record.asked == 5]
+    assert last == ([Outcome.OK] * 4 if text is LAST_REQUESTS else [])
+
+
+def interrupted_whole(run: Run) -> None:
+    assert run.code == 130, run.said
     assert run.facts["state"] == "interrupted"
     assert "lost_workers" not in run.facts["locust"], run.said
     assert "Traceback" not in run.said
+
+
+def test_a_test_whose_workers_are_ended_was_interrupted(start: Start, simulated_url: str) -> None:
+    """It was done, with exit code 0, however early that was."""
+    run = start(CHAT, *USERS, "-t", "60", "--host", simulated_url, "--processes", "2", stats=False)
+    eventually(run, lambda: grown(run, [4, 4]))
+    for pid in children_of(run):
+        os.kill(int(pid), signal.SIGTERM)
+    assert run.code == 130, run.said
+    assert run.facts["state"] == "interrupted"
+
+
+@pytest.mark.parametrize("how", [(), ("--processes", "2")], ids=["alone", "workers"])
+def test_what_is_sent_after_the_stop_counts_nowhere(start: Start, simulated_url: str, how: tuple[str, ...]) -> None:
+    """Users leave one by one in --stop-timeout, so that its requests are not of the level; those of workers counted."""
+    text = CHAT.replace("self.client.ask()\n", "[self.client.ask() for _ in range(9999)]\n")
+    run = start(text, *USERS, "--host", simulated_url, *how, "--stop-timeout", "1", stats=False)
+    eventually(run, lambda: grown(run, [8] * (2 if how else 1)))
+    run.process.send_signal(signal.SIGINT)
+    assert run.code == 130
+    last = {record.user: record.warmup for record in run.records if record.outcome is Outcome.OK}
+    assert list(last.values()) == [True] * 4
 
 
 @pytest.mark.parametrize("how", [(), ("--processes", "2")], ids=["alone", "workers"])
@@ -277,6 +341,7 @@ def test_users_of_a_test_that_lost_all_its_workers_do_not_start_again(start: Sta
     assert "File exists" not in run.said
     assert "Traceback" not in run.said
     assert len(run.facts["locust"]["lost_workers"]) == 2
+    assert run.facts["failure"] == "no worker was left."
 
 
 def children_of(run: Run) -> list[str]:

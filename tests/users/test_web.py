@@ -261,6 +261,20 @@ def test_a_test_that_is_being_settled_is_not_ready_to_start() -> None:
     assert states() == {"stopped"}
 
 
+@pytest.mark.parametrize("state", ["cleanup", "stopping", "stopped"])
+def test_a_test_runs_until_its_folder_is_complete(state: str) -> None:
+    """It was stopped before that; and Locust's page stood still at `cleanup`, for it asks on only while a test runs."""
+    test = CurrentTest(facts={**FACTS, "state": "running"})
+    web_ui = web_ui_of(board_of("chat"), test)
+    client, runner = client_of(web_ui), web_ui.environment.runner
+    assert runner is not None
+    runner.state = state
+    urls = ("/stats/requests", "/loadtest/figures")
+    assert {client.get(url).json["state"] for url in urls} == {"running"}
+    test.facts["state"], runner.state = "done", "stopped"
+    assert {client.get(url).json["state"] for url in urls} == {"stopped"}
+
+
 def test_a_password_in_the_start_form_is_shown_by_no_page_even_where_a_test_runs() -> None:
     """Locust takes the form's host over for a running test, too, and answers with it."""
     web_ui = web_ui_of(board_of("chat"))

@@ -11,7 +11,7 @@ import pandas as pd
 
 from loadtest import doubts
 from loadtest.analyse.run import groups
-from loadtest.analyse.run.overlaps import open_within
+from loadtest.analyse.run.overlaps import open_within, peak_at_once
 from loadtest.analyse.verdict.evidence import Evidence
 from loadtest.analyse.verdict.shared_sentences import MOST_KINDS, commonest, list_outcomes
 from loadtest.doubts import SUSPECT, VOID, Doubt
@@ -232,6 +232,7 @@ FEWEST_CUT = 3  # failed requests, from which on one time after which they ended
 NEARLY_ALL = 0.9
 SHORTEST_LIMIT_S = 0.9  # limits of gateways are of whole seconds; shorter ones look like any other failure
 ALIKE_S, ALIKE_SHARE = 0.1, 0.02  # by which the times differ at most
+STAMP_ERROR_S = 0.001  # more than the stamps of an answer's end and of the next send can miss
 GAVE_UP = (408, 499, 502, 503, 504, 524)  # statuses with which a gateway says that it waited long enough
 
 
@@ -290,10 +291,10 @@ def _worker_lost(e: Evidence) -> Iterator[Doubt]:
         if at is None or (_ran_until(e) >= at and (None in (back, began) or began <= back)):
             when = "" if at is None else f" at {seconds(at * S_PER_NS)} of the run"
             why = f" ({str(worker['why']).rstrip('.')})" if worker.get("why") else ""
-            cost = "what its users had in flight is missing"
-            if back is not None:
-                cost = f"until {seconds(back * S_PER_NS)} its users did not send as asked"
-            yield Doubt(VOID, f"worker {worker.get('worker')} was lost{when}{why}: {cost}")
+            until = "from then on" if back is None else f"until {seconds(back * S_PER_NS)}"
+            yield Doubt(
+                VOID, f"worker {worker.get('worker')} was lost{when}{why}: {until} its users did not send as asked"
+            )
 
 
 def _ran_until(e: Evidence) -> float:
@@ -334,6 +335,15 @@ def _users_gone(e: Evidence) -> Iterator[Doubt]:
         yield Doubt(VOID if 2 * gone >= users else SUSPECT, f"{said}: fewer streams than that were sent")
 
 
+def _more_than_users(e: Evidence) -> Iterator[Doubt]:
+    """Doubt a closed loop in which users had several requests in flight, as where a task of Locust's sends in greenlets of its own."""
+    users, closed = e.level.get("concurrency"), e.level.get("rate") is None and not e.level.get("by_schedule")
+    sends, ends = e.measured[["send", "end"]].dropna().to_numpy(dtype=np.float64).T
+    most = peak_at_once(sends, np.maximum(ends - STAMP_ERROR_S, sends)) if len(sends) else 0
+    if isinstance(users, int) and closed and most > users:
+        yield Doubt(SUSPECT, f"up to {most} requests were in flight at once, from {counted(users, 'user')}")
+
+
 def _several_models(e: Evidence) -> Iterator[Doubt]:
     """Doubt a level whose answers say that they are of several models, though one was asked for."""
     for asked, mine in e.requests.groupby("model"):
@@ -364,6 +374,7 @@ OUTCOME_RULES: dict[str, Callable[[Evidence], Iterator[Doubt]]] = {
     "worker_died": _worker_died,
     "worker_lost": _worker_lost,
     "users_gone": _users_gone,
+    "more_than_users": _more_than_users,
     "several_models": _several_models,
     "undistinguished": _undistinguished,
     "without_text": _without_text,

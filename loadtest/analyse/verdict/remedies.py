@@ -85,6 +85,11 @@ REMEDIES: dict[str, Remedy] = {
         "Users ended before the level did.",
         "Find out why in Locust's log: on_start raised an exception, or a task raised StopUser.",
     ),
+    "more_than_users": Remedy(
+        "Users sent several requests at once.",
+        "Give each request at a time a user of its own (-u): levels are named by their users, and a task that sends in greenlets of its own "
+        "has more streams than that.",
+    ),
     "several_models": Remedy(
         "Several models answered.",
         "Have the gateway send every request to one model (no routing, no fallback), or measure each model by its own name.",

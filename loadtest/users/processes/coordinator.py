@@ -56,12 +56,15 @@ class Coordinator:
         self._taken: set[Path] = set()
         self._files = hashes_of_files(environment.user_classes)  # now: they may be edited while this process runs
         self._watch: WorkerWatch | None = None  # of the latest test of a master
-        self._ending = False  # run.json and records are being completed
+        self._ending: gevent.Greenlet[[LocustRun], None] | None = (
+            None  # completes run.json and records of the latest test
+        )
         self._short: int | None = None  # since when fewer users run than were asked for, monotonic ns
 
     def listen(self) -> None:
         events: Any = self._environment.events
         events.test_start.add_listener(self._start)
+        events.test_stopping.add_listener(self._stopping)
         events.test_stop.add_listener(self._stop)
         events.spawning_complete.add_listener(self._reached)
         events.quitting.add_listener(self._quitting)
@@ -129,6 +132,7 @@ class Coordinator:
             opened = any(one.open_loop for one in user_targets.values())
             room_for(None if opened else runner.target_user_count)
         run = self._run = self._last = LocustRun(environment, user_targets, path)
+        self._ending = None
         if path is not None:
             self._taken.add(path)
             logger.info("Run folder: %s", path)
@@ -313,8 +317,8 @@ class Coordinator:
         )
 
     def _quitting(self, **_: Any) -> None:
-        while self._ending:  # by the web UI's stop, a moment ago
-            gevent.sleep(USERS_POLL_S)
+        if self._ending is not None:  # by the web UI's stop, a moment ago
+            self._ending.join()
         if self._run is None:
             return
         self._run.interrupted = True  # by SIGTERM
@@ -330,28 +334,31 @@ class Coordinator:
             self._run.interrupted = isinstance(getattr(sys, "last_value", None), KeyboardInterrupt)
             self._stop()
 
-    def _stop(self, **_: Any) -> None:
-        self._ending = True
-        try:
-            with kill_put_off():
-                self._end()
-        finally:
-            self._ending = False
+    def _stopping(self, **_: Any) -> None:
+        if self._watch is not None and self._ending is None:
+            self._watch.note_stop()
 
-    def _end(self) -> None:
-        run = self._run
-        if run is None:
-            return
+    def _stop(self, **_: Any) -> None:
+        """End the test: once, whoever asks first, and in a greenlet of its own, because Locust may kill one that waits for it."""
+        if self._run is not None and self._ending is None:
+            self._ending = gevent.spawn(self._end, self._run)
+        if self._ending is not None:
+            with kill_put_off():
+                self._ending.get()
+
+    def _end(self, run: LocustRun) -> None:
         if self._follower is not None:
             self._follower.kill(block=False)
             self._follower = None
-        deserted = self._watch is not None and self._watch.end()
+        if self._watch is not None:
+            self._watch.end()
         self._run = None
         if closed := recording.close_recorder():
             run.failure = closed.ledger.failure or run.failure
             run.add_seen(closed.seen, len(closed.heartbeat.wall.steps))
         run.end()
-        if deserted and self._runner is not None and self._environment.web_ui is None:
+        if self._watch is not None and self._watch.deserted and self._environment.web_ui is None:
+            assert self._runner is not None  # which the watch is of
             gevent.spawn(self._runner.quit)  # Locust would wait for the end of --run-time
 
     def _run_message(self, runner: MasterRunner, run: LocustRun) -> dict[str, Any]:

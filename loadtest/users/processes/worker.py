@@ -13,7 +13,7 @@ from gevent import GreenletExit
 from locust import log
 from locust.env import Environment
 from locust.rpc import Message
-from locust.runners import WorkerRunner
+from locust.runners import STATE_CLEANUP, STATE_RUNNING, WorkerRunner
 from zmq.utils.monitor import recv_monitor_message
 
 from loadtest.errors import NOT_TO_BE_BELIEVED, RunFolderError, ScenarioError, TargetError, exit_code_of, os_error_as
@@ -28,7 +28,7 @@ from loadtest.workloads.schedule import PlanShare
 
 ORPHAN_S = 10  # within it the master may come back; later its users would load the server for nobody
 POLL_S = 0.5  # between two looks at the connection to the master
-ENDING_POLL_S = 0.02
+STOPPING_POLL_S = 0.02
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +39,7 @@ class LocustWorker:
         self._runner = runner
         self._files = hashes_of_files(environment.user_classes)  # now: they may be edited while this process runs
         self._told: dict[str, Any] | None = None
-        self._over: int | None = None  # id of the test that ended last
-        self._ending = False  # records are being completed
+        self._ends: dict[int, gevent.Greenlet[[int], None]] = {}  # what completes the records of each test, by its id
         self._level = 0, CurrentLevel(0, steady=False)  # run and level in the master's last message
         self._spawned: float = 0.0  # timestamp of the latest spawn message when that message came
 
@@ -66,12 +65,12 @@ class LocustWorker:
             recording.current_test.share = recording.ScheduleShare(data["start_ns"], PlanShare(*data["share"]))
 
     def _current_level(self) -> CurrentLevel:
-        """Return the current level; a spawn message after the master's last message means that users are changing."""
+        """Return the current level; a spawn message after the master's last message, or a stop, means that users are changing."""
         assert self._told is not None
         run, current_level = self._level
         if run != self._told["id"]:
             return CurrentLevel(self._told["level"], steady=False)
-        changing = self._runner.last_received_spawn_timestamp != self._spawned
+        changing = self._runner.last_received_spawn_timestamp != self._spawned or self._runner.state != STATE_RUNNING
         return CurrentLevel(current_level.level, steady=current_level.steady and not changing)
 
     def _start(self, **_: Any) -> None:
@@ -87,10 +86,16 @@ class LocustWorker:
 
     def _quitting(self, **_: Any) -> None:
         """End the test before Locust tells the master that this worker is gone, because it would count as lost."""
-        self._runner.stop()
-        while self._ending:  # by the master's word, a moment ago
-            gevent.sleep(ENDING_POLL_S)
+        self._stop_users()
+        if self._told is not None:
+            self._end(self._told["id"])
         self._runner._send_stats()  # noqa: SLF001 - Locust drops what comes after "quit"
+
+    def _stop_users(self) -> None:
+        """Stop all users, in what --stop-timeout grants them. Where Locust is at it, wait: it would kill those in their on_stop."""
+        while self._runner.state == STATE_CLEANUP:
+            gevent.sleep(STOPPING_POLL_S)
+        self._runner.stop()
 
     def _broken_off(self) -> None:
         """End a test that sys.exit() in a task has broken off."""
@@ -122,7 +127,7 @@ class LocustWorker:
             raise TargetError(
                 "the master did not say what to measure; give it the same locustfile and version of loadtest."
             )
-        if self._told["id"] == self._over:  # a master that lost sight of its workers may go on asking for users
+        if self._told["id"] in self._ends:  # a master that lost sight of its workers may go on asking for users
             logger.warning("the test has ended: no user starts again")
             return
         for name in self._told["user_targets"].keys() - self._environment.user_classes_by_name.keys():
@@ -151,32 +156,27 @@ class LocustWorker:
         )
 
     def _finish(self, msg: Message, **_: Any) -> None:
-        self._runner.stop()  # honours --stop-timeout; does nothing where the worker has stopped
+        self._stop_users()
         self._end(msg.data["id"])
 
     def _stop(self, **_: Any) -> None:
-        if self._ending:
-            return
-        self._ending = True
-        try:
-            self._complete()
-        finally:
-            self._ending = False
+        if self._told is not None:
+            self._end(self._told["id"])
 
-    def _complete(self) -> None:
-        if (closed := recording.close_recorder()) is None:
-            return
-        assert self._told is not None
-        self._over = self._told["id"]
-        self._end(
-            self._over,
-            seen=list(closed.seen),
-            clock_steps=len(closed.heartbeat.wall.steps),
-            failure=closed.ledger.failure,
-        )
+    def _end(self, test: int) -> None:
+        """Complete the records of a test, and tell the master that this worker's part of it is over.
 
-    def _end(self, test: int, **known: Any) -> None:
-        """Tell the master that this worker's part of a test is over, and what is `known` of it."""
+        That is done once, whoever asks first, and in a greenlet of its own, because Locust may kill one that waits for it.
+        """
+        if test not in self._ends:
+            self._ends[test] = gevent.spawn(self._complete, test)
+        self._ends[test].get()
+
+    def _complete(self, test: int) -> None:
+        known: dict[str, Any] = {}
+        if (closed := recording.close_recorder()) is not None:
+            steps, failure = len(closed.heartbeat.wall.steps), closed.ledger.failure
+            known = {"seen": list(closed.seen), "clock_steps": steps, "failure": failure}
         broken = log.unhandled_greenlet_exception
         self._runner.send_message(ENDED, {"id": test, "figures": board.take_delta(), "broken": broken, **known})
 

@@ -12,7 +12,7 @@ from loadtest.users.processes.messages import FINISH
 from loadtest.users.processes.run import LocustRun
 from loadtest.wire import now
 
-GRACE_S = 5.0  # time for workers to stop, beyond --stop-timeout
+GRACE_NS = 5_000_000_000  # time for a worker without users to complete its records
 SILENT = "it stopped answering"  # of a worker that may come back
 GONE_NS = 500_000_000  # a worker or user that ends with the test may be gone this long before the end is known here
 
@@ -27,6 +27,7 @@ class WorkerWatch:
         self.ended: set[str] = set()  # … of those that have ended it …
         self.lost: dict[str, dict[str, Any]] = {}  # … and of those that are lost, with what run.json says of each
         self._refused: set[str] = set()  # of those that cannot record
+        self.deserted = False  # no worker was left when the test ended
         self._heard: dict[str, int] = {}  # when each worker was last heard of, monotonic ns
 
     def index(self, client_id: str) -> int:
@@ -35,7 +36,8 @@ class WorkerWatch:
 
     def look(self) -> None:
         """Notice workers that are gone while their users were running, and those that come back."""
-        if self._runner.state not in (STATE_SPAWNING, STATE_RUNNING):
+        # A terminal's Ctrl-C goes to workers too: Locust may take seconds to stop after it.
+        if self._runner.state not in (STATE_SPAWNING, STATE_RUNNING) or self._run.interrupted:
             return
         for client in self._runner.clients.all:
             if client.heartbeat >= HEARTBEAT_LIVENESS:
@@ -64,7 +66,7 @@ class WorkerWatch:
         self.used.add(client_id)
         since = self._heard.get(client_id, self._run.clock.monotonic_ns)
         self.lost[client_id] = self._run.lose_worker(str(index), why, since)
-        logger.error("worker %d was lost (%s): its users' requests are missing from here on", index, why)
+        logger.error("worker %d was lost (%s): its users do not send as asked from here on", index, why)
 
     def take_back(self, client_id: str) -> None:
         """Note that a worker answers again where it was lost because it did not: it has recorded all the while."""
@@ -72,21 +74,28 @@ class WorkerWatch:
             self.lost.pop(client_id)["back_ns"] = now() - self._run.clock.monotonic_ns
             logger.warning("worker %d is back: what its users sent meanwhile is recorded", self.index(client_id))
 
-    def end(self) -> bool:
+    def note_stop(self) -> None:
+        """Note whether any worker is left; Locust asks workers to stop only after this, and forgets those that have."""
+        self.deserted = not self._runner.worker_count
+
+    def end(self) -> None:
         """Have every worker end the test and report; one that has had users and does not report is lost.
 
-        Returns whether all of them had been lost before.
-
-        A headless master tells its workers to quit and ends half a second later, whatever --stop-timeout grants them:
-        without this wait, requests that end in the granted time would be on disk but in no table.
+        A headless master tells its workers to quit and ends half a second later, whatever --stop-timeout grants them, and
+        whatever users do in on_stop: without this wait, requests that end in that time would be on disk but in no table.
         """
-        runner = self._runner
-        deserted = not runner.worker_count
-        runner.send_message(FINISH, {"id": self._run.clock.wall_ns})
-        waited = gevent.Timeout(runner.environment.stop_timeout + GRACE_S, exception=False)  # type: ignore[arg-type]  # False: it ends the wait in silence
-        with waited:
-            while any(client.state != STATE_MISSING and client.id not in self.ended for client in runner.clients.all):
-                gevent.sleep(0.02)
+        self._runner.send_message(FINISH, {"id": self._run.clock.wall_ns})
+        until = now() + GRACE_NS
+        clients, ended = self._runner.clients, self.ended
+        while now() < until and (
+            left := [one for one in clients.all if one.state != STATE_MISSING and one.id not in ended]
+        ):
+            if any(one.user_count for one in left):
+                until = now() + GRACE_NS
+            gevent.sleep(0.02)
         for client_id in self.used - self.ended - self.lost.keys():
-            self.lose(client_id, SILENT if deserted else "it did not report its end")
-        return deserted
+            self.lose(client_id, SILENT if self.deserted else "it did not report its end")
+        if self.deserted and self.used <= self.ended:  # whoever ended the workers ended the test
+            self._run.interrupted = True
+        elif self.deserted and not self._run.interrupted:
+            self._run.failure = self._run.failure or "no worker was left."

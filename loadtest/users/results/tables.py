@@ -117,7 +117,10 @@ def notes(rows: BoardRows) -> Iterator[str]:
     if total["cancelled"] or total["warmup"]:
         yield f"Left out: {_left_out(total)}."
     if total["warmup"] and not total["requests"] and total["cancelled"] == total["cancelled_warmup"]:
-        yield "Every request was a warm-up: requests count once all users have started (-u divided by -r seconds)."
+        yield (
+            "Every request was a warm-up: so is all that is sent before the last user has started (-u divided by -r seconds), and each "
+            "user's first request."
+        )
     for row in rows if len(rows) > 2 else rows[:1]:  # with one name the total would repeat it
         if row["reasons"]:
             yield f"{row['name']}: {'; '.join(row['reasons'])}."

@@ -146,11 +146,12 @@ def _charts(path: Path, _: str) -> list[tuple[str, bytes]]:
 
 
 def test_state(web_ui: WebUI, test: CurrentTest) -> str:
-    """Return the state of the test, as Locust names it; `spawning` from the moment it is started.
+    """Return the state of the test, as Locust names it: `spawning` once it is started, then `running` until its folder is complete.
 
     Locust says `spawning` only after the listeners of test_start. Ours may load a model for a minute, and a web UI that
-    hears `ready` meanwhile goes back to its start form for good. A refused test is `stopped`: with a master that is still
-    `ready` the web UI would stay at "running", and its start form has no tab that could say why.
+    hears `ready` meanwhile goes back to its start form for good. Locust says `stopped` before the listeners of test_stop,
+    and its web UI asks no more once it has heard `cleanup` or `stopping`. A refused test is `stopped`: with a master that is
+    still `ready` the web UI would stay at "running", and its start form has no tab that could say why.
     """
     runner = web_ui.environment.runner
     if runner is None:
@@ -158,9 +159,12 @@ def test_state(web_ui: WebUI, test: CurrentTest) -> str:
     starters = (runner.spawning_greenlet, runner.shape_greenlet, web_ui._swarm_greenlet)  # noqa: SLF001
     starting = any(starter is not None and not starter.ready() for starter in starters)
     found: str = runner.state
-    if found not in (STATE_INIT, STATE_STOPPED):
-        return found
-    return STATE_SPAWNING if starting else STATE_STOPPED if test.refusal else found
+    if found in (STATE_INIT, STATE_STOPPED):
+        if starting:
+            return STATE_SPAWNING
+        if test.refusal or test.facts.get("state") != "running":
+            return STATE_STOPPED if test.refusal else found
+    return STATE_SPAWNING if found == STATE_SPAWNING else STATE_RUNNING
 
 
 def snapshot(shown: Board, test: CurrentTest, web_ui: WebUI, *, history: bool) -> dict[str, Any]:

@@ -195,9 +195,9 @@ def test_a_lost_locust_worker_voids_what_ran_then_and_later(
     found = analyse(write(tmp_path / "run", truth.records, levels, locust=locust, clock=clock)).summary["levels"]
     for level in found:
         assert level["verdict"] == ("void" if level["index"] in void else "valid")
-        assert any("worker host_1 was lost" in reason and "SIGKILL" in reason for reason in level["reasons"]) == (
-            level["index"] in void
-        )
+        assert any(
+            "(killed by SIGKILL): from then on its users did not send as asked" in reason for reason in level["reasons"]
+        ) == (level["index"] in void)
 
 
 def test_a_locust_worker_that_came_back_spoils_no_later_level(tmp_path: Path) -> None:
@@ -208,6 +208,15 @@ def test_a_locust_worker_that_came_back_spoils_no_later_level(tmp_path: Path) ->
     one, other = analyse(write(tmp_path / "run", truth.records, levels, **facts)).summary["levels"]
     assert (one["verdict"], other["verdict"]) == ("void", "valid")
     assert any("(it stopped answering): until " in reason for reason in one["reasons"]), one["reasons"]
+
+
+def test_a_level_with_more_requests_at_once_than_users_is_suspect(tmp_path: Path) -> None:
+    """A Locust task that sends in greenlets of its own made "4 streams" of 16."""
+    levels, truth = grid(Made(), (2, 4))
+    levels[1]["concurrency"] = 3
+    one, other = analyse(write(tmp_path / "run", truth.records, levels)).summary["levels"]
+    assert (one["verdict"], other["verdict"]) == ("valid", "suspect")
+    assert other["reasons"] == ["up to 4 requests were in flight at once, from 3 users"]
 
 
 def test_a_failed_run_says_so_and_voids_the_level_that_ran(tmp_path: Path) -> None:
