@@ -51,6 +51,7 @@ class Figures:
     arrivals: int = 0
     stamped: int = 0
     late: int = 0
+    late_uncounted: int = 0  # late reads of records that do not say what they spoiled
     late_spoiling: int = 0  # late reads of records with late tokens
     late_tokens: int = 0
     late_gaps: int = 0
@@ -143,6 +144,7 @@ class Figures:
             self.held_back += 1
             self.held_back_s += 0.0 if math.isnan(decode_s) else decode_s
         else:  # the gaps of others are nobody's
+            self.late_uncounted += record.late if record.late_tokens is None else 0
             self.late_spoiling += record.late if record.late_tokens else 0
             self.late_tokens += record.late_tokens or 0
             self.late_gaps += record.late_gaps or 0
@@ -211,6 +213,7 @@ class Figures:
         p50, p99 = (sent.percentile(share) or 0.0 for share in (0.5, 0.99))
         yield from doubts.doubt_schedule_lag(sent.count, p50, p99, limit, of=waited_for)
         if 2 * self.held_back <= self.measured:
+            yield from doubts.doubt_late(self.late_uncounted, self.arrivals)
             gaps = self.histograms["itl_s"].count
             yield from doubts.doubt_lag(self.late_spoiling, self.late_tokens, self.late_gaps, gaps)
         yield from doubts.doubt_stamps(self.arrivals, self.stamped, handled.percentile(0.99) or 0.0, limit)
