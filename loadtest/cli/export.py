@@ -14,7 +14,7 @@ import orjson
 from loadtest.cli.options.param_types import names_callback
 from loadtest.cli.output.printing import out_folder, out_option
 from loadtest.credentials import scrubber
-from loadtest.errors import LoadTestError, ScenarioError, StorageError
+from loadtest.errors import LoadTestError, ScenarioError
 from loadtest.run_folder import opened_whole
 
 if TYPE_CHECKING:
@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 TABLES = ("levels", "requests", "chunks")
 FILE_FORMATS = ("csv", "json", "parquet")
 STDOUT = Path("-")
-FORMULA = (
-    r"^([=+\-@\t\r])"  # how a text begins that a spreadsheet calculates: a server chooses what its errors begin with
-)
+# how a text begins that a spreadsheet calculates: a server chooses what its errors begin with
+FORMULA = r"^([=+\-@\t\r])"
 ROWS_AT_ONCE = 10_000  # of a JSON file, so that a table of millions of rows is not in memory twice
 
 
@@ -74,7 +73,10 @@ def export(run: Path, *, kind: str, what: tuple[str, ...], out: Path | None) -> 
             for piece in pieces:
                 sys.stdout.buffer.write(piece)
         else:
-            print(f"wrote {_write(folder / f'{name}.{kind}', pieces)}")
+            path = folder / f"{name}.{kind}"
+            with opened_whole(path) as file:
+                file.writelines(pieces)
+            print(f"wrote {path}")
 
 
 def _require_pyarrow() -> None:
@@ -85,16 +87,6 @@ def _require_pyarrow() -> None:
             "Parquet needs pyarrow, which is not installed: `pip install pyarrow` (the extra llm-loadtest[parquet]), or take "
             "--format csv."
         ) from None
-
-
-def _write(path: Path, pieces: Iterator[bytes]) -> Path:
-    """Write a file whole or not at all."""
-    try:
-        with opened_whole(path) as file:
-            file.writelines(pieces)
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {(error.strerror or str(error)).lower()}.") from None
-    return path
 
 
 def _pieces(table: pd.DataFrame, kind: str) -> Iterator[bytes]:

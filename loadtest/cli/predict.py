@@ -10,7 +10,7 @@ import click
 import orjson
 from rich.console import Console
 
-from loadtest.cli.options.param_types import LISTS_OF
+from loadtest.cli.options.param_types import number_list, whole_list
 from loadtest.cli.output.printing import at_work, json_option, print_json, print_lines, print_trouble, print_written
 from loadtest.doubts import VOID
 from loadtest.errors import PredictionError, ScenarioError
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from loadtest.analyse.summary import Analysis
     from loadtest.analyse.whatif.predictions.prediction_file import Document
 
-MOST_USERS, MOST_SLOTS, MOST_RATE, MOST_LOADS, MOST_REQUESTS = 1024, 1024, 10_000.0, 64, 5000
+MOST_LOADS, MOST_REQUESTS = 64, 5000
 
 
 @click.command()
 @click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--concurrency", type=LISTS_OF[int], help="Numbers of users to predict (closed loop).")
-@click.option("--rate", type=LISTS_OF[float], help="Requests/s to predict, with Poisson arrivals.")
+@click.option("--concurrency", type=whole_list(1, 1024), help="Numbers of users to predict (closed loop).")
+@click.option("--rate", type=number_list(1e-4, 10_000), help="Requests/s to predict, with Poisson arrivals.")
 @click.option(
     "--slots",
-    type=LISTS_OF[int],
+    type=whole_list(1, 1024),
     help="Parallel slots to predict for.  [default: the server's own]",
 )
 @click.option(
@@ -70,7 +70,10 @@ def predict(
     from loadtest.analyse.whatif.model.seeded_run import SeededRun, new_seed
     from loadtest.analyse.whatif.predictions.predict_loads import predict_loads
 
-    _check_loads(concurrency, rate, slots)
+    if not (concurrency or rate or slots):
+        raise ScenarioError("say which load to predict: --concurrency 6,8, --rate 2 or --slots 4.")
+    if (len(concurrency or ()) + len(rate or ()) or 1) * len(slots or (None,)) > MOST_LOADS:
+        raise ScenarioError(f"that is more than {MOST_LOADS} loads; predict fewer at a time.")
     path = _free(out)
     with at_work("Reading the run") as tell:
         analysis = analyse(run)
@@ -93,26 +96,6 @@ def predict(
         document = replace(document, said=(*map(str, others), *document.said))
         picture = chart.draw_loads(path.with_suffix(".png"), analysis, document)
     _show(document, analysis, [write_whole(path, document.to_bytes()), picture], as_json=as_json)
-
-
-def _check_loads(
-    concurrency: tuple[int, ...] | None, rate: tuple[float, ...] | None, slots: tuple[int, ...] | None
-) -> None:
-    """Raise ScenarioError where these options name no load, too many of them, or one that is out of bounds."""
-    for option, values, low, high in (
-        ("--concurrency", concurrency, 1, MOST_USERS),
-        ("--rate", rate, 1e-4, MOST_RATE),
-        ("--slots", slots, 1, MOST_SLOTS),
-    ):
-        if values == ():
-            raise ScenarioError(f"{option} is empty: name at least one number.")
-        for value in values or ():
-            if not low <= value <= high:
-                raise ScenarioError(f"{option} {value:g} cannot be predicted: name numbers from {low:g} to {high:g}.")
-    if not (concurrency or rate or slots):
-        raise ScenarioError("say which load to predict: --concurrency 6,8, --rate 2 or --slots 4.")
-    if (len(concurrency or ()) + len(rate or ()) or 1) * len(slots or (None,)) > MOST_LOADS:
-        raise ScenarioError(f"that is more than {MOST_LOADS} loads; predict fewer at a time.")
 
 
 def _free(out: Path | None) -> Path:

@@ -7,7 +7,6 @@ import socketserver
 import sys
 import threading
 from collections.abc import Callable, Iterable
-from http.server import BaseHTTPRequestHandler
 from types import SimpleNamespace
 from typing import Any
 
@@ -44,34 +43,17 @@ class _MetricsServer(socketserver.ThreadingTCPServer):
 
 
 def serve_metrics(listener: socket.socket, collect: Callable[[], Iterable[object]]) -> socketserver.TCPServer:
-    """Answer GET /metrics at `listener` from a daemon thread, which sleeps until it is asked and ends with the process.
+    """Answer every GET at `listener` from a daemon thread, which sleeps until it is asked and ends with the process.
 
     `collect` returns the metric families of an answer, and several threads may call it.
     """
     # imported now, for it takes a while, and later requests may be in flight
-    from prometheus_client.exposition import choose_encoder
+    from prometheus_client import MetricsHandler
 
-    registry: Any = SimpleNamespace(collect=collect)
-
-    class Handler(BaseHTTPRequestHandler):
-        timeout = SCRAPER_TIMEOUT_S
-
-        def do_GET(self) -> None:
-            if self.path.partition("?")[0] != PATH:
-                self.send_error(404)
-                return
-            encode, kind = choose_encoder(self.headers.get("Accept", ""))
-            page = encode(registry)
-            self.send_response(200)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(page)))
-            self.end_headers()
-            self.wfile.write(page)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = _MetricsServer(listener.getsockname(), Handler, bind_and_activate=False)
+    registry: Any = SimpleNamespace(collect=collect, restricted_registry=lambda _: registry)
+    handler: Any = MetricsHandler.factory(registry)
+    handler.timeout = SCRAPER_TIMEOUT_S
+    server = _MetricsServer(listener.getsockname(), handler, bind_and_activate=False)
     server.socket.close()
     server.socket = listener
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()

@@ -132,11 +132,7 @@ def file_version(path: Path) -> tuple[int, ...]:
 
 
 def prompt_of(path: Path, *, has_words: bool) -> str:
-    """Return the prompt in a file.
-
-    Raises ScenarioError where the file is not one prompt, or has {words} in it and the scenario has no values for it, or
-    the reverse.
-    """
+    """Return the prompt in a file; raise ScenarioError where it is not one prompt, or as check_words does."""
     text = cached_text(path, "prompt file", file_version(path))
     if not text.strip():
         raise ScenarioError(f"the prompt file {path} is empty.")
@@ -145,13 +141,16 @@ def prompt_of(path: Path, *, has_words: bool) -> str:
             f"the prompt file {path} looks like {kind}, and would be sent whole, as one prompt; give it with --data "
             "(data in [data] of a TOML file), which sends each row."
         )
-    if has_words and "{words}" not in text:
-        raise ScenarioError(f"words is given, but the prompt file {path} has no {{words}} in it.")
-    if not has_words and "{words}" in text:
-        raise ScenarioError(
-            f"the prompt file {path} has {{words}} in it; say which with words, e.g. words = [25, 100]."
-        )
+    check_words(f"the prompt file {path}", text, has_words=has_words)
     return text
+
+
+def check_words(what: str, text: str, *, has_words: bool) -> None:
+    """Raise ScenarioError where a text has {words} in it and the scenario no values for it, or the reverse."""
+    if has_words and "{words}" not in text:
+        raise ScenarioError(f"words is given, but {what} has no {{words}} in it.")
+    if not has_words and "{words}" in text:
+        raise ScenarioError(f"{what} has {{words}} in it; say which with words, e.g. words = [25, 100].")
 
 
 @functools.lru_cache(maxsize=4)

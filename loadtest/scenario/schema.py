@@ -32,6 +32,33 @@ from loadtest.text import counted, rated
 
 MOST_LEVELS = 10_000  # levels of a scenario
 NO_OUTPUT = "an answer of embeddings has no output tokens; leave output_tokens out."
+NEEDS = {  # a key -> those of which it needs one
+    "rate_to": ("rate",),
+    "burstiness": ("rate",),
+    "max_in_flight": ("rate", "trace"),
+    "words": ("prompt", "prompt_file"),
+    "data_column": ("data",),
+    "data_once": ("data",),
+    "prefixes": ("system_tokens",),
+    "follow_up_tokens": ("turns",),
+    "answers": ("turns", "data"),
+    "cert_key": ("cert",),
+    "no_proxy": ("proxy",),
+}
+EXCLUSIVE = (  # no key of the first may stand beside one of the second, and why
+    (("requests",), ("duration",), "each says when a level ends"),
+    (("rate",), ("trace",), "a trace has its own instants"),
+    (("max_rate",), ("rate", "trace"), "it slows the users of a closed loop"),
+    (("data_once",), ("trace", "duration"), "it says how many requests a level has"),
+    (("prompt",), ("prompt_file", "data"), "each says what is asked"),
+    (("prompt_file",), ("data",), "each says what is asked"),
+    (("data",), ("follow_up_tokens", "inputs_per_request"), "its rows say what is asked"),
+    (("turns", "answers"), ("prompt", "prompt_file"), "a conversation begins with no prompt of yours"),
+    (("turns", "answers"), ("trace", "unload", "data_once", "up_to_context"), "that is for requests by themselves"),
+    (("up_to_context",), ("prompt", "prompt_file", "data", "trace"), "it chooses the length of made-up prompts"),
+    (("system",), ("system_tokens",), "each is the system prompt"),
+    (("insecure",), ("ca_file",), "one trusts any certificate, the other those of one authority"),
+)
 IDLE_BESIDE = {  # keys that change nothing where one of the others is given, and why
     "input_tokens": (
         ("prompt", "prompt_file", "data"),
@@ -247,27 +274,27 @@ class Scenario(LimitKeys, SessionKeys, DataKeys, PromptKeys, LoadKeys, Connectio
         ]
 
 
+def _check_pairs(scenario: Scenario) -> None:
+    given = {one.name for one in keys_of(type(scenario)) if getattr(scenario, one.name) != one.default}
+    for name, others in NEEDS.items():
+        if name in given and given.isdisjoint(others):
+            raise ScenarioError(f"{name} does nothing alone; add {' or '.join(others)}.")
+    for some, others, why in EXCLUSIVE:
+        first, second = (next((name for name in names if name in given), None) for names in (some, others))
+        if first and second:
+            raise ScenarioError(f"{first} and {second} exclude each other: {why}; give one.")
+
+
 def _check_together(scenario: Scenario) -> None:
-    made_up = not (scenario.literal or scenario.trace or scenario.data)
-    if scenario.data is not None and scenario.literal:
-        raise ScenarioError("data and prompt (or prompt_file) exclude each other; give one.")
-    if scenario.data_once and (scenario.trace is not None or scenario.duration is not None):
-        raise ScenarioError("data_once says how many requests a level has; leave out trace and duration.")
-    if made_up and not scenario.input_tokens:
+    if not (scenario.literal or scenario.trace or scenario.data or scenario.input_tokens):
         raise ScenarioError("input_tokens is empty: name a prompt length, or give a prompt.")
     if scenario.up_to_context:
-        if not made_up:
-            raise ScenarioError(
-                "up_to_context chooses the length of made-up prompts; leave out prompt, prompt_file, data and trace."
-            )
         if any(isinstance(one, str) for one in (*scenario.input_tokens, *scenario.output_tokens)):
             raise ScenarioError("up_to_context needs lengths that are numbers; leave out the distributions.")
         if not scenario.output_tokens and scenario.endpoint != EMBEDDINGS:
             raise ScenarioError("up_to_context must know how much of the context the answer takes; give output_tokens.")
     if scenario.endpoint == EMBEDDINGS and scenario.shares_prefix:
         raise ScenarioError("embeddings take no system prompt; leave out system and system_tokens.")
-    if scenario.data is not None and scenario.inputs_per_request > 1:
-        raise ScenarioError("data has one text a request; leave out inputs_per_request.")
     if scenario.leave and scenario.endpoint == EMBEDDINGS:
         raise ScenarioError("an answer of embeddings has no middle to hang up in; leave out leave, or give patience.")
     if scenario.leave and not scenario.output_tokens and scenario.data is None and scenario.trace is None:
@@ -285,28 +312,13 @@ def _check_together(scenario: Scenario) -> None:
 
 
 def _check_sessions(scenario: Scenario) -> None:
-    if scenario.turns is None:
-        for name, stray in (("answers", scenario.data is None), ("follow_up_tokens", True)):
-            if stray and getattr(scenario, name) is not None:
-                raise ScenarioError(f"{name} shapes conversations, and there are none; add turns, e.g. turns = 4.")
-    if not scenario.has_sessions:
-        if scenario.open_loop and scenario.think_time:
-            raise ScenarioError("think_time slows the streams of a closed loop; leave it out in an open loop.")
-        return
-    if scenario.endpoint in ("generate", "completions", EMBEDDINGS):
+    if scenario.open_loop and scenario.think_time and not scenario.has_sessions:
+        raise ScenarioError("think_time slows the users of a closed loop; leave it out in an open loop.")
+    if scenario.has_sessions and scenario.endpoint in ("generate", "completions", EMBEDDINGS):
         raise ScenarioError(
             f"a conversation is made of messages, and {scenario.endpoint} takes none; use chat, responses or messages, or "
             "leave out turns and answers."
         )
-    if scenario.literal:
-        raise ScenarioError(
-            "turns makes up conversations, which begin with no prompt of yours; leave out prompt (or prompt_file), or turns."
-        )
-    for name in ("trace", "unload", "data_once", "up_to_context"):
-        if getattr(scenario, name):
-            raise ScenarioError(f"{name} is for requests by themselves, not for turns of conversations; leave out one.")
-    if scenario.data is not None and scenario.follow_up_tokens is not None:
-        raise ScenarioError("follow_up_tokens is for made-up turns, and the data has its own; leave it out.")
 
 
 def check_idle(given: Mapping[str, Any], whole: Mapping[str, Any], where: str) -> None:
@@ -354,6 +366,7 @@ def _check_rate_ends(scenario: Scenario, rate: float) -> None:
 
 
 _CHECKS: tuple[Callable[[Any], None], ...] = (
+    _check_pairs,
     check_load,
     check_prompts,
     check_data,

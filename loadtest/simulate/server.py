@@ -39,7 +39,6 @@ from loadtest.simulate.api.request_bodies import (
 )
 from loadtest.simulate.api.text import OPENINGS
 from loadtest.simulate.model.engine import Engine
-from loadtest.simulate.model.metronome import Metronome
 from loadtest.simulate.model.prompts import of_pieces
 from loadtest.simulate.model.stream import EngineRequest, Stream
 from loadtest.simulate.profiles import Profile, load_profile
@@ -94,20 +93,19 @@ class ServerOptions:
         )
 
 
-def make_engine(profile: Profile, options: ServerOptions) -> Engine | Metronome:
-    if profile.timing.first_token_s is not None:
-        return Metronome(profile.timing, seed=options.seed)
-    loaded = profile.num_ctx if options.warm else None
-    return Engine(profile.timing, slots=profile.slots, seed=options.seed, lifo=options.burst == "lifo", loaded=loaded)
-
-
 class SimulatedServer:
     """The server, an async context manager: `async with SimulatedServer(options) as server: server.url`."""
 
     def __init__(self, options: ServerOptions) -> None:
         self.options = options
         self.profile = options.resolved()
-        self.engine = make_engine(self.profile, options)
+        self.engine = Engine(
+            self.profile.timing,
+            slots=self.profile.slots,
+            seed=options.seed,
+            lifo=options.burst == "lifo",
+            loaded=self.profile.num_ctx if options.warm else None,
+        )
         banner = f"Loadtest-Simulated: profile={self.profile.name}; speed={options.speed:g}\r\n"
         self._banner = banner.encode("latin-1", "replace")
         self._socket: socket.socket | None = None

@@ -92,11 +92,9 @@ def data_notes(file: DataFile, scenario: Scenario) -> Iterator[str]:
     """Yield what a user should know of a data file before it is sent, a sentence each."""
     path, rows = file.path, counted(len(file), "row")
     if file.lines:
-        lines = "its line" if len(file) == 1 else f"each of its {len(file)} lines"
-        yield f"{path}: {lines} is sent as a prompt; one text for every request is given with --prompt-file."
+        yield f"{path}: each line is sent as a prompt; one text for every request is given with --prompt-file."
     if file.left_out:
-        remain = "remains" if len(file) == 1 else "remain"
-        yield f"{path}: {counted(file.left_out, 'conversation')} without a word of a user left out; {rows} {remain}."
+        yield f"{path}: {counted(file.left_out, 'conversation')} without a word of a user left out, {rows} kept."
     if scenario.has_sessions:
         how = (
             "recorded answers stand in them"
@@ -116,23 +114,19 @@ def data_notes(file: DataFile, scenario: Scenario) -> Iterator[str]:
     if file.strange:
         yield f"{path}: messages of {_roles(file.strange)} are sent as they are; most servers know user, assistant, system and tool."
     if file.same_ids:
-        have = "has" if file.same_ids == 1 else "have"
         apart = " Each is sent by itself: turns of a conversation belong in one row." if file.of_sessions else ""
-        yield f"{path}: {counted(file.same_ids, 'row')} {have} the id of another row, and records name them alike.{apart}"
+        yield f"{path}: {counted(file.same_ids, 'row')} with the id of another row: records name them alike.{apart}"
     if file.own_lengths > 0:
-        some = "the row" if len(file) == 1 else f"{file.own_lengths} of {rows}"
-        say = "says how long its" if file.own_lengths == 1 else "say how long their"
-        yield f"{path}: {some} {say} answer may be, which wins over output_tokens."
+        yield f"{path}: {file.own_lengths} of {rows} with a length of the answer, which wins over output_tokens."
     if file.own_lengths < len(file) and [*scenario.output_tokens] == DEFAULT_OUTPUT:
         most = DEFAULT_OUTPUT[0]
         yield f"{path}: answers end after {most} tokens at the latest; output_tokens takes another number, or {ANY}: the model ends them."
     if file.unsent and scenario.data != scenario.trace:  # which uses columns of its own
         names = [name[:MOST_NAME] for name in file.unsent]
         more = [f"{len(names) - MOST_NAMED} more"] if len(names) > MOST_NAMED else []
-        are = "its column {} is" if len(names) == 1 else "its columns {} are"
         yield (
-            f"{path}: {are.format(listed([*names[:MOST_NAMED], *more]))} not sent. What belongs to the prompt goes into its "
-            "column, and what belongs to the request into an object named body (jq -c '.body += {tools}')."
+            f"{path}: columns that are not sent: {listed([*names[:MOST_NAMED], *more])}. What belongs to the prompt goes into "
+            "its column, and what belongs to the request into an object named body (jq -c '.body += {tools}')."
         )
     if file.template is not None:
         yield f"{path}: {file.template} in a prompt is sent as it stands; loadtest fills nothing in."
@@ -174,13 +168,11 @@ def _repeat_notes(file: DataFile, scenario: Scenario) -> Iterator[str]:
 def _left_out_notes(file: DataFile) -> Iterator[str]:
     """Yield what rows hold and single requests do not send: recorded answers, and what follows them."""
     if file.recorded:
-        hold = "holds" if file.recorded == 1 else "hold"
-        yield f"{file.path}: {counted(file.recorded, 'row')} {hold} a recorded answer, which is not sent."
+        yield f"{file.path}: {counted(file.recorded, 'row')} with a recorded answer, which is not sent."
     if file.goes_on:
-        goes = "goes" if file.goes_on == 1 else "go"
         yield (
-            f"{file.path}: {counted(file.goes_on, 'conversation')} {goes} on behind its first turn; what follows is not "
-            "sent. With --answers conversations are played turn by turn."
+            f"{file.path}: {counted(file.goes_on, 'conversation')} of several turns; what follows the first is not sent. With "
+            "--answers conversations are played turn by turn."
         )
 
 

@@ -1,53 +1,21 @@
-"""How many tokens a text has: tiktoken's count where its ranks are available, else an estimate; and how the server counts.
+"""How many tokens a text has: tiktoken's count where its vocabulary can be had, else an estimate; and how the server counts.
 
-tiktoken fetches ranks that are not in its cache without a time limit. So loadtest looks into the cache first, fetches
-missing ranks itself within a limit, and asks tiktoken only once they lie in the cache.
+tiktoken fetches a vocabulary that is not in its cache without a time limit, so it is given another way to fetch.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import os
 import re
-import tempfile
 import time
-import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 from weakref import WeakValueDictionary
 
-FETCH_TIMEOUT = 5.0  # seconds for the whole fetch of 1.7 or 3.6 MB
-
-
-@dataclass(frozen=True, slots=True)
-class Ranks:
-    """One tokenizer's merge ranks: where tiktoken fetches them, and what they must hash to."""
-
-    encoding: str
-    url: str
-    sha256: str
-
-    @property
-    def file_name(self) -> str:
-        """Name of the file in tiktoken's cache: the SHA-1 of the URL."""
-        return hashlib.sha1(self.url.encode(), usedforsecurity=False).hexdigest()
-
-
-_BLOBS = "https://openaipublic.blob.core.windows.net/encodings"
-CL100K = Ranks(
-    "cl100k_base",
-    f"{_BLOBS}/cl100k_base.tiktoken",
-    "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7",
-)
-O200K = Ranks(
-    "o200k_base",
-    f"{_BLOBS}/o200k_base.tiktoken",
-    "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d",
-)
+FETCH_S = 5.0  # for the whole fetch of 1.7 or 3.6 MB
+CL100K, O200K = "cl100k_base", "o200k_base"  # vocabularies
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,101 +54,79 @@ def estimate_tokens(text: str) -> int:
     return total
 
 
-def ranks_for(model: str) -> Ranks:
-    """Return the ranks nearest to a model's vocabulary: o200k for OpenAI's recent models, else cl100k.
+def vocabulary_like(model: str) -> str:
+    """Return the vocabulary nearest to a model's: o200k for OpenAI's recent models, else cl100k.
 
-    Llama 3's vocabulary is about 100k tiktoken ranks and 28k more: English and code count nearly as in cl100k_base.
+    Llama 3's is cl100k and 28k more tokens: English and code count nearly the same.
     """
     name = model.rpartition("/")[2].lower()
     return O200K if re.match(r"(gpt-(4o|4\.[1-9]|[5-9]|oss)|chatgpt-4o|o[1-9])", name) else CL100K
 
 
 def load_counter(model: str = "", *, fetch: bool = True) -> Counter:
-    """Return tiktoken's counter for `model` where its ranks are cached or can be fetched in time, else an estimate.
+    """Return tiktoken's counter for `model` where its vocabulary is cached or can be fetched in time, else an estimate.
 
-    The other vocabulary's cached ranks are preferred to a fetch. `fetch=False` never touches the network: for simulated
+    The other vocabulary is preferred to a fetch where it is cached. `fetch=False` never touches the network: for simulated
     servers, and for worker processes. Loading takes 0.2 to 0.6 s, so it belongs before the clock.
     """
-    wanted = ranks_for(model)
-    folder = cache_folder()
-    if folder is None:
-        return Counter("estimate: tiktoken has no folder for ranks; TIKTOKEN_CACHE_DIR names one")
-    for ranks in (wanted, CL100K, O200K):
-        if is_cached(ranks, folder):
-            return _tiktoken(ranks)
-    if not fetch:
-        return Counter("estimate: tiktoken's ranks are not in its cache")
-    if reason := fetch_ranks(wanted, folder, FETCH_TIMEOUT):
-        return Counter(f"estimate: tiktoken's ranks could not be fetched ({reason})")
-    return _tiktoken(wanted)
+    wanted = vocabulary_like(model)
+    try:
+        for name in (wanted, CL100K, O200K):
+            with contextlib.suppress(LookupError):
+                return _tiktoken(name, _only_cached)
+        if not fetch:
+            return Counter("estimate: tiktoken's ranks are not in its cache")
+        return _tiktoken(wanted, fetched)
+    except ValueError:
+        return Counter("estimate: tiktoken's ranks do not match their checksum")
+    except OSError as error:
+        return Counter(f"estimate: tiktoken's ranks could not be fetched ({error})")
 
 
 _loaded: WeakValueDictionary[str, Any] = WeakValueDictionary()  # encodings in use, so that none is loaded twice
 
 
-def _tiktoken(ranks: Ranks) -> Counter:
+def _tiktoken(name: str, read: Callable[[str], bytes]) -> Counter:
+    """Return tiktoken's counter; `read` is given the URL of a vocabulary that is not in tiktoken's cache."""
     import tiktoken
-    from tiktoken import registry
+    from tiktoken import load, registry
 
-    encoding = _loaded.get(ranks.encoding)
+    encoding = _loaded.get(name)
     if encoding is None:
-        encoding = _loaded[ranks.encoding] = tiktoken.get_encoding(ranks.encoding)
-        # tiktoken's registry would keep 40 MB for good; ours are freed with the run
-        registry.ENCODINGS.pop(ranks.encoding, None)
-    return Counter(f"tiktoken {ranks.encoding}", encoding)
+        usual, load.read_file = load.read_file, read  # type: ignore[assignment] # by position, as tiktoken calls it
+        try:
+            encoding = _loaded[name] = tiktoken.get_encoding(name)
+        finally:
+            load.read_file = usual
+            # tiktoken's registry would keep 40 MB for good; ours are freed with the run
+            registry.ENCODINGS.pop(name, None)
+    return Counter(f"tiktoken {name}", encoding)
 
 
-def cache_folder() -> Path | None:
-    """Return the folder in which tiktoken looks for ranks; None where it has none."""
-    for name in ("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR"):
-        if (value := os.environ.get(name)) is not None:
-            return Path(value) if value else None
-    try:
-        return Path(tempfile.gettempdir()) / "data-gym-cache"
-    except FileNotFoundError:  # no folder for temporary files can be written to
-        return None
+def _only_cached(_url: str) -> NoReturn:
+    raise LookupError
 
 
-def is_cached(ranks: Ranks, folder: Path) -> bool:
-    """Whether `folder` holds these ranks whole: tiktoken deletes a file with another hash, and fetches it anew."""
-    try:
-        data = (folder / ranks.file_name).read_bytes()
-    except OSError:
-        return False
-    return hashlib.sha256(data).hexdigest() == ranks.sha256
-
-
-def fetch_ranks(ranks: Ranks, folder: Path, timeout: float) -> str | None:
-    """Fetch ranks into `folder` within `timeout` seconds in all; return why not, or None. Nothing half-written stays."""
+def fetched(url: str, limit_s: float = FETCH_S) -> bytes:
+    """Return what is at a URL, fetched within so many seconds in all; raise OSError, which says why not."""
     import httpx
 
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + limit_s
     data = bytearray()
     try:
-        with httpx.stream("GET", ranks.url, timeout=timeout, follow_redirects=True) as response:
+        with httpx.stream("GET", url, timeout=limit_s, follow_redirects=True) as response:
             if response.status_code != httpx.codes.OK:
-                return f"HTTP {response.status_code}"
+                raise OSError(f"HTTP {response.status_code}")
             for piece in response.iter_bytes():
                 data += piece
                 if time.monotonic() > deadline:
-                    return f"not done after {timeout:g} s"
+                    raise OSError(f"not done after {limit_s:g} s")
     except httpx.TimeoutException:
-        return f"no answer within {timeout:g} s"
-    except (httpx.HTTPError, httpx.InvalidURL, ImportError, OSError, ValueError) as error:
-        # the last four: a proxy or SSL_CERT_FILE of the environment that httpx cannot use, such as all_proxy=socks://…
-        return str(error) or type(error).__name__
-    if hashlib.sha256(data).hexdigest() != ranks.sha256:
-        return "what came does not match its checksum"
-    partial = folder / f"{ranks.file_name}.{uuid.uuid4()}.tmp"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(data)
-        partial.replace(folder / ranks.file_name)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        return f"cannot write to {folder}: {error.strerror}"
-    return None
+        raise OSError(f"no answer within {limit_s:g} s") from None
+    except (httpx.HTTPError, httpx.InvalidURL, ImportError, ValueError) as error:
+        # the last three: a proxy of the environment that httpx cannot use, such as all_proxy=socks://…
+        raise OSError(str(error) or type(error).__name__) from None
+    return bytes(data)
 
 
 CUT = 0.9  # of what shorter prompts promise: a longer one counted below it was cut

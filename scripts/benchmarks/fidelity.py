@@ -1,21 +1,19 @@
 """Each client against the simulated server's truth log: is what it measures what was?
 
-    scripts/bench [CASE…] [--clients asyncio,locust,httpx]
+    scripts/bench [CASE…] [--clients asyncio,locust]
 
 The first cases are small and of many kinds; those after them are at the edge of what a client can do (see edges.py).
-Errors are client − truth; drivers are compared on the same work in one run.
+Errors are client − truth; drivers are compared on the same work in one run. `scripts/bench peers` has other clients.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +24,6 @@ from rig import PYTHON, ROOT, pinned
 
 from loadtest.run_folder import RunFolder
 from loadtest.workloads.source import nonce_of
-
-CLIENTS = ("asyncio", "locust", "httpx")
 
 
 @dataclass(frozen=True)
@@ -64,20 +60,18 @@ class Seen:
     true_ttft: np.ndarray
     tpot: np.ndarray
     true_tpot: np.ndarray
-    gaps: np.ndarray | None = None  # ITL by arrival, and by the server's created_at
-    true_gaps: np.ndarray | None = None
-    late_p99: float = 0.0  # how late the server itself was
-    verdict: str = "–"
+    gaps: np.ndarray  # ITL by arrival, and by the server's created_at
+    true_gaps: np.ndarray
+    late_p99: float  # how late the server itself was
+    verdict: str
+    chunks: int  # that all its requests got, those of the warm-up too
     cpu_s: float = 0.0  # of the client's processes, its start and the writing included
-    chunks: int = 0  # that all its requests got, those of the warm-up too
 
     def means_and_medians(self) -> dict[str, float]:
         """Return the figures that both drivers must agree on."""
-        tokens_per_s = 1e3 / self.tpot
-        parts = {"TTFT": self.ttft, "TPOT": self.tpot, "tokens/s": tokens_per_s, "ITL": self.gaps}
-        known = {name: values for name, values in parts.items() if values is not None}
-        return {f"{name} mean": values.mean() for name, values in known.items()} | {
-            f"{name} p50": float(np.median(values)) for name, values in known.items()
+        parts = {"TTFT": self.ttft, "TPOT": self.tpot, "tokens/s": 1e3 / self.tpot, "ITL": self.gaps}
+        return {f"{name} mean": values.mean() for name, values in parts.items()} | {
+            f"{name} p50": float(np.median(values)) for name, values in parts.items()
         }
 
 
@@ -100,7 +94,7 @@ def run_case(case: Case, client: str) -> Seen:
         if not out.exists():
             sys.exit(f"{client} wrote nothing:\n{done.stdout}{done.stderr}")
         by_opening = {_key(row["prompt"]): row for row in map(json.loads, truth.read_text().splitlines())}
-        seen = (seen_by_httpx if client == "httpx" else seen_by_loadtest)(out, by_opening)
+        seen = seen_by_loadtest(out, by_opening)
         seen.cpu_s = cpu
         return seen
 
@@ -129,11 +123,7 @@ def _locust(case: Case, url: str, out: Path) -> list[object]:
     return [PYTHON, "-m", "locust", "-f", ROOT / "scenarios/chat.py", *run, *lengths, *talks, "--out", out]
 
 
-def _httpx(case: Case, url: str, out: Path) -> list[object]:
-    return [PYTHON, __file__, "--httpx", url, case.streams, case.seconds, case.output_tokens, out]
-
-
-COMMANDS = {"asyncio": _asyncio, "locust": _locust, "httpx": _httpx}
+COMMANDS = {"asyncio": _asyncio, "locust": _locust}
 
 
 def seen_by_loadtest(out: Path, truth: dict[str, dict[str, Any]]) -> Seen:
@@ -171,59 +161,6 @@ def seen_by_loadtest(out: Path, truth: dict[str, dict[str, Any]]) -> Seen:
     )
 
 
-def seen_by_httpx(out: Path, truth: dict[str, dict[str, Any]]) -> Seen:
-    """Read what the plain httpx client wrote."""
-    rows = [json.loads(line) for line in out.read_text().splitlines()]
-    pairs = [(row, truth[row["nonce"]]["monotonic_ns"]) for row in rows if row["nonce"] in truth]
-    first = np.array([row["first"] - true["first_token"] for row, true in pairs]) / 1e6
-    ttft = np.array([row["first"] - row["sent"] for row, _ in pairs]) / 1e6
-    true_ttft = np.array([true["first_token"] - true["arrived"] for _, true in pairs]) / 1e6
-    spans = np.array([row["lines"] - 1 for row, _ in pairs])
-    tpot = np.array([row["last"] - row["first"] for row, _ in pairs]) / spans / 1e6
-    true_tpot = np.array([true["last_token"] - true["first_token"] for _, true in pairs]) / spans / 1e6
-    return Seen(first, ttft, true_ttft, tpot, true_tpot, chunks=sum(row["lines"] for row in rows))
-
-
-async def plain_httpx(url: str, streams: int, seconds: float, tokens: int) -> list[dict[str, Any]]:
-    """Stream the usual way: httpx's own transport, lines parsed as they come, the clock read when a line is seen."""
-    import httpx
-
-    rows = []
-    until = time.perf_counter() + seconds
-
-    async def user(client: httpx.AsyncClient, model: str, number: int) -> None:
-        turn = 0
-        while time.perf_counter() < until:
-            nonce = f"[{number:04x}{turn:04x}]"
-            said = [{"role": "user", "content": f"{nonce} hello " + "word " * 50}]
-            body = {"model": model, "messages": said, "options": {"num_predict": tokens}}
-            sent = time.perf_counter_ns()
-            try:
-                async with client.stream("POST", f"{url}/api/chat", json=body) as response:
-                    lines = response.aiter_lines()
-                    seen = [time.perf_counter_ns() async for line in lines if json.loads(line)["message"]["content"]]
-            except httpx.HTTPError:
-                continue  # it loses some of a burst; what it did see is compared
-            if turn and len(seen) > 1:
-                rows.append({"nonce": nonce, "sent": sent, "first": seen[0], "last": seen[-1], "lines": len(seen)})
-            turn += 1
-
-    limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(limits=limits, timeout=None) as client:
-        model = (await client.get(f"{url}/api/tags")).json()["models"][0]["name"]
-        await asyncio.gather(*(user(client, model, number) for number in range(streams)))
-    return rows
-
-
-def main_httpx(url: str, streams: str, seconds: str, tokens: str, out: str) -> None:
-    """Run the plain httpx client on uvloop and write what it saw."""
-    import uvloop
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        rows = runner.run(plain_httpx(url, int(streams), float(seconds), int(tokens)))
-    Path(out).write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
 def row_of(name: str, client: str, seen: Seen) -> str:
     """Return a client's row of the table of errors."""
     ttft = [np.percentile(seen.ttft, p) - np.percentile(seen.true_ttft, p) for p in (50, 99)]
@@ -237,10 +174,7 @@ def row_of(name: str, client: str, seen: Seen) -> str:
         f"{np.percentile(seen.true_ttft, 50):.1f} / {np.percentile(seen.true_ttft, 99):.1f}",
         f"{np.median(seen.tpot) - np.median(seen.true_tpot):+.3f}",
     ]
-    if seen.gaps is None or seen.true_gaps is None:
-        cells += ["–", "–"]
-    else:
-        cells += [f"{np.percentile(seen.gaps, p) - np.percentile(seen.true_gaps, p):+.2f}" for p in (50, 99)]
+    cells += [f"{np.percentile(seen.gaps, p) - np.percentile(seen.true_gaps, p):+.2f}" for p in (50, 99)]
     cells += [f"{seen.late_p99:.1f}", f"{seen.cpu_s / seen.chunks * 1e6:.1f}" if seen.chunks else "–", seen.verdict]
     return "| " + " | ".join(map(str, cells)) + " |"
 
@@ -275,19 +209,15 @@ def main(arguments: list[str]) -> None:
         prog="scripts/bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(known))
-    parser.add_argument("--clients", default="asyncio,locust", help="of " + ", ".join(CLIENTS))
+    parser.add_argument("--clients", default="asyncio,locust", help="of " + ", ".join(COMMANDS))
     parser.add_argument("--seconds", type=int, default=60, help="of the open loop (default 60)")
     parser.add_argument("--workers", type=int, default=1, help="driver processes of the open loop (default 1)")
     asked = parser.parse_args(arguments)
     clients = asked.clients.split(",")
-    for given, there in ((asked.cases, known), (clients, CLIENTS)):
+    for given, there in ((asked.cases, known), (clients, COMMANDS)):
         if unknown := set(given) - set(there):
             parser.error(f"{', '.join(sorted(unknown))} is not one of {', '.join(there)}")
     if small := [name for name in asked.cases or known if name in CASES]:
         fidelity(small, clients)
     if extreme := [name for name in asked.cases or known if name in edges.CASES]:
-        edges.run([*extreme], [client for client in clients if client != "httpx"], asked.seconds, asked.workers)
-
-
-if __name__ == "__main__":  # the httpx client, in a process of its own
-    main_httpx(*sys.argv[2:])
+        edges.run([*extreme], clients, asked.seconds, asked.workers)

@@ -193,7 +193,7 @@ def test_the_live_line_says_what_is_due_and_what_is_late() -> None:
         (("--rate", "5/s"), "'5/s' is not a list of numbers like 0.5,1,2 (a second, without the unit)"),
         (
             ("--rate", "4,8", "--find-max", "--slo", "ttft_p95=2"),
-            "--find-max searches over concurrency, or over one rate",
+            "--find-max begins with one level; give one --rate",
         ),
         (("--trace", "/nowhere/x.csv"), "cannot read the trace /nowhere/x.csv"),
     ],

@@ -176,7 +176,7 @@ def test_noise_never_gives_a_wrong_order() -> None:
         (["--find-max"], "add --slo"),
         (["--find-max", "--slo", "ttft_p95=2", "--concurrency", "1,2"], "leave out --concurrency"),
         (["--find-max", "--slo", "ttft_p95=2", "--duration", "3"], "leave out --duration"),
-        (["--find-max", "--slo", "ttft_p95=2", "--output-tokens", "4,8"], "one combination of lengths"),
+        (["--find-max", "--slo", "ttft_p95=2", "--output-tokens", "4,8"], "begins with one level"),
         (["--find-max", "0", "--slo", "ttft_p95=2"], "0 is not in the range"),
         (["--slo", "ttft=2"], "needs a statistic"),
     ],
@@ -199,7 +199,7 @@ def test_the_levels_of_a_search_are_long_enough_for_what_is_asked() -> None:
     assert first(Scenario(duration=3.0), "ttft_p95=2").duration is None  # of a file; on the command line it is refused
     with pytest.raises(ScenarioError):
         first(Scenario.from_dict({"rate": [1, 2]}), "ttft_p95=2")
-    with pytest.raises(ScenarioError, match="leave up_to_context and unload away"):
+    with pytest.raises(ScenarioError, match="leave out up_to_context"):
         first(Scenario(up_to_context=True), "ttft_p95=2")
 
 

@@ -25,7 +25,7 @@ from loadtest.measure.calibrate import (
 )
 from loadtest.records import Clock, Outcome, Record
 from loadtest.run_folder import RunFolder
-from loadtest.simulate.model.metronome import Metronome
+from loadtest.simulate.model.engine import Engine
 from loadtest.simulate.model.stream import EngineRequest
 from loadtest.simulate.profiles import PROFILES
 from loadtest.workloads.source import nonce_of
@@ -39,7 +39,7 @@ CLOCK = Clock(monotonic_ns=7_000 * MS, wall_ns=1_700_000_000_000 * MS)
 
 @pytest.mark.parametrize(("profile", "together"), [("metronome", False), ("lockstep", True)])
 def test_streams_tick_each_for_itself_or_all_together(profile: str, together: bool) -> None:
-    engine = Metronome(PROFILES[profile].timing, seed=1)
+    engine = Engine(PROFILES[profile].timing, slots=None, seed=1, loaded=4096)
     for number in range(20):
         engine.submit(EngineRequest(number, (), 10), now=number * 3 * MS)
     ticks = [(emission.at, emission.stream) for emission in engine.advance(1 << 62)]

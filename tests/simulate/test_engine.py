@@ -12,7 +12,6 @@ import pytest
 from support.places import RECORDED_RUNS
 
 from loadtest.simulate.model.engine import Engine
-from loadtest.simulate.model.metronome import Metronome
 from loadtest.simulate.model.prompts import TokenRun
 from loadtest.simulate.model.stream import EngineRequest, Stage, Stream
 from loadtest.simulate.model.timing import NS_PER_S, StepLaw, Timing, pass_sizes
@@ -224,7 +223,7 @@ def test_equal_seeds_give_equal_runs() -> None:
 
 
 def test_the_metronome_ticks_each_stream_on_its_own_phase() -> None:
-    engine = Metronome(PROFILES["metronome"].timing, seed=3)
+    engine = Engine(PROFILES["metronome"].timing, slots=None, seed=3, loaded=4096)
     streams = open_loop(engine, [cold(i, 10, 5) for i in range(2000)], [0.0] * 2000)
     first = sorted(seconds(stream.first) for stream in streams)
     assert first[1000] == pytest.approx(0.200, abs=0.002)

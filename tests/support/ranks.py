@@ -1,7 +1,7 @@
-"""tiktoken's real ranks for tests, from a package on the index: tokenizer hosts need not be reachable.
+"""tiktoken's real vocabularies for tests, from a package on the index: tokenizer hosts need not be reachable.
 
-The wheel of llama-index-core carries the ranks of cl100k_base and o200k_base as tiktoken caches them. It is fetched once
-with pip, and the two files are kept under $XDG_CACHE_HOME/loadtest-tests.
+The wheel of llama-index-core carries cl100k_base and o200k_base as tiktoken caches them. It is fetched once with pip, and
+the two files are kept under $XDG_CACHE_HOME/loadtest-tests.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ import zipfile
 from functools import cache
 from pathlib import Path
 
-from loadtest.workloads.tokens import CL100K, O200K, is_cached
-
 WHEEL = "llama-index-core"
 INSIDE = "llama_index/core/_static/tiktoken_cache/"
+CL100K, O200K = (
+    "9b5ad71b2ce5302211f9c61530b329a4922fc6a4",
+    "fb374d419588a4632f3f557e76b4b70aebbca790",
+)  # files of the cache
 
 
 @cache
@@ -41,7 +43,7 @@ def copy_ranks(target: Path) -> bool:
 
 
 def _whole(folder: Path) -> bool:
-    return all(is_cached(ranks, folder) for ranks in (CL100K, O200K))
+    return all((folder / name).exists() for name in (CL100K, O200K))
 
 
 def _fetch(download: Path, folder: Path) -> None:
@@ -53,7 +55,7 @@ def _fetch(download: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for wheel in download.glob("*.whl"):
         with zipfile.ZipFile(wheel) as archive:
-            for ranks in (CL100K, O200K):
-                partial = folder / f"{ranks.file_name}.{os.getpid()}"
-                partial.write_bytes(archive.read(INSIDE + ranks.file_name))
-                partial.replace(folder / ranks.file_name)
+            for name in (CL100K, O200K):
+                partial = folder / f"{name}.{os.getpid()}"
+                partial.write_bytes(archive.read(INSIDE + name))
+                partial.replace(folder / name)

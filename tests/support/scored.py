@@ -8,6 +8,7 @@ from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
+import click
 from click.testing import CliRunner
 
 from loadtest.analyse.comparison import comparable
@@ -48,7 +49,7 @@ def predicted(run: Path, **asked: Any) -> Document:
 
 def command(*args: object) -> tuple[int, str]:
     result = CliRunner().invoke(cli, list(map(str, args)), standalone_mode=False)
-    if isinstance(result.exception, LoadTestError):
+    if isinstance(result.exception, LoadTestError | click.ClickException):
         return 2, str(result.exception)
     assert result.exception is None, result.exception
     return int(result.return_value or 0), result.output

@@ -157,7 +157,7 @@ def test_wrong_files_and_contradictions_are_one_sentence(loadtest: Call, certifi
         (["--cert", folder / "none.pem"], "no such file"),
         (["--cert", folder / "cert.pem"], "--cert-key"),
         (["--cert", folder / "cert.pem", "--cert-key", folder / "locked.pem"], "passphrase"),
-        (["--cert-key", folder / "key.pem"], "--cert-key is the key to a certificate"),
+        (["--cert-key", folder / "key.pem"], "--cert-key does nothing alone; add --cert."),
         (["--insecure", "--ca-file", certificate], "give one"),
         (["--ca-file", folder / "none.pem"], "cannot read certificates"),
         (["--proxy", "socks4a://h:1"], "not one that speaks socks4a"),

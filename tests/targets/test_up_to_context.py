@@ -70,7 +70,7 @@ def test_lengths_fit_the_context_with_the_answer(
 @pytest.mark.parametrize(
     ("keys", "says"),
     [
-        ({"prompt": "hello"}, "leave out prompt, prompt_file, data and trace"),
+        ({"prompt": "hello"}, "up_to_context and prompt exclude each other: it chooses the length of made-up prompts"),
         ({"output_tokens": []}, "give output_tokens"),
     ],
 )

@@ -120,14 +120,14 @@ def test_texts_under_turns_are_the_users_alone_with_notes_beside_them_too(tmp_pa
     (found,) = rows_of(path := write(tmp_path, "a.jsonl", [{"session_id": "s", "turns": turns}]))
     assert ([one["content"] for one in found.transcript], found.id) == (["one", "two"], "s")
     assert found.questions
-    assert any("its columns turns[].delay and turns[].image are not sent" in note for note in notes_of(path))
+    assert any("columns that are not sent: turns[].delay and turns[].image." in note for note in notes_of(path))
 
 
 def test_a_body_may_be_json_in_a_text_and_is_never_left_out_in_silence(tmp_path: Path) -> None:
     (found,) = rows_of(write(tmp_path, "a.csv", 'prompt,body\none,"{""top_k"": 3}"\n'))
     assert found.body == {"top_k": 3}
     said = notes_of(write(tmp_path, "b.jsonl", [{"prompt": "one", "body": "a mail"}]))
-    assert any("its column body is not sent" in note for note in said)
+    assert any("columns that are not sent: body." in note for note in said)
 
 
 def test_roles_that_servers_do_not_know_are_said(tmp_path: Path) -> None:

@@ -58,11 +58,11 @@ def test_one_row_is_spoken_of_as_one(tmp_path: Path) -> None:
     path = write(tmp_path, "a.jsonl", row)
     once = check_files(Scenario(data=str(path), data_once=True, concurrency=[1]))
     assert once == [
-        f"{path}: 1 row holds a recorded answer, which is not sent.",
-        f"{path}: the row says how long its answer may be, which wins over output_tokens.",
+        f"{path}: 1 row with a recorded answer, which is not sent.",
+        f"{path}: 1 of 1 row with a length of the answer, which wins over output_tokens.",
     ]
     path = write(tmp_path, "b.jsonl", row + "\n" + '{"prompt": "c"}')
-    assert any("1 of 2 rows says how long its answer may be" in note for note in check_files(Scenario(data=str(path))))
+    assert any("1 of 2 rows with a length of the answer" in note for note in check_files(Scenario(data=str(path))))
 
 
 @pytest.mark.parametrize("prompt", [{"prompt": "a"}, {"messages": [{"role": "user", "content": "a"}]}])

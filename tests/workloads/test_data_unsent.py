@@ -22,22 +22,22 @@ PAIR = [{"from": "human", "value": "one"}, {"from": "gpt", "value": "A"}]
 @pytest.mark.parametrize(
     ("rows", "columns"),
     [
-        ([{"question": "q", "context": "c"}], "its column context is not sent."),
-        ([{"question": "q", "choices": ["a"], "subject": "s"}], "its columns choices and subject are not sent."),
-        ([{"messages": [ONE], "tools": [{}], "temperature": 0}], "its columns tools and temperature are not sent."),
+        ([{"question": "q", "context": "c"}], "columns that are not sent: context."),
+        ([{"question": "q", "choices": ["a"], "subject": "s"}], "columns that are not sent: choices and subject."),
+        ([{"messages": [ONE], "tools": [{}], "temperature": 0}], "columns that are not sent: tools and temperature."),
         (
             [{"instruction": "a", "context": ""}, {"instruction": "b", "context": "c"}],
-            "its column context is not sent.",
+            "columns that are not sent: context.",
         ),
-        ([{"prompt": "a"}, {"prompt": "b", "images": ["x"]}], "its column images is not sent."),
-        ([{"messages": [ONE], "prompt": "one"}], "its column prompt is not sent."),
-        ([{"prompt": "a", **{f"c{i}": 1 for i in range(12)}}], "c6, c7 and 4 more are not sent."),
+        ([{"prompt": "a"}, {"prompt": "b", "images": ["x"]}], "columns that are not sent: images."),
+        ([{"messages": [ONE], "prompt": "one"}], "columns that are not sent: prompt."),
+        ([{"prompt": "a", **{f"c{i}": 1 for i in range(12)}}], "c6, c7 and 4 more."),
         (
             [{"input": {"messages": [ONE]}}, {"input": {"messages": [ONE], "tools": [{}]}}],
-            "its column input.tools is not sent.",
+            "columns that are not sent: input.tools.",
         ),
-        ([{"id": 1, "input": json.dumps({"messages": [ONE], "top_p": 1})}], "its column input.top_p is not sent."),
-        ([{"system": "T", "messages": [SYSTEM, ONE]}], "its column system is not sent."),
+        ([{"id": 1, "input": json.dumps({"messages": [ONE], "top_p": 1})}], "columns that are not sent: input.top_p."),
+        ([{"system": "T", "messages": [SYSTEM, ONE]}], "columns that are not sent: system."),
     ],
 )
 def test_columns_that_are_not_sent_are_said(tmp_path: Path, rows: list[dict[str, Any]], columns: str) -> None:
@@ -60,7 +60,7 @@ def test_columns_that_are_not_sent_are_said(tmp_path: Path, rows: list[dict[str,
     ],
 )
 def test_nothing_is_said_of_what_is_read_or_empty(tmp_path: Path, row: dict[str, Any]) -> None:
-    assert not [note for note in notes_of(write(tmp_path, "a.jsonl", [row])) if "not sent. What" in note]
+    assert not [note for note in notes_of(write(tmp_path, "a.jsonl", [row])) if "columns that are not sent" in note]
 
 
 @pytest.mark.parametrize(
@@ -79,9 +79,9 @@ def test_names_that_nothing_fills_in_are_said_once(tmp_path: Path, row: Any) -> 
     [
         (
             {"conversations": [*PAIR, *PAIR]},
-            "1 conversation goes on behind its first turn; what follows is not sent",
+            "1 conversation of several turns; what follows the first is not sent",
         ),
-        ({"turns": ["one", "two"]}, "1 conversation goes on behind its first turn"),
+        ({"turns": ["one", "two"]}, "1 conversation of several turns"),
         (
             {"conversations": [*PAIR, {"from": "observation", "value": "x"}]},
             "messages of the role observation are left out of its conversations",
@@ -100,14 +100,14 @@ def test_turns_that_are_not_sent_are_said(tmp_path: Path, row: dict[str, Any], w
     [
         (
             [{"id": 1, "prompt": "a"}, {"id": 1, "prompt": "b"}, {"id": 2, "prompt": "c"}],
-            "1 row has the id of another row, and",
+            "1 row with the id of another row: records",
         ),
-        ([{"id": "a", "messages": [ONE]}] * 3, "2 rows have the id of another row, and records name them alike."),
+        ([{"id": "a", "messages": [ONE]}] * 3, "2 rows with the id of another row: records name them alike."),
         (  # GenAI-Perf's sessions; were sent as single prompts without a word of it
             [{"session_id": "a", "text": "one"}, {"session_id": "a", "text": "two"}],
             "records name them alike. Each is sent by itself: turns of a conversation belong in one row.",
         ),
-        ([{"id": 1, "prompt": "a"}, {"id": "1", "prompt": "b"}], "1 row has the id of another row, and"),
+        ([{"id": 1, "prompt": "a"}, {"id": "1", "prompt": "b"}], "1 row with the id of another row: records"),
         (
             [
                 {"id": 1, "prompt": "a"},
@@ -129,13 +129,13 @@ def test_rows_of_one_id_are_said(tmp_path: Path, rows: list[dict[str, Any]], sai
 
 def test_what_an_object_holds_beside_the_prompt_is_said_of_a_named_column_too(tmp_path: Path) -> None:
     path = write(tmp_path, "a.jsonl", [{"n": 1, "request": {"messages": [ONE], "seed": 1}}])
-    assert any("its column request.seed is not sent." in note for note in notes_of(path, data_column="request"))
+    assert any("columns that are not sent: request.seed." in note for note in notes_of(path, data_column="request"))
 
 
 def test_lines_of_a_text_are_said_to_be_prompts(tmp_path: Path) -> None:
     path = write(tmp_path, "a.txt", "one\ntwo\n")
     assert notes_of(path) == [
-        f"{path}: each of its 2 lines is sent as a prompt; one text for every request is given with --prompt-file."
+        f"{path}: each line is sent as a prompt; one text for every request is given with --prompt-file."
     ]
     workload = pickle.loads(
         pickle.dumps(Workload(Scenario(data=str(path), seed=1, concurrency=[1]), Counter("estimate")))

@@ -90,7 +90,7 @@ def test_lengths_are_the_servers() -> None:
     ("keys", "words"),
     [
         ({"system": "a", "system_tokens": 5}, "exclude each other"),
-        ({"prefixes": 5}, "say how long they are with system_tokens"),
+        ({"prefixes": 5}, "prefixes does nothing alone; add system_tokens."),
         ({"system_tokens": 5, "prefix_zipf": 1}, "add prefixes"),
         ({"system": " "}, "write a system prompt"),
         ({"system_tokens": 0}, "system_tokens must be 1 or more"),

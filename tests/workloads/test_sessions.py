@@ -162,14 +162,20 @@ def test_conversations_of_a_data_file_are_played_turn_by_turn(chats: str, answer
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ({"answers": "server", "turns": None, "follow_up_tokens": None}, "answers shapes conversations"),
-        ({"turns": None}, "follow_up_tokens shapes conversations, and there are none; add turns, e.g. turns = 4."),
+        (
+            {"answers": "server", "turns": None, "follow_up_tokens": None},
+            "answers does nothing alone; add turns or data.",
+        ),
+        ({"turns": None}, "follow_up_tokens does nothing alone; add turns."),
         (
             {"endpoint": "generate"},
             "a conversation is made of messages, and generate takes none; use chat, responses or",
         ),
         ({"endpoint": "completions"}, "completions takes none"),
-        ({"prompt": "Hi"}, "leave out prompt (or prompt_file), or turns"),
+        (
+            {"prompt": "Hi"},
+            "turns and prompt exclude each other: a conversation begins with no prompt of yours; give one.",
+        ),
         ({"turns": 0}, "turns must be 1 or more, not 0."),
         ({"turns": "uniform(0, 3)"}, "turns: 'uniform(0, 3)' cannot be: the least must be 1 or more, not 0.0"),
         (
@@ -178,7 +184,7 @@ def test_conversations_of_a_data_file_are_played_turn_by_turn(chats: str, answer
         ),
         ({"think_time": "20"}, "think_time must be a number of seconds, not '20'; leave out the quotes."),
         ({"think_time": "poisson(3)"}, "names no distribution of times; there are lognormal"),
-        ({"data_once": True, "data": "x"}, "leave out"),
+        ({"trace": "x"}, "turns and trace exclude each other: that is for requests by themselves; give one."),
     ],
 )
 def test_what_cannot_be_a_conversation_is_one_sentence(keys: dict[str, Any], words: str) -> None:

@@ -1,12 +1,10 @@
-"""Counting tokens: tiktoken's ranks from its cache, a fetch with a limit, an estimate; and the server's own count."""
+"""Counting tokens: tiktoken's vocabulary from its cache, a fetch with a limit, an estimate; and the server's own count."""
 
 from __future__ import annotations
 
-import dataclasses
 import gc
-import hashlib
 import pickle
-import socket
+import shutil
 import threading
 import weakref
 from collections.abc import Iterator
@@ -15,9 +13,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from support import ranks as cached
 
 from loadtest.workloads import tokens
-from loadtest.workloads.tokens import CL100K, O200K, Counter, Ranks, TokenFit, estimate_tokens, load_counter
+from loadtest.workloads.tokens import CL100K, O200K, Counter, TokenFit, estimate_tokens, fetched, load_counter
 
 PROSE = (
     "The kernel stamps each segment as it arrives, so a busy client cannot mistake its own lag for the server's. "
@@ -28,7 +27,8 @@ PROSE = (
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache of tiktoken's."""
+    """An empty cache of tiktoken's, and nothing loaded from another one."""
+    monkeypatch.setattr(tokens, "_loaded", weakref.WeakValueDictionary())
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -61,10 +61,6 @@ def serving(body: bytes, status: int = 200, *, silent: bool = False) -> Iterator
             thread.join()
 
 
-def ranks_at(url: str, body: bytes) -> Ranks:
-    return Ranks("cl100k_base", url, hashlib.sha256(body).hexdigest())
-
-
 # ---------------------------------------------------------------- tiktoken
 
 
@@ -76,7 +72,7 @@ def test_real_ranks_count_as_tiktoken_does(ranks: Path) -> None:
     assert counter.count("") == 0
     assert counter.count("<|endoftext|>") > 1
     assert load_counter("openai/gpt-oss-120b", fetch=False).source == "tiktoken o200k_base"
-    assert sorted(file.name for file in ranks.iterdir()) == sorted([CL100K.file_name, O200K.file_name])
+    assert sorted(file.name for file in ranks.iterdir()) == sorted([cached.CL100K, cached.O200K])
 
 
 def test_ranks_are_loaded_once_and_gone_with_who_counts(ranks: Path) -> None:
@@ -104,12 +100,12 @@ def test_the_estimate_is_near_for_prose(ranks: Path) -> None:
 
 def test_the_other_vocabulary_is_better_than_none(ranks: Path, cache: Path) -> None:
     cache.mkdir()
-    (cache / O200K.file_name).write_bytes((ranks / O200K.file_name).read_bytes())
+    shutil.copy(ranks / cached.O200K, cache)
     assert load_counter("llama3", fetch=False).source == "tiktoken o200k_base"
 
 
 @pytest.mark.parametrize(
-    ("model", "ranks"),
+    ("model", "vocabulary"),
     [
         ("llama3.1:70b", CL100K),
         ("", CL100K),
@@ -123,11 +119,11 @@ def test_the_other_vocabulary_is_better_than_none(ranks: Path, cache: Path) -> N
         ("olmo2", CL100K),
     ],
 )
-def test_the_vocabulary_nearest_to_a_model(model: str, ranks: Ranks) -> None:
-    assert tokens.ranks_for(model) is ranks
+def test_the_vocabulary_nearest_to_a_model(model: str, vocabulary: str) -> None:
+    assert tokens.vocabulary_like(model) == vocabulary
 
 
-def test_without_ranks_and_without_a_fetch_it_estimates_and_says_why(cache: Path) -> None:
+def test_without_a_vocabulary_and_without_a_fetch_it_estimates_and_says_why(cache: Path) -> None:
     counter = load_counter("llama3", fetch=False)
     assert not counter.exact
     assert counter.source == "estimate: tiktoken's ranks are not in its cache"
@@ -135,71 +131,57 @@ def test_without_ranks_and_without_a_fetch_it_estimates_and_says_why(cache: Path
     assert not cache.exists()
 
 
-def test_a_switched_off_cache_is_not_worked_around(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "")
-    assert "no folder for ranks" in load_counter().source
-
-
 def test_where_no_folder_takes_temporary_files_lengths_are_estimated(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("tempfile.tempdir", None)
     monkeypatch.setattr("tempfile._candidate_tempdir_list", list)
-    assert "no folder for ranks" in load_counter().source
+    assert "No usable temporary directory" in load_counter().source
 
 
-def test_where_tiktoken_looks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("TIKTOKEN_CACHE_DIR", raising=False)
-    monkeypatch.delenv("DATA_GYM_CACHE_DIR", raising=False)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    assert tokens.cache_folder() == tmp_path / "data-gym-cache"
-    monkeypatch.setenv("DATA_GYM_CACHE_DIR", "/b")
-    assert tokens.cache_folder() == Path("/b")
-    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "/a")
-    assert tokens.cache_folder() == Path("/a")
-
-
-def test_a_damaged_file_is_neither_used_nor_left_to_tiktoken(cache: Path) -> None:
+def test_a_damaged_file_is_not_used(cache: Path) -> None:
     cache.mkdir()
-    (cache / CL100K.file_name).write_bytes(b"damaged")
+    (cache / cached.CL100K).write_bytes(b"damaged")
     assert not load_counter(fetch=False).exact
-    assert (cache / CL100K.file_name).read_bytes() == b"damaged"
 
 
 # ---------------------------------------------------------------- the fetch
 
 
-def test_a_fetch_fills_the_cache(cache: Path) -> None:
+def test_a_fetch_fills_the_cache_by_our_own_way_alone(
+    ranks: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tiktoken import load
+
+    usual = load.read_file
+    monkeypatch.setattr(tokens, "fetched", lambda _: (ranks / cached.CL100K).read_bytes())
+    assert load_counter("m").source == "tiktoken cl100k_base"
+    assert [file.name for file in cache.iterdir()] == [cached.CL100K]
+    assert load.read_file is usual
+
+
+def test_what_is_not_the_vocabulary_is_not_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "fetched", lambda _: b"a login page")
+    assert load_counter("m").source == "estimate: tiktoken's ranks do not match their checksum"
+    assert not cache.exists()
+
+
+def test_what_a_server_sends_is_fetched_within_a_time() -> None:
     body = b"ranks" * 1000
     with serving(body) as url:
-        ranks = ranks_at(url, body)
-        assert tokens.fetch_ranks(ranks, cache, 5) is None
-    assert [file.name for file in cache.iterdir()] == [ranks.file_name]
-    assert tokens.is_cached(ranks, cache)
-
-
-@pytest.mark.parametrize(
-    ("status", "body", "expected"), [(404, b"gone", "HTTP 404"), (200, b"a login page", "does not match its checksum")]
-)
-def test_what_is_not_the_ranks_is_not_kept(cache: Path, status: int, body: bytes, expected: str) -> None:
-    with serving(body, status) as url:
-        assert expected in (tokens.fetch_ranks(ranks_at(url, b"other"), cache, 5) or "")
-    assert not cache.exists()
-
-
-def test_a_server_that_falls_silent_is_given_up(cache: Path) -> None:
-    body = b"ranks" * 1000
-    with serving(body, silent=True) as url:
-        assert "0.1 s" in (tokens.fetch_ranks(ranks_at(url, body), cache, 0.1) or "")
-    assert not cache.exists()
+        assert fetched(url) == body
+    with serving(b"gone", 404) as url, pytest.raises(OSError, match="HTTP 404"):
+        fetched(url)
+    with serving(body, silent=True) as url, pytest.raises(OSError, match=r"0\.1 s"):
+        fetched(url, 0.1)
 
 
 def test_a_failed_fetch_is_an_estimate_that_says_why(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        nowhere = dataclasses.replace(CL100K, url=f"http://127.0.0.1:{closed.getsockname()[1]}/ranks")
-    monkeypatch.setattr(tokens, "ranks_for", lambda _: nowhere)
-    assert load_counter("m").source.startswith("estimate: tiktoken's ranks could not be fetched (")
+    def gone(_: str) -> bytes:
+        raise OSError("HTTP 404")
+
+    monkeypatch.setattr(tokens, "fetched", gone)
+    assert load_counter("m").source == "estimate: tiktoken's ranks could not be fetched (HTTP 404)"
 
 
 @pytest.mark.parametrize(
@@ -212,16 +194,17 @@ def test_a_failed_fetch_is_an_estimate_that_says_why(cache: Path, monkeypatch: p
     ],
 )
 def test_an_environment_that_httpx_cannot_use_is_a_failed_fetch(
-    cache: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(name, value)
-    assert tokens.fetch_ranks(ranks_at("http://127.0.0.1:9", b"ranks"), cache, 5)
+    with pytest.raises(OSError):
+        fetched("http://127.0.0.1:9")
 
 
-def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "cache").write_text("")
-    with serving(b"ranks") as url:
-        assert "cannot write" in (tokens.fetch_ranks(ranks_at(url, b"ranks"), tmp_path / "cache", 5) or "")
+def test_a_cache_that_cannot_be_written(ranks: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache.write_text("")
+    monkeypatch.setattr(tokens, "fetched", lambda _: (ranks / cached.CL100K).read_bytes())
+    assert "could not be fetched" in load_counter("m").source
 
 
 # ---------------------------------------------------------------- calibration

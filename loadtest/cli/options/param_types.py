@@ -25,7 +25,7 @@ _THOUSANDS = re.compile(r"(?<![\d.])[1-9]\d{0,2}(?:,\d{3})*,0\d\d(?:,\d{3})*(?:\
 
 
 class ReadParam(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4 alone
-    """A type whose values `read` makes of the option's text, within `bounds`, which nan is never within.
+    """A type whose values, or lists of values, `read` makes of the option's text, within `bounds`, which nan is never within.
 
     The metavar is `kind` in capitals. `wanted` is what a text should have been, where `read` raises no sentence of its own.
     """
@@ -41,9 +41,13 @@ class ReadParam(click.ParamType):  # type: ignore[type-arg]  # generic since cli
             self.fail(as_sentence(error), param, ctx)
         except (ValueError, OverflowError):
             self.fail(f"{short_repr(value)} is not {self._wanted}.", param, ctx)
-        if self._bounds and not self._bounds[0] <= found <= self._bounds[1]:
+        if found == ():
+            self.fail("the list is empty; name at least one number.", param, ctx)
+        if self._bounds:
             low, high = self._bounds
-            self.fail(f"{short_repr(found)} is not a number from {low:.12g} to {high:.12g}.", param, ctx)
+            for one in found if isinstance(found, tuple) else (found,):
+                if not low <= one <= high:
+                    self.fail(f"{short_repr(one)} is not a number from {low:.12g} to {high:.12g}.", param, ctx)
         return found
 
 
@@ -95,9 +99,14 @@ def names_callback(
     return read
 
 
+def whole_list(*bounds: float) -> ReadParam:
+    return ReadParam(_list_of(parse_whole), "n,n,…", "a list of whole numbers like 1,2,4,8", bounds)
+
+
+def number_list(*bounds: float) -> ReadParam:
+    return ReadParam(_list_of(float), "r,r,…", "a list of numbers like 0.5,1,2 (a second, without the unit)", bounds)
+
+
 SHARE = ReadParam(read_share, "share", "a share like 5% or 0.05")
 PARAM_TYPES: dict[type, click.ParamType[Any]] = {int: whole_param(), float: number_param()}
-LISTS_OF = {
-    int: ReadParam(_list_of(parse_whole), "n,n,…", "a list of whole numbers like 1,2,4,8"),
-    float: ReadParam(_list_of(float), "r,r,…", "a list of numbers like 0.5,1,2 (a second, without the unit)"),
-}
+LISTS_OF = {int: whole_list(), float: number_list()}

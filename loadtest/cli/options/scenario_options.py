@@ -159,9 +159,6 @@ def one_url(argument: str | None, option: str | None) -> str | None:
 def make_scenario(path: Any, values: dict[str, Any]) -> Scenario:
     """Lay the options given over the scenario file, or build a scenario of options alone."""
     given = {key: value for key, value in values.items() if value is not None}
-    for key, value in given.items():
-        if value == ():
-            raise ScenarioError(f"--{key.replace('_', '-')} is empty: name at least one number.")
     from_environment = {key: value for key, value in given.items() if is_from_environment(key)}
     given = laid_over(from_environment, {key: given[key] for key in given.keys() - from_environment.keys()})
     if path is not None:
@@ -180,8 +177,8 @@ def _as_option(found: re.Match[str]) -> str:
     """
     key, value = found.groups()
     sentence, end = found.string, found.string[found.end() :]
-    named = sentence[: found.start()].endswith(("add ", " with ")) and end[:1] in {",", ";", "."}
-    known = value is not None or "_" in key or found.start() == 0 or named
+    named = sentence[: found.start()].endswith(("add ", " with ", " or ")) and end.startswith((",", ";", ".", " or "))
+    known = value is not None or "_" in key or found.start() == 0 or named or end.startswith(" exclude each other")
     given = "" if value is None else f" {value.strip('[]').replace(', ', ',')}"
     return f"{SCENARIO_KEYS[key].flag}{given}" if known else found[0]
 

@@ -31,8 +31,6 @@ def check_find_max(most: int | None, objectives: Sequence[Objective], values: di
         return
     if not objectives:
         raise ScenarioError("--find-max needs objectives to search by: add --slo, e.g. --slo ttft_p95=2.")
-    if values.get("trace") is not None:
-        raise ScenarioError("--find-max searches over concurrency or over a rate, not over a trace; leave out --trace.")
     if values.get("duration") is not None:
         raise ScenarioError(
             "--find-max measures as many requests as its answer needs; leave out --duration, and set the fewest with "
@@ -72,19 +70,12 @@ class Finder:
     def first(self) -> Scenario:
         """Return the scenario of the first level, without its duration; raise ScenarioError for one that is not one search."""
         scenario = self._scenario
-        if scenario.unload or scenario.up_to_context:
-            raise ScenarioError(
-                "--find-max searches over concurrency at one length; leave up_to_context and unload away."
-            )
-        if scenario.data_once:
-            raise ScenarioError("--find-max sends as many requests as --slo needs; leave out data_once.")
-        if scenario.trace is not None or scenario.rate_to is not None or len(scenario.rate) > 1:
-            raise ScenarioError(
-                "--find-max searches over concurrency, or over one rate; leave out trace and rate_to, and give one rate."
-            )
+        for name in ("trace", "rate_to", "data_once", "up_to_context", "unload"):
+            if getattr(scenario, name):
+                raise ScenarioError(f"--find-max chooses the load and how many requests it needs; leave out {name}.")
         if len((scenario if scenario.rate else scenario.replace(concurrency=(1,))).levels()) > 1:
             raise ScenarioError(
-                "--find-max searches for one combination of lengths; give one --input-tokens, --output-tokens and --words."
+                "--find-max begins with one level; give one --rate, --input-tokens, --output-tokens and --words."
             )
         start = self._search.next_level([])
         assert start is not None

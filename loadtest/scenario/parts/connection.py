@@ -84,21 +84,11 @@ def hosts_without_proxy(keys: ConnectionKeys) -> Iterator[tuple[str, int | None]
 
 
 def check_connection(keys: ConnectionKeys) -> None:
-    """Raise ScenarioError where these keys make no sense, alone or together. No sentence quotes what may be a key."""
+    """Raise ScenarioError where one of these keys makes no sense. No sentence quotes what may be a secret."""
     if keys.key_env is not None and not _VARIABLE.fullmatch(keys.key_env):
         raise ScenarioError(
             "key_env must be the name of an environment variable, not a key itself; set one, such as MY_KEY, and give "
             "--key-env MY_KEY."
         )
-    if keys.cert_key is not None and keys.cert is None:
-        raise ScenarioError("cert_key is the key to a certificate; name the certificate's file with cert.")
-    if keys.insecure and keys.ca_file is not None:
-        raise ScenarioError(
-            f"insecure trusts any certificate, ca_file ({short_repr(keys.ca_file)}) those of one authority alone; give one."
-        )
     if keys.no_proxy is not None:
-        if keys.proxy is None:
-            raise ScenarioError(
-                "no_proxy names hosts that are not asked through a proxy; name the proxy with proxy, or leave it out."
-            )
         list(hosts_without_proxy(keys))

@@ -85,16 +85,7 @@ class DataKeys:
 
 
 def check_data(data: DataKeys) -> None:
-    for name in ("data_column", "data_once"):
-        if getattr(data, name) and data.data is None:
-            raise ScenarioError(f"{name} says how data is read, and there is none; add data.")
     if data.system is not None and not data.system.startswith("@"):
         refuse_file_name("system", data.system, f"a file's name follows an @: @{data.system.strip()}")
-    if data.system is not None and data.system_tokens is not None:
-        raise ScenarioError("system and system_tokens exclude each other; give one.")
-    if data.prefixes is not None and data.system_tokens is None:
-        raise ScenarioError(
-            "prefixes are made up; say how long they are with system_tokens, e.g. system_tokens = 1000."
-        )
     if data.prefix_zipf is not None and (data.prefixes or 1) < 2:
         raise ScenarioError("prefix_zipf says which of several prefixes is drawn; add prefixes, e.g. prefixes = 20.")

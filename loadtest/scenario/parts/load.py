@@ -140,8 +140,6 @@ class LoadKeys:
 def check_load(load: LoadKeys) -> None:
     if not load.concurrency and not load.open_loop:
         raise ScenarioError("concurrency is empty: name at least one number of streams.")
-    if load.requests is not None and load.duration is not None:
-        raise ScenarioError("requests and duration exclude each other; give one.")
     if load.unload and load.concurrency != (1,):
         raise ScenarioError("unload measures one model load at a time; set concurrency = 1, and requests to how many.")
     streams = max(load.concurrency, default=0)
@@ -156,17 +154,7 @@ def check_load(load: LoadKeys) -> None:
         raise ScenarioError(
             f"max_in_flight = {most} cannot be shared by {load.workers} workers; ask for {counted(most, 'worker')} or fewer."
         )
-    if not load.rate:
-        for name in ("rate_to", "burstiness"):
-            if getattr(load, name) is not None:
-                raise ScenarioError(f"{name} shapes an open loop at a rate, and there is none; add rate.")
-        if load.arrivals != "poisson":
-            raise ScenarioError(f"arrivals = {load.arrivals} needs a rate; add rate, e.g. rate = [4].")
-    if load.rate and load.trace is not None:
-        raise ScenarioError("rate and trace exclude each other; a trace has its own instants.")
+    if load.arrivals != "poisson" and not load.rate:
+        raise ScenarioError(f"arrivals = {load.arrivals} needs a rate; add rate, e.g. rate = [4].")
     if load.open_loop and (load.arrivals == "gamma") != (load.burstiness is not None):
         raise ScenarioError("gamma arrivals and burstiness go together; give both, e.g. burstiness = 0.5, or neither.")
-    if load.open_loop and load.max_rate:
-        raise ScenarioError("max_rate slows the streams of a closed loop; leave it out in an open loop.")
-    if not load.open_loop and most is not None:
-        raise ScenarioError("max_in_flight limits an open loop; add rate or trace (concurrency is a limit by itself).")

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loadtest.errors import ScenarioError
-from loadtest.scenario.files import MOST_PROMPT, prompt_of, refuse_file_name
+from loadtest.scenario.files import MOST_PROMPT, check_words, prompt_of, refuse_file_name
 from loadtest.scenario.keys import ATTRIBUTE, OPTION, key
-from loadtest.scenario.values import TOKEN_COUNTS, Range, Text, short_repr
+from loadtest.scenario.values import TOKEN_COUNTS, Range, Text
 
 DEFAULT_OUTPUT = [64]  # tokens
 ANY = "any"  # as output_tokens: the model ends its answers, as an empty list says too
@@ -123,14 +122,6 @@ class SessionKeys:
 
 
 def check_prompts(prompts: PromptKeys) -> None:
-    if prompts.prompt is not None and prompts.prompt_file is not None:
-        raise ScenarioError("prompt and prompt_file exclude each other; give one.")
-    if prompts.words and not prompts.literal:
-        raise ScenarioError("words fills {words} in a prompt, and there is none; give prompt or prompt_file.")
-    if prompts.prompt is None:
-        return
-    refuse_file_name("prompt", prompts.prompt, "give it with --prompt-file (prompt_file)")
-    if prompts.words and "{words}" not in prompts.prompt:
-        raise ScenarioError(f"words is given, but the prompt has no {{words}} in it: {short_repr(prompts.prompt)}.")
-    if not prompts.words and "{words}" in prompts.prompt:
-        raise ScenarioError("the prompt has {words} in it; say which with words, e.g. words = [25, 100].")
+    if prompts.prompt is not None:
+        refuse_file_name("prompt", prompts.prompt, "give it with --prompt-file (prompt_file)")
+        check_words("the prompt", prompts.prompt, has_words=bool(prompts.words))

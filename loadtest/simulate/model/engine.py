@@ -174,7 +174,11 @@ class Engine:
 
     def _later(self, stream: Stream, stage: Stage, now: int, seconds: float) -> None:
         stream.stage = stage
-        heapq.heappush(self._timed, (now + round(seconds * NS_PER_S), next(self._order), stream))
+        at = now + round(seconds * NS_PER_S)
+        if self.timing.aligned and stage in _WORKING:
+            grid = round(self._draw(1) * NS_PER_S)
+            at = -(-at // grid) * grid
+        heapq.heappush(self._timed, (at, next(self._order), stream))
 
     def _enqueue(self, stream: Stream, at: int) -> None:
         stream.scheduled = at
@@ -248,10 +252,12 @@ class Engine:
         if self._pause:
             at, self._pause = at + round(self._pause * NS_PER_S), 0.0
         while self._ready and self._assign(self._ready[0], at):
-            self._active.append(self._ready.pop(0))
+            stream = self._ready.pop(0)
             if self._beside:
-                self._later(self._active[-1], Stage.PREFILL, at, self._prompt_alone(self._active[-1]))
-        if not self._active or self.timing.own_clocks:
+                self._later(stream, Stage.PREFILL, at, self._prompt_alone(stream))
+            if not self.timing.own_clocks:
+                self._active.append(stream)
+        if not self._active:
             return
         decoding = [stream for stream in self._active if stream.stage is Stage.DECODE]
         prompts: list[tuple[Stream, int]] = []

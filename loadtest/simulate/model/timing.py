@@ -85,16 +85,15 @@ class Timing:
     prefill_way: str = SLICED  # how prompts are evaluated: SLICED into steps, BEFORE the next step, or BESIDE the steps
     # no steps: each stream gets its next token a step time after its last; prompts go on beside
     own_clocks: bool = False
+    aligned: bool = (
+        False  # with own_clocks: tokens come at whole step times, so that those of all streams come together
+    )
     beside_s: float = 0.0  # by which a prompt takes longer for each other request at work; with own_clocks alone
     # tokens of prompts and answers that all requests at work may hold; None: no such limit
     kv_tokens: int | None = None
-    # metronome, which has no engine: mean and standard deviation of TTFT
-    first_token_s: tuple[float, float] | None = None
-    aligned: bool = False  # metronome: all streams send at the same instants, as an engine sends the tokens of a step
 
     def scaled(self, factor: float) -> Self:
         """Return the same engine with every time multiplied by `factor` (1/speed)."""
-        first = self.first_token_s and (self.first_token_s[0] * factor, self.first_token_s[1] * factor)
         return replace(
             self,
             step=self.step.scaled(factor),
@@ -109,7 +108,6 @@ class Timing:
             handover_s=self.handover_s * factor,
             handovers=tuple(value * factor for value in self.handovers),
             relays=tuple(value * factor for value in self.relays),
-            first_token_s=first,
         )
 
 

@@ -8,7 +8,6 @@ from itertools import count
 from typing import Any, NamedTuple, TypeVar
 
 from loadtest.simulate.model.engine import Engine
-from loadtest.simulate.model.metronome import Metronome
 from loadtest.simulate.model.prompts import Prompt, TokenRun, first_tokens, token_count
 from loadtest.simulate.model.stream import Emission, EngineRequest, Stream
 from loadtest.simulate.model.timing import NS_PER_S
@@ -39,7 +38,7 @@ class PlayedTurn(NamedTuple):
 
 
 def closed_loop(
-    engine: Engine | Metronome,
+    engine: Engine,
     requests: Sequence[EngineRequest],
     *,
     starts_s: Sequence[float],
@@ -57,7 +56,7 @@ def closed_loop(
 
 
 def open_loop(
-    engine: Engine | Metronome,
+    engine: Engine,
     requests: Sequence[EngineRequest],
     arrivals_s: Sequence[float],
     *,
@@ -68,7 +67,7 @@ def open_loop(
 
 
 def _play(
-    engine: Engine | Metronome,
+    engine: Engine,
     sends: list[int],
     requests: Sequence[EngineRequest],
     again_ns: int | None,
@@ -87,9 +86,7 @@ def _play(
     return streams
 
 
-def _events(
-    engine: Engine | Metronome, sends: list[Due], see: Callable[[Emission], None] | None
-) -> Iterator[Due | Emission]:
+def _events(engine: Engine, sends: list[Due], see: Callable[[Emission], None] | None) -> Iterator[Due | Emission]:
     """Run the engine until nothing is left to do; yield each entry of the heap `sends` when it is due, and last tokens.
 
     An entry's first item is its instant. Who takes what is yielded may add to `sends`.
@@ -109,7 +106,7 @@ def _events(
 
 
 def people(
-    engine: Engine | Metronome,
+    engine: Engine,
     conversations: Iterable[EngineScript],
     *,
     starts_s: Sequence[float],
