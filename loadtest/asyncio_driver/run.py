@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from asyncio_throttle.throttler import Throttler
 
 from loadtest.asyncio_driver.driver import Driver
 from loadtest.asyncio_driver.worker import Part, driver_of, loop_factory
@@ -34,7 +35,7 @@ from loadtest.text import counted, seconds, shown
 from loadtest.workloads.workload import Workload, check_files
 
 UNLOAD_S = 60.0  # for a model to be gone; Ollama itself waits up to 5 s for the GPU's memory
-UNLOAD_POLL_S = 0.05  # between two questions
+UNLOAD_POLL_S = 0.05  # between two questions at the least
 
 # Given the run folder, as far as it got, and the levels run so far: the level to run next, None at the end.
 Choose = Callable[[Path, Sequence[Level]], Level | None]
@@ -176,8 +177,11 @@ async def _unload(control: httpx.Client, target: Target) -> None:
     """Have the model unloaded, and wait until it is gone; in threads, so that Ctrl-C does not wait for the server."""
     await asyncio.to_thread(ask_to_unload, control, target)
     deadline = time.monotonic() + UNLOAD_S
-    while await asyncio.to_thread(loaded_facts, control, target):
-        await asyncio.sleep(UNLOAD_POLL_S)
+    polls = Throttler(rate_limit=1, period=UNLOAD_POLL_S)
+    while True:
+        await polls.acquire()
+        if not await asyncio.to_thread(loaded_facts, control, target):
+            return
         if time.monotonic() > deadline:
             raise TargetError(
                 f"{target.server.url} still has {shown(target.model.name)} loaded {seconds(UNLOAD_S, exact=True)} after it was "
