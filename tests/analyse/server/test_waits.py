@@ -11,6 +11,7 @@ import pytest
 from support.made_runs import MS, Made, closed_loop, grid, make, recorded, write
 from support.virtual_runs import Load, Played, play
 
+from loadtest.analyse.findings.run_findings import all_findings
 from loadtest.analyse.run import frames
 from loadtest.analyse.run.arrays import FloatArray
 from loadtest.analyse.run.frames import RunData
@@ -156,6 +157,36 @@ def test_what_a_lone_request_takes_before_its_prompt_is_no_batch_wait(tmp_path: 
     if says == "vllm":
         assert waited(analysis, 0, "queue_wait_s").max() < 0.005
         assert analysis.steps.handling_s == pytest.approx(0.018, abs=0.001)
+
+
+@pytest.mark.parametrize("says", ["vllm", "ollama", "llamacpp"])
+def test_writing_an_answer_that_came_in_one_piece_is_no_wait(tmp_path: Path, says: str) -> None:
+    """Of answers that were not streamed: "At 4 streams, 33 % of the mean TTFT (1.98 s) is batch wait", which was their decode."""
+    played = play(
+        TIMING, [Load(users=users, prompt=(50, 200), output=(20, 60)) for users in (1, 4)], slots=4, says=says
+    )
+    came = [(one.t_send or 0) + one.chunks[-1] * 1000 for one in played.records]
+    whole = [
+        dataclasses.replace(one, t_first_token=at, chunks=one.chunks[-1:], reads=1, server_us=None, server_first=None)
+        for one, at in zip(played.records, came, strict=True)
+    ]
+    near = analyse(write(tmp_path / "near", played.records, played.levels))
+    found = analyse(write(tmp_path / "whole", whole, played.levels))
+    expected = near.run.column("queue_wait_s")[near.run.measured(1)]
+    assert waited(found, 1, "queue_wait_s") == pytest.approx(expected, abs=0.002)
+    said = " ".join(all_findings(found))
+    assert "Prefill runs at" not in said
+    assert "is batch wait" not in said
+
+
+def test_a_wait_that_the_server_does_not_tell_of_is_said(tmp_path: Path) -> None:
+    """Behind a gateway with a queue of its own, before a vLLM that says its queue time: TTFT of 4.6 s stood there without a word."""
+    played = play(TIMING, [Load(users=users) for users in (1, 8)], slots=2, says="vllm")
+    for one in played.records:
+        (one.server or {})["metrics"]["queue_time_ms"] = 0.05
+    (found,) = (one for one in all_findings(analyse(played.write(tmp_path / "run"))) if "tells of" in one)
+    assert found.startswith(("At 8 streams, 98 % of the mean TTFT", "At 8 streams, 99 % of the mean TTFT"))
+    assert "is neither prefill nor a wait that the server tells of" in found
 
 
 def test_what_a_silent_gateway_holds_every_request_for_is_no_slot_wait(tmp_path: Path) -> None:
