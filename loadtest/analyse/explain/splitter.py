@@ -265,8 +265,8 @@ class Splitter:
             yield TimePart(time_parts.STEP, step, streams=decoding)
         waited = self.run.column("queue_wait_s")[row]
         unsplit = math.isfinite(waited) and not math.isfinite(self.run.column("slot_wait_s")[row])
-        if unsplit and free - step >= LEAST_S:
-            yield TimePart(time_parts.WAIT, free - step)
+        if unsplit and (spent := min(free - step, float(waited))) >= LEAST_S:  # an answer that came whole took longer
+            yield TimePart(time_parts.WAIT, spent)
 
     def _own(self, row: int, spent: float, lost: LostCache | None) -> Iterator[TimePart]:
         """Yield the reading of its own prompt: what the cache had lost, and the rest."""

@@ -207,6 +207,9 @@ def test_no_prompt_is_named_where_answers_come_whole(says: str | None, pieces: i
     for number in (30, 36, 42):
         found = explained(path, number)
         assert not {part.name for part in found.parts.first} & {parts.PROMPTS, parts.OWN, parts.REREAD}
+        assert (
+            found.parts.first[-1].seconds >= 29 * 0.024
+        )  # its own decode, which is no wait: "before its prompt was read"
         assert words.without(found).endswith("of it went into is not known, as its answer came whole.")
 
 
