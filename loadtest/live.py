@@ -300,9 +300,9 @@ def durations_of(record: Record) -> Iterator[tuple[str, float]]:
     pieces, span = len(record.chunks), record.chunks[-1] * metrics.S_PER_US - ttft if record.chunks else math.nan
     lag = record.lag_us * metrics.S_PER_US
     at_once = metrics.held_back(pieces, record.sent_tokens, ttft, span, said.decode_s, lag)
-    if record.first_coalesced or at_once:
-        early = metrics.made_before_s(pieces, span, said.decode_s)
-        if early:
+    if record.first_coalesced or at_once or pieces < metrics.HELD_BACK_PIECES:
+        early = metrics.made_before_s(pieces, record.sent_tokens, span, said.decode_s)
+        if early and math.isnan(said.queue_s):
             wait = max(ttft - early - said.prefill_s - (0.0 if said.starts_with_headers else said.load_s), 0.0)
     if not math.isnan(wait):
         yield "queue_wait_s", wait

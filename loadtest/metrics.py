@@ -27,7 +27,7 @@ FORMULAS: dict[str, str] = {
     "e2e_sched_s": "t_last_content − t_sched",
     "stream_tokens_per_s": "1 / TPOT: the decode speed that a user sees",
     "e2e_tokens_per_s": "output tokens / E2E: the older convention, waiting included",
-    "queue_wait_s": "Ollama: TTFT − model load − prompt eval; llama.cpp: t_headers − t_send, at most TTFT − prompt time; vLLM: TTFT − prefill",
+    "queue_wait_s": "Ollama: TTFT − model load − prompt eval; llama.cpp: t_headers − t_send, at most TTFT − prompt time; vLLM: queue_time_ms",
     "slot_wait_s": "the part of queue wait while all slots are taken",
     "batch_wait_s": "the rest of queue wait, beside other requests: a slot is free, the batch in flight must end first",
     "load_s": "Ollama: load_duration",
@@ -104,6 +104,7 @@ class ServerSaid(NamedTuple):
     cached_tokens: float
     starts_with_headers: bool  # llama.cpp: it sends headers when a slot takes the request
     decode_s: float = math.nan  # from the first token to the last
+    queue_s: float = math.nan  # vLLM: from when it had read the request until it took it up
 
 
 # By which llama.cpp's timings are known; others have an object of that name, too.
@@ -129,10 +130,9 @@ def server_said(server: dict[str, Any]) -> ServerSaid:
         return ServerSaid(math.nan, prefill, cached if math.isnan(reused) else reused, True, decode)
     own = server.get("metrics")
     if isinstance(own, dict) and own.keys() >= VLLM_METRICS:  # what it serves is loaded
-        prefill, decode = (
-            _server_number(own.get(name)) / 1e3 for name in ("time_to_first_token_ms", "generation_time_ms")
-        )
-        return ServerSaid(0.0, prefill, cached, False, decode)
+        names = ("time_to_first_token_ms", "generation_time_ms", "queue_time_ms")
+        prefill, decode, queued = (_server_number(own.get(name)) / 1e3 for name in names)
+        return ServerSaid(0.0, prefill, cached, False, decode, queued)
     loading, prefill = (
         _server_number(server.get(name)) * S_PER_NS for name in ("load_duration", "prompt_eval_duration")
     )
@@ -163,7 +163,7 @@ def _server_number(value: Any) -> float:
 def queue_wait(t_send: float, t_headers: float, t_first_token: float, said: ServerSaid) -> float:
     """Return one request's wait before the server began with its prompt, at least 0; nan where unknown. Seconds.
 
-    It is queue_wait_llamacpp or queue_wait_ollama. An instant that never came is nan.
+    It is queue_wait_llamacpp or queue_wait_ollama; of vLLM no more than its time in the queue. An instant that never came is nan.
     """
     if said.starts_with_headers:
         wait = queue_wait_llamacpp(t_headers, t_send)
@@ -171,6 +171,7 @@ def queue_wait(t_send: float, t_headers: float, t_first_token: float, said: Serv
             wait = min(wait, ttft(t_first_token, t_send) - said.prefill_s)
     else:
         wait = queue_wait_ollama(ttft(t_first_token, t_send), said.load_s, said.prefill_s)
+        wait = wait if math.isnan(said.queue_s) else min(wait, said.queue_s)
     return math.nan if math.isnan(wait) else max(float(wait), 0.0)
 
 
@@ -252,11 +253,11 @@ def held_back(pieces: int, tokens: float, ttft_s: float, span_s: float, decode_s
     return possible and made >= HELD_BACK_PIECES and span_s < HELD_BACK_SHARE * decode_s
 
 
-def made_before_s(pieces: int, span_s: float, decode_s: float) -> float:
+def made_before_s(pieces: int, tokens: float, span_s: float, decode_s: float) -> float:
     """Return how long the first token had been made when it came, in an answer whose first tokens came together.
 
-    The server wrote the answer over `decode_s` (nan where it does not say), and it came over `span_s`. Where only a few
-    tokens came together the result is 0.
+    The server wrote the answer over `decode_s` (nan where it does not say), and it came over `span_s`, with so many `tokens` in
+    its pieces (nan unknown). Where only a few tokens came together the result is 0.
     """
-    early = decode_s - span_s
-    return early if pieces >= HELD_BACK_PIECES and early * pieces > BUFFERED_PIECES * decode_s else 0.0
+    early, made = decode_s - span_s, max(pieces, tokens)
+    return early if made >= HELD_BACK_PIECES and early * made > BUFFERED_PIECES * decode_s else 0.0

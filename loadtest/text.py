@@ -16,6 +16,7 @@ from typing import Any
 
 UNKNOWN = "–"  # an unknown value in a table; a sentence says "unknown"
 MIB, GIB = 2**20, 2**30
+MAYBE_THOUSANDS = re.compile(r"\s*[+-]?[1-9]\d{0,2}\.\d{3}\s*")
 _AMOUNT, _PLURAL = re.compile(r"([\d.]+) (.+)"), re.compile(r"s\b")
 
 
@@ -76,11 +77,18 @@ def percent(share: float) -> str:
     return f"{points:.0f} %" if abs(points) >= 9.95 or round(points, 10) == 0 else f"{points:.2g} %"
 
 
+def read_number(text: str) -> float:
+    """Read a number; raise ValueError, also for 1.000: a thousand to some, and no decimal needs its zeros."""
+    if MAYBE_THOUSANDS.fullmatch(text) and text.rstrip().endswith("0"):
+        raise ValueError(text)
+    return float(text)
+
+
 def read_amount(text: str, units: Mapping[str, float]) -> float:
     """Return what a number with one of these units behind it amounts to; nan for any other text."""
     digits = text.rstrip(f"{string.ascii_letters} ")
     try:
-        return float(digits) * units[text[len(digits) :].strip()]
+        return read_number(digits) * units[text[len(digits) :].strip()]
     except (KeyError, ValueError):
         return math.nan
 

@@ -22,7 +22,6 @@ from typing import Any
 from loadtest.errors import ScenarioError
 from loadtest.scenario.files import from_home
 from loadtest.scenario.values import (
-    MAYBE_THOUSANDS,
     TOKEN_COUNTS,
     Range,
     parse_whole,
@@ -30,6 +29,7 @@ from loadtest.scenario.values import (
     reads_as_number,
     short_repr,
 )
+from loadtest.text import MAYBE_THOUSANDS, read_number
 
 SIGMAS = Range(0, 5)
 SPREADS = Range(0, TOKEN_COUNTS.high)
@@ -279,7 +279,7 @@ def _number(text: str, what: str, bounds: Range, whole: str, of: Quantity) -> fl
     try:
         if of.whole and bounds.high == MOST_LENGTH and MAYBE_THOUSANDS.fullmatch(text):
             raise ValueError
-        number = float(text.strip())
+        number = read_number(text)
     except ValueError:
         raise ScenarioError(
             f"{short_repr(whole)} is no {of.noun}: give {of.number} or a distribution like {of.examples['lognormal']}"

@@ -74,7 +74,7 @@ def play(
     """Run `loads` one after another against one engine.
 
     Args:
-        says: which durations come with an answer: "ollama" (native API), "llamacpp" (timings) or None (plain OpenAI).
+        says: which durations come with an answer: "ollama" (native API), "llamacpp" (timings), "vllm" (metrics) or None (plain OpenAI).
         noise_s: mean of the exponential delay of each read of the client's.
     """
     draw = random.Random(seed)
@@ -197,7 +197,9 @@ def _record(
         chunks.append(latest)
     first = send + chunks[0] * 1000
     assert stream.prefill_start is not None
-    headers = stream.prefill_start + 200_000 if says == "llamacpp" else send + 1_000_000 if says is None else first
+    headers = (
+        stream.prefill_start + 200_000 if says == "llamacpp" else send + 1_000_000 if says in (None, "vllm") else first
+    )
     return Record(
         id=stream.request.id,
         level=level,
@@ -243,6 +245,16 @@ def _said(stream: Stream, says: str | None) -> dict[str, Any]:
             "predicted_ms": stream.decode_ns / 1e6,
         }
         return usage | {"timings": timings}
+    if says == "vllm":
+        assert stream.prefill_start is not None, "it was begun"
+        assert stream.scheduled is not None, "it was queued"
+        return usage | {
+            "metrics": {
+                "queue_time_ms": (stream.prefill_start - stream.scheduled) / 1e6,
+                "time_to_first_token_ms": stream.prefill_ns / 1e6,
+                "generation_time_ms": stream.decode_ns / 1e6,
+            }
+        }
     return {
         "total_duration": (stream.ended or 0) - stream.arrived,
         "load_duration": stream.load_ns,

@@ -169,6 +169,7 @@ def test_blocks_of_a_trace_are_as_long_as_its_hashes_are_many(tmp_path: Path, *,
     blocks = [length // 16 if whole_blocks_alone else math.ceil(length / 16) for length in lengths]
     rows = [
         {
+            "chat_id": i,
             "timestamp": i + 0.5,
             "input_length": length,
             "output_length": 3,
@@ -178,7 +179,7 @@ def test_blocks_of_a_trace_are_as_long_as_its_hashes_are_many(tmp_path: Path, *,
     ]
     trace.write_text("".join(json.dumps(row) + "\n" for row in rows))
     unit, note = check_files(Scenario(trace=str(trace)))
-    assert unit == f"The instants of the trace {trace} are read in seconds: it lasts 2.00 s."
+    assert unit == f"The instants of the trace {trace} are read in seconds, as the file names no unit: it lasts 2.00 s."
     assert "has hashes of blocks of 16 tokens" in note
     one, two, _ = jobs(3, trace=str(trace), concurrency=[])
     assert 120 <= begun_alike(one.prompt, two.prompt) <= 136
@@ -195,7 +196,10 @@ def test_a_mooncake_trace_shares_the_blocks_that_its_hashes_say(tmp_path: Path) 
         )
     )
     unit, note = check_files(Scenario(trace=str(trace)))
-    assert unit == f"The instants of the trace {trace} are read in milliseconds: it lasts 90.0 ms."
+    assert (
+        unit
+        == f"The instants of the trace {trace} are read in milliseconds, as Mooncake writes them: it lasts 90.0 ms."
+    )
     assert "25 % of its prompts' blocks stand in an earlier request" in note
     one, two, three = jobs(3, trace=str(trace), concurrency=[])
     assert 1010 <= begun_alike(one.prompt, two.prompt) <= 1030

@@ -25,6 +25,7 @@ from loadtest.workloads.tokens import Counter
 from loadtest.workloads.workload import Workload, check_files
 
 WINDOW = 10_000_000  # ns
+MOONCAKE = "timestamp,input_length,output_length\n"
 
 
 def planned(**keys: Any) -> Sequence[int]:
@@ -203,6 +204,14 @@ def test_a_schedule_written_as_a_trace_is_that_schedule(tmp_path: Path) -> None:
         ("t,output_tokens\n1,5\n2,1e30\n", "line 3, has a length of '1e30'"),
         ("t,output_tokens\n1,5\n2,\n3,4\n", "line 3 has none"),
         ("0\n1e30\n", "line 2, is due 1.16e+25 days after the first"),
+        (
+            "5\n3105\n9405\n",
+            "in seconds they are 4700 s apart on average; name their column timestamp_s or timestamp_ms.",
+        ),
+        (f"{MOONCAKE}0,9,5\n1733.25,9,5\n", "does not say the unit of its instants, and some have fractions;"),
+        (f"{MOONCAKE}0,9,5\n1,9,5\n1,9,5\n2,9,5\n", "in milliseconds they are 0.67 ms apart on average;"),
+        ('{"t_ms": 0}\n{"t": 1}\n', "line 2, has its instant in another unit than the rows before it"),
+        ("t\n5\n2026-01-01\n", "line 3, has its instant in another unit than the rows before it"),
         ("0\n1e400\n", "line 2, has '1e400' for an instant (column t)"),
         ('{"t": 0}\n{"t": ' + "9" * 400 + "}\n", "line 2, has a number of about 400 digits for an instant"),
         ('{"t": 0}\n{"t": ' + "9" * 5000 + "}\n", "line 2, column 7, is not JSON: number"),
@@ -249,35 +258,36 @@ def test_each_request_of_a_trace_has_its_own_lengths(tmp_path: Path) -> None:
 def test_what_a_trace_lacks_is_said_before_it_is_sent(tmp_path: Path) -> None:
     path = tmp_path / "trace.csv"
     path.write_text("t,output_tokens\n0,7\n1,0\n1,0\n")
-    few, empty = check_files(Scenario(trace=str(path), requests=10))
+    few, empty, unit = check_files(Scenario(trace=str(path), requests=10))
     assert "has 3 requests, fewer than the 10 asked for: 3 are sent" in few
     assert "gives 2 of 3 requests 0 output tokens" in empty
+    assert unit == f"The instants of the trace {path} are read in seconds, as the file names no unit: it lasts 1.00 s."
     own = check_files(Scenario(trace=str(path), output_tokens=(9, 64)))
     assert f"The trace {path} has output_tokens of its own; those asked for (9 and 64) are not used." in own
-    path.write_text("0\n1\n")
+    path.write_text("time_s\n0\n1\n")
     assert check_files(Scenario(trace=str(path), requests=2)) == []
-    path.write_text("time,in,out\n0,1,2\n")
+    path.write_text("time_s,in,out\n0,1,2\n")
     (unread,) = check_files(Scenario(trace=str(path)))
     assert unread.endswith("nor one of a like name. Nothing is read of its further columns: in and out.")
-    path.write_text("time,isl,osl,Prompt,model\n0,1,2,Hello,m\n")
+    path.write_text("time_s,isl,osl,Prompt,model\n0,1,2,Hello,m\n")
     (texts,) = check_files(Scenario(trace=str(path)))
     assert texts.endswith(
         f"has texts (Prompt), and those that are sent are made up; --data {path} sends its own when they are due."
     )
     both = check_files(Scenario(trace=str(path), data=str(path)))
     assert not any("made up" in note or "not sent" in note for note in both)
-    path.write_text("time,isl,osl,prompt,input\n0,1,2,,7\n")  # columns of such names without a text
+    path.write_text("time_s,isl,osl,prompt,input\n0,1,2,,7\n")  # columns of such names without a text
     assert check_files(Scenario(trace=str(path))) == []
     path.write_text("id,time_ms,prompt_len,in,output_len\na,0,1,2,3\nb,250,1,2,3\n")
     assert check_files(Scenario(trace=str(path))) == [
-        f"The instants of the trace {path} are read in milliseconds: it lasts 250 ms."
+        f"The instants of the trace {path} are read in milliseconds, as their column is named: it lasts 250 ms."
     ]
 
 
 def test_a_pipe_is_read_once_though_it_is_asked_for_twice(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with ThreadPoolExecutor() as pool:
-        pool.submit((tmp_path / "pipe").write_text, "0\n2\n")
+        pool.submit((tmp_path / "pipe").write_text, "time_s\n0\n2\n")
         assert check_files(Scenario(trace=str(tmp_path / "pipe"))) == []
     assert list(Trace.read(tmp_path / "pipe").offsets) == [0, 2 * NS_PER_S]
 

@@ -299,7 +299,8 @@ def _left(*sides: Sequence[Analysis]) -> list[str]:
 
 def _warm(*sides: Sequence[Analysis]) -> Iterator[str]:
     """Say of which side alone the prompts may have been in a prefix cache before it began, as of a run that was made again."""
-    warm = [name for name, side in zip(("BASE", "NEW"), sides, strict=True) if any(map(may_be_warm, side))]
+    again = [[one.run.fact("sent_before") and may_be_warm(one) for one in side] for side in sides]
+    warm = [name for name, each in zip(("BASE", "NEW"), again, strict=True) if any(each)]
     if len(warm) == 1:
         yield (
             f"May differ: the prompts of {warm[0]} had been sent to this model before, and how many of their tokens were in its "

@@ -285,7 +285,8 @@ class Explainer:
         nobody = not tried and parts.lost is None and not loaded
         rest = sum(part.seconds for part in parts.first if part.name in UNKNOWN_PARTS)
         if rest > (LEAST_REST if nobody else MOST_REST) * parts.total_s:
-            return (), f"what {percent(rest / parts.total_s)} of it went into is not known"
+            whole = ", as its answer came whole" if self.splitter.timeline.whole[row] else ""
+            return (), f"what {percent(rest / parts.total_s)} of it went into is not known{whole}"
         if nobody:
             return (), NOBODY
         if self.beside:

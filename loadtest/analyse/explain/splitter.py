@@ -107,11 +107,12 @@ class Splitter:
         return [*found, TimePart(time_parts.RESENT, again)] if again >= LEAST_S else found
 
     def _load(self, row: int) -> list[TimePart]:
-        spent = self.run.column("load_s")[row]
-        if not (math.isfinite(spent) and spent > 0):
+        load, spent = (
+            float(each[row]) for each in (self.run.column("load_s"), self.timeline.arrived - self.run.column("reached"))
+        )
+        if not (math.isfinite(load) and spent > 0):
             return []
-        spent = float(self.timeline.arrived[row] - self.run.column("reached")[row])
-        if spent <= (long := LONG_MODEL_LOAD_S / self.run.speed):
+        if min(load, spent) <= (long := LONG_MODEL_LOAD_S / self.run.speed):
             return [TimePart(time_parts.HANDLING, spent)]
         turn = "loaded_in_turn" in self.run.requests and bool(self.run.requests["loaded_in_turn"].to_numpy()[row])
         before = self.timeline.send < self.timeline.send[row]
@@ -264,8 +265,8 @@ class Splitter:
             yield TimePart(time_parts.STEP, step, streams=decoding)
         waited = self.run.column("queue_wait_s")[row]
         unsplit = math.isfinite(waited) and not math.isfinite(self.run.column("slot_wait_s")[row])
-        if unsplit and free - step >= LEAST_S:
-            yield TimePart(time_parts.WAIT, free - step)
+        if unsplit and (spent := min(free - step, float(waited))) >= LEAST_S:  # an answer that came whole took longer
+            yield TimePart(time_parts.WAIT, spent)
 
     def _own(self, row: int, spent: float, lost: LostCache | None) -> Iterator[TimePart]:
         """Yield the reading of its own prompt: what the cache had lost, and the rest."""

@@ -44,6 +44,7 @@ class Timeline:
     tokens: FloatArray  # uncached prompt tokens
     prompt: FloatArray  # prompt tokens, or those asked for where no answer said how many
     told: BoolArray  # the server's durations say when its prompt was read
+    whole: BoolArray  # its first token came long after it was made, with others: when its prompt was read is not known
     silent: BoolArray  # was at the server and ended without a token: cancelled, timed out or cut off
 
     @classmethod
@@ -52,11 +53,13 @@ class Timeline:
         arrived = arrival(run, first)
         won = arrived + np.nan_to_num(run.column("slot_wait_s"))
         spent = run.column("prefill_s")
-        told = np.isfinite(spent) & np.isfinite(first)
+        whole = run.flag("whole") | (run.column("made_before_s") > 0)
+        told = np.isfinite(spent) & np.isfinite(first) & ~whole
         tokens = run.uncached_tokens
         guessed = np.full(len(send), np.nan)
         if steps.prefill is not None:
             guessed = np.maximum(won, first - np.maximum(steps.prefill.seconds(tokens), 1e-6))
+            guessed[whole] = np.nan
         prompt = run.column("prompt_tokens")
         return cls(
             ids=run.requests["id"].to_numpy(dtype=np.int64),
@@ -73,6 +76,7 @@ class Timeline:
             tokens=tokens,
             prompt=np.where(np.isfinite(prompt), prompt, run.column("asked_input")),
             told=told,
+            whole=whole,
             silent=np.isfinite(send) & ~np.isfinite(first) & ~run.one_of("outcome", Outcome.OK, *NEVER_SERVED),
         )
 

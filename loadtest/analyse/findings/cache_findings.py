@@ -26,13 +26,15 @@ FEWEST_TURNS = 5  # later turns of a level, from which on a share of them is wor
 def cache_findings(analysis: Analysis) -> list[Finding]:
     """Return what a run shows of the prefix cache, at most two findings; nothing where nothing was cached."""
     use, run = analysis.cache, analysis.run
-    if may_be_warm(analysis):
-        before = f"Prompts of this seed were sent to this model before, by {shown(str(run.fact('sent_before')))}"
+    sent = run.fact("sent_before")
+    if may_be_warm(analysis) and (sent or not run.has_turns):
+        before = "Prompts may begin alike or come again (--data, --warm-cache)"
+        before = f"Prompts of this seed were sent to this model before, by {shown(str(sent))}" if sent else before
         warm = "the server does not say what it had cached: TTFT may be that of a warm prefix cache"
         return [Finding(f"{before}, and {warm}.")]
     if use is None:
         return []
-    if not (np.nan_to_num(run.column("turn")) > 0).any():
+    if not run.has_turns:
         return _of_single_requests(analysis, use)
     if use.source == UNKNOWN:
         how = "vLLM says it where it is started with --enable-prompt-tokens-details." if is_paged(run) else ""
@@ -55,9 +57,12 @@ def cache_findings(analysis: Analysis) -> list[Finding]:
 
 
 def may_be_warm(analysis: Analysis) -> bool:
-    """Whether prompts were sent before, of which a server that counts nothing may have held any in its prefix cache."""
-    sent = bool(analysis.run.fact("sent_before"))
-    return sent and (analysis.cache is None or analysis.cache.source == UNKNOWN)
+    """Whether prompts were sent before or are not all new, so that a server that counts nothing may have held any in its prefix cache."""
+    run = analysis.run
+    if not (run.fact("sent_before") or run.fact("scenario", "data") or run.fact("scenario", "warm_cache")):
+        return False
+    inferred = analysis.cache is not None and analysis.cache.source != UNKNOWN
+    return not inferred and not np.isfinite(run.column("cached_tokens")).any()
 
 
 def _of_single_requests(analysis: Analysis, use: CacheUse) -> list[Finding]:

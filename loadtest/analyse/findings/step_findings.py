@@ -12,6 +12,7 @@ from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.findings.machine_findings import others_finding
 from loadtest.analyse.run import SERIES_KEYS, FloatArray, LevelData, RunData, Series, believed, finite, shared_parts
 from loadtest.analyse.run.overlaps import peak_at_once
+from loadtest.analyse.server.queue.at_work import first_made
 from loadtest.analyse.server.timing.pace import LEAST_CHANGE
 from loadtest.analyse.server.timing.pauses import find_pauses
 from loadtest.analyse.server.timing.prefill import NEAR_S
@@ -276,7 +277,7 @@ def _prefills(run: RunData, level: LevelData) -> _Prefills:
     """Return the prefills of a level's measured requests; of its warm-ups too it is known whom they were read with."""
     tokens = run.uncached_tokens
     of_level = run.of_level(level["index"])
-    took, first = run.column("prefill_s"), run.column("first_token")
+    took, first = run.column("prefill_s"), first_made(run)
     rows = np.flatnonzero(of_level & np.isfinite(took) & np.isfinite(first) & (tokens > 0))
     rows = rows[np.argsort(first[rows], kind="stable")]
     together = np.ones(len(rows))

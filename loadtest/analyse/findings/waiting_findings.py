@@ -10,7 +10,7 @@ from loadtest.analyse.findings.finding import Finding
 from loadtest.analyse.run import LevelData, RunData, Series, believed
 from loadtest.analyse.server.alternating_models import loading_share
 from loadtest.analyse.server.queue.at_work import mostly_held_back
-from loadtest.analyse.server.queue.waits import ADMISSION_ERROR_S, LEAST_BATCH_WAIT, begin_after_all, held_by_others
+from loadtest.analyse.server.queue.waits import LEAST_BATCH_WAIT, begin_after_all, held_by_others
 from loadtest.analyse.summary import Analysis
 from loadtest.records import Outcome
 from loadtest.text import capitalised, counted, listed, number, percent, seconds, some_of
@@ -49,6 +49,13 @@ def queueing(analysis: Analysis, series: Series) -> Finding | None:
         return Finding(f"{past}: {at} {waited} {of} is slot wait.")
     if wait is None:
         return None
+    prefill = level.figure("prefill_s")
+    rest = 0.0 if prefill is None else ttft - prefill - wait - (level.figure("load_s") or 0.0)
+    if rest > max(wait, LEAST_BATCH_WAIT * ttft):
+        return Finding(
+            f"{capitalised(at)}, {percent(rest / ttft)} {of} is neither prefill nor a wait that the server tells of: it passes on the way, "
+            "in a gateway, in the server before it queues a request, or while an answer is held back."
+        )
     if slot is None or batch is None or analysis.steps.apart:
         unsplit = "Whether requests wait for a slot, for a batch or for another model is not known."
         queued = percent(level.share_of_ttft("queue_wait_s"))
@@ -98,19 +105,21 @@ def batching(analysis: Analysis, series: Series) -> Finding | None:
     """
     if analysis.steps.apart:
         return None
-    alone = analysis.steps.handover_s
-    within = alone if alone <= ADMISSION_ERROR_S else 0.0  # a longer one is in no batch wait
     found, largest = None, LEAST_BATCH_WAIT
     for level in series.believed:
         ttft, slot, batch = level.mean_ttft, level.figure("slot_wait_s"), level.figure("batch_wait_s")
         whole = mostly_held_back(analysis.run, analysis.run.of_level(level["index"]))
         if level.gathered or whole or not (ttft and batch) or slot is None:
             continue
-        if slot < 0.1 * batch and (batch - within) / ttft > largest:
-            found, largest = level, (batch - within) / ttft
+        if slot < 0.1 * batch and batch / ttft > largest:
+            found, largest = level, batch / ttft
     if found is None:
         # beside another model of the run no request was alone there
-        return None if np.any(analysis.run.requests.get("accompanied", False)) else before_work(series, alone)
+        return (
+            None
+            if np.any(analysis.run.requests.get("accompanied", False))
+            else before_work(series, analysis.steps.handover_s)
+        )
     slot, ttft = found.figure("slot_wait_s") or 0.0, found.mean_ttft or 0.0
     share = percent(found.share_of_ttft("batch_wait_s"))  # as in the tables
     if held_by_others(analysis.run, found):
@@ -149,7 +158,7 @@ def before_work(series: Series, alone_s: float) -> Finding | None:
     if level is None or alone_s < max(LEAST_BATCH_WAIT * (level.mean_ttft or 0.0), SHORT_S):
         return None
     return Finding(
-        f"About {seconds(alone_s)} of each TTFT pass before the prompt is read, also where no other request of this run is at the "
+        f"About {seconds(alone_s)} of each TTFT pass outside of prefill, also where no other request of this run is at the "
         "server: on the way, in a gateway, in the server, or behind others who use it.",
         f"The median of requests with no other of this run beside them; the mean TTFT at {level.load} is {seconds(level.figure('ttft_s'))}.",
     )

@@ -25,7 +25,7 @@ from loadtest.analyse.run.overlaps import peak_at_once
 from loadtest.analyse.run.uncounted import counted_alike
 from loadtest.records import NOT_SENT, Outcome, read_lines
 from loadtest.run_folder import RunFolder
-from loadtest.text import counted
+from loadtest.text import counted, levels_are
 from loadtest.urls import loopback, origin
 
 MOST_SAMPLE_NS = 100 * DAY_NS  # an instant beyond it is of another boot's clock
@@ -228,6 +228,11 @@ def load(path: Path) -> RunData:
     delivery = _delivery(anchors, columns, chunks, server_chunks)
     start = float(columns["t_sched"].min()) if len(order) else 0.0
     levels = _all_levels(facts, columns)
+    if made := levels[len(facts["levels"]) :]:
+        trouble.append(
+            f"{levels_are(len(made), len(levels))} known from the records alone, as run.json does not list {'it' if len(made) == 1 else 'them'}: "
+            "as many streams are taken for each as it had requests at once, and what was asked of it is not known."
+        )
     gone = max(_never_read(facts, columns, len(headers)) - lost, 0)
     if gone:
         trouble.append(
@@ -284,8 +289,11 @@ def _request_frame(columns: Columns, chunks: Ragged, start: float, levels: list[
         c["stream_tokens_per_s"] = metrics.stream_tokens_per_s(c["tpot_s"])
         c["e2e_tokens_per_s"] = metrics.e2e_tokens_per_s(c["output_tokens"], c["e2e_s"])
     server_clock.distrust_durations(c, chunks.counts)
-    early = map(metrics.made_before_s, chunks.counts, spans, c["decode_s"])
-    c["made_before_s"] = np.where(c["first_coalesced"] | c["held_back"], np.array(list(early)), 0.0)
+    early = map(metrics.made_before_s, chunks.counts, tokens, spans, c["decode_s"])
+    together = c["first_coalesced"] | c["held_back"] | (chunks.counts < metrics.HELD_BACK_PIECES)
+    c["made_before_s"] = np.where(together, np.array(list(early)), 0.0)
+    # no token of it was seen when it was made
+    c["whole"] = (c["output_tokens"] >= metrics.HELD_BACK_PIECES) & np.isnan(c["tpot_s"])
     c["schedule_lag_s"] = metrics.schedule_lag(c["t_send"], c["t_sched"], c["connect_us"])
     seconds = {name[2:]: (c.pop(name) - start) * metrics.S_PER_NS for name in INSTANT_FIELDS}
     seconds["reached"] = seconds["send"] + np.nan_to_num(c["resent_after_s"])

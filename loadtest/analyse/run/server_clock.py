@@ -22,7 +22,7 @@ def distrust_durations(c: Columns, pieces: IntArray) -> None:
         factor = clock_factor(c["decode_s"], c["e2e_s"] - c["ttft_s"], pieces, singly)
         if factor is not None:
             c["clock_factor"][mine] = factor
-            for name in ("load_s", "prefill_s", "queue_wait_s", "decode_s"):
+            for name in ("load_s", "prefill_s", "queue_wait_s", "decode_s", "queued_s"):
                 c[name][mine] = np.nan
             c["llamacpp"][mine] = 0.0
 

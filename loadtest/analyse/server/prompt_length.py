@@ -58,8 +58,15 @@ def prefill_speed(run: RunData) -> FloatArray:
     """
     if run.fact("scenario", "warm_cache"):
         return np.full(len(run.requests), np.nan)
-    uncached, spent = run.uncached_tokens, run.column("prefill_s" if _says_prefill(run) else "ttft_s")
-    usable = at_work.lone(run) & (uncached > 0) & (spent > 0)
+    told = _says_prefill(run)
+    uncached, spent = run.uncached_tokens, run.column("prefill_s" if told else "ttft_s")
+    # else TTFT holds the decode of what came with the first token, or was hidden before it
+    usable = (
+        at_work.lone(run)
+        & (told | ~run.flag("whole") & (run.column("unsent_tokens") == 0))
+        & (uncached > 0)
+        & (spent > 0)
+    )
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(usable, uncached / spent, np.nan)
 

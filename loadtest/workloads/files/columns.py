@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import orjson
 
+from loadtest.scenario import parse_whole
 from loadtest.workloads.files.json_rows import remedy
 from loadtest.workloads.files.turns import (
     SAID,
@@ -99,6 +100,14 @@ def loads_python(text: str) -> Any:
 def plain_name(name: Any) -> str:
     """Return the letters and digits of a name, in small letters: "Max Tokens" is maxtokens."""
     return re.sub(r"[\W_]+", "", str(name)).lower()
+
+
+def read_count(given: Any) -> int | None:
+    """Return a count that a row gives as a number or as a text; None for what is none."""
+    try:
+        return None if isinstance(given, bool) else parse_whole(given if isinstance(given, str) else repr(given))
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 _USUAL = {plain_name(name): name for name in READ if name != "_id"}

@@ -20,8 +20,8 @@ from loadtest.workloads.files.columns import (
     RowError,
     cell_of,
     found_prompt,
+    read_count,
 )
-from loadtest.workloads.files.trace import read_count
 from loadtest.workloads.files.turns import (
     ROLES,
     are_texts,

@@ -29,13 +29,12 @@ from loadtest.scenario import (
     Level,
     Scenario,
     file_version,
-    parse_whole,
     read_text,
     short_repr,
 )
 from loadtest.scenario.files import parsed
 from loadtest.text import listed, percent, seconds
-from loadtest.workloads.files.columns import IDS, KNOWN, LENGTH_KEYS, plain_name, row_json
+from loadtest.workloads.files.columns import IDS, KNOWN, LENGTH_KEYS, plain_name, read_count, row_json
 from loadtest.workloads.files.csv_mistakes import split_head, wrong_cells, wrong_csv, wrong_head
 from loadtest.workloads.files.json_rows import remedy
 
@@ -56,8 +55,12 @@ OUTPUTS = (
     *("completion_tokens", "num_completion_tokens", "response_length", "osl"),
 )
 UNITS = {"": 0.0, "s": 1.0, "sec": 1.0, "seconds": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}  # behind an instant's name
-UNIT_NAMES = {1e-3: "milliseconds", 1e-6: "microseconds", 1e-9: "nanoseconds"}
-EPOCHS = ((1e17, 1e-9), (1e14, 1e-6), (1e11, 1e-3))  # from so many on, the time since 1970 is in this unit
+UNIT_NAMES = {1.0: "seconds", 1e-3: "milliseconds", 1e-6: "microseconds", 1e-9: "nanoseconds"}
+EPOCH_S = (
+    946_684_800,
+    4_102_444_800,
+)  # the years 2000 to 2100 since 1970: an instant that is in them in one unit is in that unit
+GAPS_S = 0.001, 100.0  # between requests on average: a unit that the file does not say is doubted outside of them
 NOT_OF_REQUESTS = {  # columns of other tools' tables over time, of which each row would be a request
     "metricname": "a row for each figure of a request; keep the rows of one of them, and take that column out",
     "requestss": "a row for each second; give the instants of requests",
@@ -110,7 +113,7 @@ class Trace:
     output_tokens: array[int] | None = None
     blocks: Blocks | None = None  # of a Mooncake trace: the hashes of each prompt's blocks
     empty_answers: int = 0  # requests with 0 output tokens in the file: they ask for 1
-    unit: str = ""  # of its instants, where they are not in seconds
+    unit: str = ""  # of its instants, and how it is known, where the file does not say seconds
     unread: tuple[str, ...] = ()  # further columns; of a trace that says all lengths those alone that hold texts
 
     @classmethod
@@ -153,11 +156,9 @@ class Trace:
             asked = getattr(scenario, name)
             if getattr(self, name) is not None and asked not in ((), getattr(Scenario, name)):
                 yield f"The trace {scenario.trace} has {name} of its own; those asked for ({listed(asked)}) are not used."
-        if self.unit or self.blocks is not None:
+        if self.unit:
             span = (self.offsets[-1] - self.offsets[0]) / NS_PER_S
-            yield (
-                f"The instants of the trace {scenario.trace} are read in {self.unit or 'seconds'}: it lasts {seconds(span)}."
-            )
+            yield (f"The instants of the trace {scenario.trace} are read in {self.unit}: it lasts {seconds(span)}.")
         lacks = [name for name in ("input_tokens", "output_tokens") if getattr(self, name) is None]
         if self.unread and not lacks and scenario.data is None:
             yield (
@@ -191,13 +192,17 @@ def _read_trace(path: Path, _: tuple[int, ...], *, timed: bool) -> Trace:
     reader = _json_rows if rows[0][1].startswith("{") else _csv_rows
     times, inputs, outputs = array("d"), array("q"), array("q")
     hashes, ends = array("q"), array("q")
-    numbers, scale, unread = array("q"), 0.0, dict[str, None]()
+    numbers, units, unread = array("q"), set[float](), dict[str, None]()
     texts: tuple[str, ...] | None = None  # columns of the first row that hold what a request may say
     for number, row in reader(path, rows):
         where = f"the trace {path}, line {number},"
         columns = _columns_of(tuple(row))
         time, unit = _row_instant(row, columns, where) if timed else (0.0, 0.0)
-        scale = scale or unit
+        units.add(unit)
+        if len(units) > 1:
+            raise ScenarioError(
+                f"{where} has its instant in another unit than the rows before it; give all in seconds."
+            )
         times.append(time)
         numbers.append(number)
         unread.update(dict.fromkeys(columns.unread))
@@ -206,8 +211,7 @@ def _read_trace(path: Path, _: tuple[int, ...], *, timed: bool) -> Trace:
         ends.append(len(hashes))
         inputs.append(_row_length(row, columns.input, 1, where))
         outputs.append(_row_length(row, columns.output, 0, where))
-    epoch = next((unit for least, unit in EPOCHS if times[0] >= least), 0.0)
-    scale = scale or epoch or (1e-3 if columns.of_mooncake and all(map(float.is_integer, times)) else 1.0)
+    scale, known = _unit(times, columns, units.pop(), f"the trace {path}")
     offsets = _offsets(times, numbers, scale, f"the trace {path}")
     empty = outputs.count(0)
     if empty:
@@ -215,7 +219,7 @@ def _read_trace(path: Path, _: tuple[int, ...], *, timed: bool) -> Trace:
     asked, answers = _all(inputs, INPUTS[0], numbers, path), _all(outputs, OUTPUTS[0], numbers, path)
     blocks = Blocks.of(hashes, ends, asked) if hashes and asked is not None else None
     left = (texts or ()) if asked is not None and answers is not None else tuple(unread)
-    return Trace(offsets, asked, answers, blocks, empty, UNIT_NAMES.get(scale, ""), left)
+    return Trace(offsets, asked, answers, blocks, empty, known if timed else "", left)
 
 
 def _is_text(name: str, value: Any) -> bool:
@@ -233,7 +237,7 @@ class Columns:
     scale: float  # seconds in the unit that the instant's name says, 0 where it says none
     input: str | None
     output: str | None
-    of_mooncake: bool  # whether instants that are whole numbers are milliseconds
+    of_mooncake: bool  # or of a tool that writes as Mooncake does, in milliseconds or in seconds; Bailian has seconds
     unread: tuple[str, ...]
 
 
@@ -245,8 +249,31 @@ def _columns_of(names: tuple[str, ...]) -> Columns:
     input_name, output = (
         next((known[plain] for plain in map(plain_name, usual) if plain in known), None) for usual in (INPUTS, OUTPUTS)
     )
+    mooncake = bool(known.keys() & {"inputlength", "outputlength"}) and "chatid" not in known
     unread = tuple(name for name in names if name not in (instant, input_name, output, HASHES, "", *IDS))
-    return Columns(instant, scale, input_name, output, bool(known.keys() & {"inputlength", "outputlength"}), unread)
+    return Columns(instant, scale, input_name, output, mooncake, unread)
+
+
+def _unit(times: array[float], columns: Columns, said: float, where: str) -> tuple[float, str]:
+    """Return the seconds in the unit of the instants, and its name and how it is known; raise ScenarioError where it is not.
+
+    `said` is the unit by the name of their column, or that of dates; 0 where neither says it.
+    """
+    if said:
+        return said, "" if said == 1 else f"{UNIT_NAMES[said]}, as their column is named"
+    epoch = next((unit for unit in UNIT_NAMES if EPOCH_S[0] <= times[0] * unit < EPOCH_S[1]), 0.0)
+    if epoch:
+        return epoch, f"{UNIT_NAMES[epoch]} since 1970, by their size"
+    scale, whose = (1e-3, "as Mooncake writes them") if columns.of_mooncake else (1.0, "as the file names no unit")
+    span = (times[-1] - times[0]) * scale
+    gap = span / max(len(times) - 1, 1)
+    fractions = columns.of_mooncake and not all(map(float.is_integer, times))
+    if fractions or GAPS_S[1] < gap <= span <= MOST_S or (columns.of_mooncake and 0 < gap < GAPS_S[0]):
+        why = "some have fractions" if fractions else f"in {UNIT_NAMES[scale]} they are {seconds(gap)} apart on average"
+        raise ScenarioError(
+            f"{where} does not say the unit of its instants, and {why}; name their column timestamp_s or timestamp_ms."
+        )
+    return scale, f"{UNIT_NAMES[scale]}, {whose}"
 
 
 def _offsets(times: array[float], numbers: array[int], scale: float, where: str) -> array[int]:
@@ -290,14 +317,6 @@ def is_trace_row(names: Iterable[Any]) -> bool:
     """Whether a row has an instant and a length, as recorded arrivals have."""
     columns = _columns_of(tuple(map(str, names)))
     return columns.instant is not None and (columns.input is not None or HASHES in names)
-
-
-def read_count(given: Any) -> int | None:
-    """Return a count that a row gives as a number or as a text; None for what is none."""
-    try:
-        return None if isinstance(given, bool) else parse_whole(given if isinstance(given, str) else repr(given))
-    except (TypeError, ValueError, OverflowError):
-        return None
 
 
 def _row_length(row: dict[str, Any], name: str | None, least: int, where: str) -> int:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ from loadtest.analyse.server.queue import slots
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.summary import analyse
 from loadtest.analyse.whatif.model.predict import ServerModel
-from loadtest.records import Outcome
+from loadtest.records import Outcome, Record
 from loadtest.simulate.model.timing import StepLaw, Timing
 from loadtest.text import seconds
 
@@ -187,6 +187,30 @@ def test_work_on_a_request_whose_client_has_gone_lasts_until_its_batch_is_over(t
     run = analyse(path).run
     asked = _outputs(run)[row_of(run, 900)]
     assert asked == 5  # without what held it up it would have ended; it was taken to go on for ever
+
+
+@pytest.mark.parametrize("pieces", [1, 30])
+@pytest.mark.parametrize("says", ["ollama", "llamacpp", None])
+def test_no_prompt_is_named_where_answers_come_whole(says: str | None, pieces: int, tmp_path: Path) -> None:
+    """Of answers that a gateway lets go at their end: "while #50's 1,900 prompt tokens were read", after they had been answered."""
+    loads = [Load(users=users, requests=20, prompt=(100, 2000), output=(30, 30)) for users in (1, 4)]
+    played = play(TIMING, loads, slots=4, says=says)
+
+    def held(one: Record) -> Record:
+        came = (one.t_send or 0) + one.chunks[-1] * 1000
+        at: dict[str, Any] = dict.fromkeys(("t_first_token", "t_first_visible"), came)
+        at |= dict.fromkeys(("reads", "stamped", "arrivals"), 1) | dict.fromkeys(("server_us", "server_first"))
+        return dataclasses.replace(one, chunks=one.chunks[-1:] * pieces, first_coalesced=pieces > 1, **at)
+
+    played.records[:] = list(map(held, played.records))
+    path = played.write(tmp_path / "run")
+    for number in (30, 36, 42):
+        found = explained(path, number)
+        assert not {part.name for part in found.parts.first} & {parts.PROMPTS, parts.OWN, parts.REREAD}
+        assert (
+            found.parts.first[-1].seconds >= 29 * 0.024
+        )  # its own decode, which is no wait: "before its prompt was read"
+        assert words.without(found).endswith("of it went into is not known, as its answer came whole.")
 
 
 @pytest.mark.parametrize("says", ["ollama", "llamacpp", None])

@@ -95,12 +95,12 @@ def test_a_price_of_the_run_is_kept_and_a_price_of_the_report_wins(
     tmp_path: Path, loadtest: Call, simulated_url: str
 ) -> None:
     path, file = tmp_path / "run", tmp_path / "priced.toml"
-    file.write_text("price_per_hour = 2.5\nconcurrency = [1]\nrequests = 5\noutput_tokens = [8]\n")
+    file.write_text("price_per_hour = 2.125\nconcurrency = [1]\nrequests = 5\noutput_tokens = [8]\n")
     code, _, err = loadtest("run", file, simulated_url, "--no-report", "--out", path)
     assert code in (0, 3), err
-    assert hours_price(path) == (2.5, "")
-    assert orjson.loads((path / "run.json").read_bytes())["scenario"]["price_per_hour"] == "2.5"
-    for given, price in (([], (2.5, "")), (["--price-per-hour", "$4"], (4.0, "$")), ([], (2.5, ""))):
+    assert hours_price(path) == (2.125, "")
+    assert orjson.loads((path / "run.json").read_bytes())["scenario"]["price_per_hour"] == "2.1250"
+    for given, price in (([], (2.125, "")), (["--price-per-hour", "$4"], (4.0, "$")), ([], (2.125, ""))):
         loadtest("report", path, *given)
         assert hours_price(path) == price
     code, _, err = loadtest("run", file, simulated_url, "--price-per-kwh", "x", "--out", tmp_path / "none")

@@ -45,6 +45,12 @@ def test_prompts_that_were_sent_before_show_no_prefill_speed_where_nothing_is_co
     again = analyse(made.write(tmp_path / "b", sent_before="a"))
     assert any("Prefill runs at" in one for one in all_findings(new))
     assert not any("Prefill runs at" in one for one in all_findings(again))
+    for scenario in ({"data": "rows.jsonl"}, {"warm_cache": True}):  # "40,000 tokens/s" of rows that begin alike
+        own = analyse(made.write(tmp_path / "-".join(scenario), scenario=scenario))
+        assert not any("Prefill runs at" in one for one in all_findings(own))
+        assert cache_findings(own)[0].startswith(
+            "Prompts may begin alike or come again (--data, --warm-cache), and the server does"
+        )
     [found] = cache_findings(again)
     assert found.startswith("Prompts of this seed were sent to this model before, by a, and the server does not say")
     for bases, news, side in (((new,), (again,), "NEW"), ((again,), (new,), "BASE")):  # of the same command run again

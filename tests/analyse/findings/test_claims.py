@@ -280,7 +280,7 @@ def test_a_few_slot_waits_are_said_beside_batch_wait() -> None:
         (0.015, "At 8 streams, 38 % of the mean TTFT (1.00 s) is batch wait"),  # was 37 %, and 385 ms in the tables
         (
             0.38,
-            "About 380 ms of each TTFT pass before the prompt is read, also where no other request of this run is at the server: on ",
+            "About 380 ms of each TTFT pass outside of prefill, also where no other request of this run is at the server: on ",
         ),
     ],
 )

@@ -43,7 +43,9 @@ def test_a_speed_that_an_idle_server_is_far_from_is_not_said(
     for name, found in of_speed.items():
         monkeypatch.setattr(prefill, f"_from_{name}", lambda *_, found=found: found)
     requests: Any = SimpleNamespace(first=np.ones(1), told=np.zeros(1, dtype=np.bool_), started=np.zeros(1), edge_s=0.0)
-    run: Any = SimpleNamespace(uncached_tokens=np.full(1, 400.0), prompts_as_asked=False)
+    run: Any = SimpleNamespace(
+        uncached_tokens=np.full(1, 400.0), prompts_as_asked=False, flag=lambda _: np.zeros(1, dtype=np.bool_)
+    )
     measured, _ = prefill.measure_prefill(run, cast("TokenGaps", SimpleNamespace(requests=requests)), np.zeros_like)
     assert measured is not None
     assert measured.holds is holds

@@ -386,3 +386,14 @@ def test_reads_that_the_way_delays_add_no_slots(tmp_path: Path, says: str | None
     assert (found.estimate or 0) <= has, found.method
     assert slots.peak_decoding(run, np.ones(len(run.requests), dtype=np.bool_)) <= has
     assert found.limit or says != "ollama"  # which says when it made each token
+
+
+@pytest.mark.parametrize(("users", "output"), [(64, (2, 6)), (32, (1, 4))])
+def test_slots_that_are_all_held_for_an_instant_alone_are_counted(
+    tmp_path: Path, users: int, output: tuple[int, int]
+) -> None:
+    """Short answers on 16 slots: "handles 15 requests in parallel", where all 16 were at work for less than 2 % of the time."""
+    loads = [Load(users=each, requests=4 * users, prompt=(20, 60), output=output) for each in (1, 16, users)]
+    for seed in (0, 1):
+        played = play(Timing(step=StepLaw(0.02, 0.004), prefill_s=0.0005, jitter=0.05), loads, slots=16, seed=seed)
+        assert slots.estimate_slots(frames.load(played.write(tmp_path / str(seed)))).number == 16

@@ -414,3 +414,11 @@ def test_a_stream_that_stood_still_while_the_others_went_on_was_not_held_up_by_p
     at = int(np.flatnonzero(found.run.requests["id"] == one.id)[0])
     assert found.run.column("e2e_s")[at] > 1.0
     assert found.steps.stall_s[at] < 0.2
+
+
+def test_prompts_of_no_token_have_no_speed(tmp_path: Path) -> None:
+    """Prompts of 0 and 1 tokens of a server without durations: a ZeroDivisionError."""
+    played = play(LINE, [Load(users=users, prompt=(1, 1)) for users in (1, 4)], slots=4, says=None)
+    played.records[:] = [dataclasses.replace(one, prompt_tokens=one.id % 3 // 2) for one in played.records]
+    found = measured(tmp_path / "run", played, 4)
+    assert found.prefill is None or not found.prefill.holds

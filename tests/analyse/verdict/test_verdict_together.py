@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -144,9 +145,10 @@ def test_an_answer_was_held_back_only_where_it_can_have_been(
 
 
 def test_a_first_token_was_made_before_it_came_only_where_many_came_together() -> None:
-    assert metrics.made_before_s(20, 0.1, 0.5) == pytest.approx(0.4)
-    assert metrics.made_before_s(20, 0.45, 0.5) == 0.0
-    assert metrics.made_before_s(7, 0.1, 0.5) == 0.0
+    assert metrics.made_before_s(20, math.nan, 0.1, 0.5) == pytest.approx(0.4)
+    assert metrics.made_before_s(20, 20, 0.45, 0.5) == 0.0
+    assert metrics.made_before_s(7, math.nan, 0.1, 0.5) == 0.0
+    assert metrics.made_before_s(1, 20, 0.0, 0.5) == 0.5
 
 
 def test_an_answer_that_comes_faster_than_any_is_written_has_no_decode_speed(tmp_path: Path) -> None:

@@ -306,12 +306,12 @@ def test_levers_are_ranked_by_what_they_bring(advice: Advice) -> None:
     assert gains == sorted(gains, reverse=True)
     by_name = {lever.name: lever for lever in advice.levers}
     now = advice.predicted_now.figure("ttft_s", "p95")
-    warm = by_name["a warm prefix cache"].prediction.figure("ttft_s", "p95")
+    warm = by_name["prompts that are all cached"].prediction.figure("ttft_s", "p95")
     half = by_name["prompts half as long"].prediction.figure("ttft_s", "p95")
     short = by_name["answers half as long"].prediction.figure("ttft_s", "p95")
     assert warm < half < now
     assert short < now
-    assert by_name["a warm prefix cache"].gain == pytest.approx((now - warm) / now)
+    assert by_name["prompts that are all cached"].gain == pytest.approx((now - warm) / now)
 
 
 def test_capacity_is_where_the_objective_is_met_and_the_next_is_not(analysis: Analysis, room: SustainableLoad) -> None:

@@ -225,7 +225,12 @@ def read_facts(folder: RunFolder) -> tuple[dict[str, Any], list[str]]:
     for entry in facts.get("targets") or []:
         if said_simulated := (entry.get("server") or {}).get("simulated"):
             entry["server"]["simulated"] = _known_profile(said_simulated, said_simulated)
-    return facts, [*_how_it_ended(facts.get("state"), facts.get("failure")), *_shortened(said)]
+    asked = (
+        []
+        if facts.get("scenario")
+        else ["run.json has no scenario: how prompts were made and users behaved is not known."]
+    )
+    return facts, [*_how_it_ended(facts.get("state"), facts.get("failure")), *asked, *_shortened(said)]
 
 
 def know_simulated(facts: dict[str, Any], by_header: Iterable[dict[str, Any] | None]) -> None:

@@ -297,8 +297,9 @@ def _columns(rows: ParsedLines, server_chunks: Ragged, damage: Damage) -> Column
     for name in ("send", "lag"):
         columns[f"{name}_s"] = np.array([row.get(f"{name}_us") or 0 for row in rows], dtype=np.float64) * S_PER_US
     said = [_trusted_durations(row, damage) for row in rows]
-    told = np.array(said, dtype=np.float64).reshape(-1, 5)
-    columns["load_s"], columns["prefill_s"], columns["cached_tokens"], columns["llamacpp"], columns["decode_s"] = told.T
+    told = np.array(said, dtype=np.float64).reshape(-1, 6)
+    names = ("load_s", "prefill_s", "cached_tokens", "llamacpp", "decode_s", "queued_s")
+    columns.update(zip(names, told.T, strict=True))
     reached = np.where(np.isfinite(again), again, columns["t_send"])
     waits = map(metrics.queue_wait, reached, columns["t_headers"], columns["t_first_token"], said)
     columns["queue_wait_s"] = np.array(list(waits), dtype=np.float64)

@@ -56,12 +56,19 @@ def token_gap(run: RunData) -> float:
     return float(np.median(spent)) if len(spent) else 2 * TIE_S
 
 
+def before_queue(run: RunData) -> FloatArray:
+    """Return how long each request was at the server before its queue: its model load, or what vLLM's own figures leave of TTFT."""
+    until_first = run.column("first_token") - run.column("reached")
+    before = np.maximum(until_first - run.column("prefill_s") - run.column("queued_s"), 0.0)
+    return np.where(np.isfinite(before), before, run.column("load_s"))
+
+
 def arrival(run: RunData, first: FloatArray) -> FloatArray:
     """Return when each request came to the queue: it was sent and its model loaded, at the latest at its `first` token or end.
 
     One without an answer says nothing of loading: it is taken to have come as soon as most do, for those sent together stay in order.
     """
-    loading = run.column("load_s")
+    loading = before_queue(run)
     usual = float(np.nanmedian(loading)) if np.isfinite(loading).any() else 0.0
     loaded = run.column("reached") + np.where(np.isfinite(loading), loading, usual)
     return np.fmin(loaded, np.fmin(first, run.column("end")))
@@ -198,8 +205,8 @@ class RequestInstants:
         """When work on each request was seen to begin: its prefill where the server reports durations, else its first token."""
         return np.where(np.isfinite(self.started), self.started, self.first) if self.told else self.first
 
-    def peak(self) -> int:
-        """Return the most streams at work at once; a number held for less than 2 % of the time at work does not count."""
+    def peak(self, least: float = LEAST_HELD) -> int:
+        """Return the most streams at work at once; a number held for less than this share of the time at work does not count."""
         seen = np.isfinite(self.first)
         if not seen.any():
             return 0
@@ -210,7 +217,7 @@ class RequestInstants:
         spent = np.bincount(held, weights=np.diff(work.times, append=work.times[-1:]), minlength=len(levels))
         spent[levels == 0] = 0.0
         at_least = np.cumsum(spent[::-1])[::-1]
-        return int(levels[at_least >= LEAST_HELD * at_least[0]].max())
+        return int(levels[at_least >= least * at_least[0]].max())
 
 
 def lone(run: RunData) -> BoolArray:

@@ -333,7 +333,9 @@ def _full_batches(requests: RequestInstants, events: TimedEvents, near: float) -
     begun, last = requests.begun[seen], requests.last[seen]
     held = np.searchsorted(np.sort(begun), closes + slack) - np.searchsorted(np.sort(last), opens - slack)
     if np.median(last - requests.first[seen]) > slack:
-        held = np.minimum(held, requests.peak())
+        held = np.minimum(
+            held, requests.peak(0.0)
+        )  # of short answers all slots may be seen at work for an instant alone
     ready = requests.arrived[known] + requests.unnoticed_s
     before = np.append(-np.inf, opens[:-1])
     waited = latest_end(ready, requests.started[known], before) > closes + slack

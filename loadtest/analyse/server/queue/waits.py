@@ -3,8 +3,8 @@
 Number the requests in the order in which a server with S slots admits them, from 0. Request k can be admitted once k − S + 1
 earlier ones have left, so a slot became free for it at the (k − S + 1)-th end in order of time, whoever held that slot.
 Slot wait = that instant − arrival (send, or end of the model load), at least 0. Batch wait = queue wait − slot wait, and none where
-no other request was in flight meanwhile: what such a request waits is the way, a gateway, or the server's own work. The least
-that such a request waited passes in every request: where it is more than 20 ms it is neither of the two. Where the
+no other request was in flight meanwhile: what such a request waits is the way, a gateway, or the server's own work. What it
+waits at the median is no batch wait of others either, and where it is never less than 20 ms no slot wait. Where the
 server reports no durations, requests are taken to be admitted in the order of their first tokens: this infers slot wait,
 but batch wait stays unknown.
 
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from loadtest.analyse.run import BoolArray, FloatArray, RunData
+from loadtest.analyse.run import BoolArray, FloatArray, RunData, finite
 from loadtest.analyse.run.overlaps import freed_in_order, open_within, peak_at_once
 from loadtest.analyse.server.queue.at_work import arrival, headers_mark_start
 from loadtest.analyse.server.queue.kept_out import FEWEST_LONE
@@ -61,8 +61,10 @@ def split_waits(run: RunData, slots: Slots) -> Waits:
     """
     wait = _told_wait(run)
     alone = _waited_alone(run, wait)
-    least = float(np.nanmin(wait[alone], initial=np.inf))
-    way = least if ADMISSION_ERROR_S < least < np.inf else 0.0
+    least, usual = (
+        np.quantile(finite(wait[alone]), (0.0, 0.5)).tolist() if np.isfinite(wait[alone]).any() else (0.0, 0.0)
+    )
+    way = least if least > ADMISSION_ERROR_S else 0.0
     if slots.estimate is None:
         slot = np.full(len(wait), np.nan)
     elif slots.limit:
@@ -74,7 +76,7 @@ def split_waits(run: RunData, slots: Slots) -> Waits:
     source = np.where(np.isfinite(slot), np.where(told, SERVER, INFERRED), UNKNOWN)
     # Beside another model a request may wait for that one's answers, or for a model load that the server does not tell of.
     turn = np.isin(run.requests["level"], run.requests["level"][_accompanied(run)]) & ~np.isfinite(run.column("load_s"))
-    batch = np.where(turn, np.nan, np.maximum(wait - slot - way, 0.0) * ~alone)
+    batch = np.where(turn, np.nan, np.maximum(wait - slot - usual, 0.0) * ~alone)
     return Waits(wait, slot, batch, source.astype(np.object_))
 
 
@@ -96,10 +98,10 @@ def _told_wait(run: RunData) -> FloatArray:
     which a proxy held an answer back is no wait.
     """
     wait, held = run.column("queue_wait_s"), run.column("made_before_s")
-    timed = run.column("llamacpp") == 1
+    timed, others = run.column("llamacpp") == 1, np.isnan(run.column("queued_s"))
     until_first = run.column("first_token") - run.column("reached")
     until_prompt = np.maximum(until_first - held - run.column("prefill_s"), 0.0)
-    wait = np.where(~timed & (held > 0), np.maximum(until_prompt - run.column("load_s"), 0.0), wait)
+    wait = np.where(~timed & others & (held > 0), np.maximum(until_prompt - run.column("load_s"), 0.0), wait)
     if not timed.any() or headers_mark_start(run):
         return wait
     return np.where(timed & np.isfinite(until_prompt), until_prompt, wait)

@@ -42,12 +42,15 @@ HOLDS = 0.2  # logarithm of the factor by which the law may miss the prompts tha
 Slice = int | None  # None: any prompt whole
 SLICES: tuple[Slice, ...] = (512, 2048, 1024, 4096, None, 256, 128)  # that are tried, the likeliest first
 FEWEST_AGAINST = 3  # groups of prompts that no batch of a size can have ended, from which on it is ruled out
+MOSTLY_WHOLE = 0.5  # of the answers
 NEAR_S = 0.001  # prompts whose starts and ends are this close were evaluated together
 SLICES_APART = 0.1  # slices of a prompt, by which another size must suit better than the likeliest
 
 
 def measure_prefill(run: RunData, gaps: TokenGaps, step: StepTime | None) -> tuple[Prefill | None, str | None]:
     """Return the prefill speed, or the reason why it is unknown; `step` gives step times by number of streams."""
+    if (run.flag("ok") & run.flag("whole")).sum() > MOSTLY_WHOLE * run.flag("ok").sum():
+        return None, "most answers came whole, so when their prompts had been read is not known"
     found, reason = _prefill_of(run, gaps, step)
     if found is not None and run.prompts_as_asked:
         found = replace(found, method=f"{found.method}; prompts as long as asked for, since the server counts none")
@@ -72,7 +75,7 @@ def _prefill_of(run: RunData, gaps: TokenGaps, step: StepTime | None) -> tuple[P
     if found is None or found.ci95[1] - found.ci95[0] > WIDEST_INTERVAL * found.per_token_s:
         found = idle or found
     elif idle is not None and idle.per_token_s > FAR_SLOWER * (
-        found.per_token_s + found.fixed_s / float(np.nanmedian(tokens))
+        found.per_token_s + found.fixed_s / float(np.median(tokens[tokens > 0]))
     ):
         found = replace(found, holds=False)  # streams may have paused for the last slice of prompts alone
     if found is not None:

@@ -320,7 +320,8 @@ def _fixed_costs(
     """
     good = run.flag("ok")
     alone = at_work.lone(run) & good
-    loading, wait = finite(run.column("load_s")[good]), finite(run.column("queue_wait_s")[alone])
+    loading = finite(at_work.before_queue(run)[good])
+    wait = finite(run.column("queue_wait_s")[alone])
     if len(loading) or len(wait):  # llama.cpp reports no loading: its server loads the model before it listens
         usual = float(np.median(wait)) if len(wait) >= FEWEST_WAITS else ASSUMED_HANDOVER_S
         every = tuple(map(float, wait[:MOST_SAMPLED])) if len(wait) >= FEWEST_WAITS else ()

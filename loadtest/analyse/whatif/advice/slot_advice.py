@@ -364,8 +364,8 @@ def rank_levers(advice: Advice) -> tuple[Lever, ...]:
             dataclasses.replace(model, outputs=shorter, sessions=sessions and sessions.scaled(answers=0.5)),
         ),
         (
-            "a warm prefix cache",
-            "no prompt token is computed: what a shared prefix could bring at most",
+            "prompts that are all cached",
+            "no prompt token is computed: what a prefix cache could bring at most",
             dataclasses.replace(model, timing=dataclasses.replace(timing, prefill_s=0.0, context_prefill_s=0.0)),
         ),
         (

@@ -64,6 +64,26 @@ def test_a_simulated_server_stays_one_whatever_is_said_of_it(run: Path) -> None:
         assert "SIMULATED" in pages.markdown(analyse(run), [])
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"levels": []}, "Both levels are known from the records alone, as run.json does not list them: "),
+        ({"levels": None}, "Both levels are known from the records alone, as run.json does not list them: "),
+        ({"levels": [{"index": 1, "concurrency": 4}]}, "1 of 2 levels is known from the records alone, as run.json does not list it: "),
+        ({"levels": [{"index": 0, "concurrency": 2}, {"index": 1, "concurrency": 4}]}, ""),
+        ({"scenario": None}, "run.json has no scenario: how prompts were made and users behaved is not known."),
+    ],
+)  # fmt: skip
+def test_what_run_json_lost_is_said_once_on_top(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    run = tmp_path / "run"
+    make(run, Made(), users=(2, 4), each=6)
+    facts = json.loads((run / "run.json").read_bytes())
+    (run / "run.json").write_text(json.dumps({**facts, **change}))
+    trouble = analyse(run).run.trouble
+    assert len(trouble) == bool(said)
+    assert all(each.startswith(said) for each in trouble)
+
+
 def test_values_of_the_right_kind_are_kept(tmp_path: Path) -> None:
     for path in sorted(FOLDERS.iterdir()):
         if path.is_dir():
