@@ -16,7 +16,8 @@ from typing import Any
 
 UNKNOWN = "–"  # an unknown value in a table; a sentence says "unknown"
 MIB, GIB = 2**20, 2**30
-MAYBE_THOUSANDS = re.compile(r"\s*[+-]?[1-9]\d{0,2}\.\d{3}\s*")
+# 1.000 is a thousand to some and one to others, and nobody needs the zero for one
+MAYBE_THOUSANDS = re.compile(r"(?<![\d.])[1-9]\d{0,2}\.\d\d0(?!\d)")
 _AMOUNT, _PLURAL = re.compile(r"([\d.]+) (.+)"), re.compile(r"s\b")
 
 
@@ -78,8 +79,8 @@ def percent(share: float) -> str:
 
 
 def read_number(text: str) -> float:
-    """Read a number; raise ValueError, also for 1.000: a thousand to some, and no decimal needs its zeros."""
-    if MAYBE_THOUSANDS.fullmatch(text) and text.rstrip().endswith("0"):
+    """Read a number; raise ValueError, also for what may be thousands."""
+    if MAYBE_THOUSANDS.search(text):
         raise ValueError(text)
     return float(text)
 

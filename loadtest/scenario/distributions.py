@@ -29,7 +29,7 @@ from loadtest.scenario.values import (
     reads_as_number,
     short_repr,
 )
-from loadtest.text import MAYBE_THOUSANDS, read_number
+from loadtest.text import read_number
 
 SIGMAS = Range(0, 5)
 SPREADS = Range(0, TOKEN_COUNTS.high)
@@ -277,8 +277,8 @@ def _part(text: str, whole: str, of: Quantity) -> MixturePart:
 
 def _number(text: str, what: str, bounds: Range, whole: str, of: Quantity) -> float:
     try:
-        if of.whole and bounds.high == MOST_LENGTH and MAYBE_THOUSANDS.fullmatch(text):
-            raise ValueError
+        if of.whole and bounds.high == MOST_LENGTH and re.fullmatch(r"\s*[1-9]\d{0,2}\.\d{3}\s*", text):
+            raise ValueError  # 4.096 tokens: thousands
         number = read_number(text)
     except ValueError:
         raise ScenarioError(

@@ -29,8 +29,9 @@ class Price:
         """Read "2.49", "2.49 EUR" or "$2.49"; raise ScenarioError for anything else."""
         found = _PRICE.fullmatch(text)
         if found and MAYBE_THOUSANDS.fullmatch(digits := found["amount"]):
-            whole = digits.replace(".", "")
-            raise ScenarioError(f"{option} is open: {text!r} is {whole} to some; write {whole} or {digits}0.")
+            raise ScenarioError(
+                f"{option} {text!r} may be {float(digits):g} or {digits.replace('.', '')}; write one of these."
+            )
         if not found or (found["before"] and found["after"]) or not 0 < (amount := float(found["amount"])) < 1e9:
             raise ScenarioError(f"{option} must be a price above 0 like 2.49, 2.49EUR or $2.49, not {text!r}.")
         return cls(amount, found["before"] or found["after"])
@@ -46,5 +47,4 @@ class Price:
 def price_text(value: Any) -> Any:
     """Return a price as text where a scenario file or a script gives the number alone; anything else as it is."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    text = f"{value:.12g}" if is_number else value
-    return f"{text}0" if is_number and MAYBE_THOUSANDS.fullmatch(text) else text
+    return f"{value:.12g}" if is_number else value

@@ -19,7 +19,7 @@ WRONG = [
     (["--think-time", "nan"], "--think-time must be a number, not nan."),
     (["--duration", "inf"], "loadtest: --duration must be at most 2592000, not inf"),
     (["--price-per-hour", "1k"], "--price-per-hour must be a price above 0 like 2.49, 2.49EUR or $2.49, not '1k'."),
-    (["--price-per-hour", "1.000EUR"], "--price-per-hour is open: '1.000EUR' is 1000 to some; write 1000 or 1.0000."),
+    (["--price-per-hour", "1.000EUR"], "--price-per-hour '1.000EUR' may be 1 or 1000; write one of these."),
     (["--rate", "4,1.000"], "'4,1.000' is not a list of numbers like 0.5,1,2"),
     (["--duration", "1.000s"], "'1.000s' is not a time like 0.5 (seconds)"),
     (["--slo", "ttft_p95=1.000"], "the limit of ttft_p95 is seconds, e.g. 2 or 500ms, not '1.000'."),
@@ -30,7 +30,7 @@ WRONG = [
     (["--rate", "4", "--rate-to", "inf"], "--rate-to must be at most 1000000, not inf."),
     (["--rate", "4", "--arrivals", "gamma", "--burstiness", "nan"], "burstiness must be a number"),
     (["--arrivals", "poisson"], "--arrivals poisson needs a rate; add --rate"),
-    (["--requests", "1.000"], "'1.000' is not a whole number like 8"),
+    (["--requests", "1.000"], "'1.000' is not a whole number like 8: 1.000 may be 1 or 1000;"),
     (
         ["--concurrency", "1,2,1,024"],
         "'1,2,1,024' has a comma between two numbers, which makes two of them; write 1024 for one;",
@@ -42,6 +42,7 @@ WRONG = [
     (["--input-tokens", "1,000,000"], "write 1000000 for one;"),
     (["--rate", "1,024.5"], "write 1024.5 for one;"),  # was 1 and 24.5 a second
     (["--output-tokens", "uniform(1,024)"], "write 1024 for one;"),  # was uniform(1, 24)
+    (["--input-tokens", "normal(4.096, 100)"], "'normal(4.096, 100)' is no length"),
     (["--input-tokens", "4.000@30%+200@70%"], "'4.000@30%+200@70%' is no length"),
     (["--prediction", "nowhere"], "cannot read the prediction nowhere: No such file or directory."),
     (["--seed", "1" * 24], "seed must be at most 9223372036854775807"),

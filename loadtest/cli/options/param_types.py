@@ -19,7 +19,7 @@ from loadtest.scenario import (
     short_repr,
     split_outside_brackets,
 )
-from loadtest.text import read_number
+from loadtest.text import MAYBE_THOUSANDS, read_number
 
 # 1,024: a thousand and 24 to many, not 1 and 24
 _THOUSANDS = re.compile(r"(?<![\d.])[1-9]\d{0,2}(?:,\d{3})*,0\d\d(?:,\d{3})*(?:\.\d+)?(?!\d)")
@@ -41,7 +41,9 @@ class ReadParam(click.ParamType):  # type: ignore[type-arg]  # generic since cli
         except ScenarioError as error:
             self.fail(as_sentence(error), param, ctx)
         except (ValueError, OverflowError):
-            self.fail(f"{short_repr(value)} is not {self._wanted}.", param, ctx)
+            maybe = MAYBE_THOUSANDS.search(str(value))
+            why = f": {maybe[0]} may be {float(maybe[0]):g} or {maybe[0].replace('.', '')}" if maybe else ""
+            self.fail(f"{short_repr(value)} is not {self._wanted}{why}.", param, ctx)
         if found == ():
             self.fail("the list is empty; name at least one number.", param, ctx)
         if self._bounds:
@@ -105,7 +107,9 @@ def whole_list(*bounds: float) -> ReadParam:
 
 
 def number_list(*bounds: float) -> ReadParam:
-    return ReadParam(_list_of(read_number), "r,r,…", "a list of numbers like 0.5,1,2 (a second, without the unit)", bounds)
+    return ReadParam(
+        _list_of(read_number), "r,r,…", "a list of numbers like 0.5,1,2 (a second, without the unit)", bounds
+    )
 
 
 SHARE = ReadParam(read_share, "share", "a share like 5% or 0.05")
