@@ -232,7 +232,6 @@ FEWEST_CUT = 3  # failed requests, from which on one time after which they ended
 NEARLY_ALL = 0.9
 SHORTEST_LIMIT_S = 0.9  # limits of gateways are of whole seconds; shorter ones look like any other failure
 ALIKE_S, ALIKE_SHARE = 0.1, 0.02  # by which the times differ at most
-STAMP_ERROR_S = 0.001  # more than the stamps of an answer's end and of the next send can miss
 GAVE_UP = (408, 499, 502, 503, 504, 524)  # statuses with which a gateway says that it waited long enough
 
 
@@ -336,11 +335,12 @@ def _users_gone(e: Evidence) -> Iterator[Doubt]:
 
 
 def _more_than_users(e: Evidence) -> Iterator[Doubt]:
-    """Doubt a closed loop in which users had several requests in flight, as where a task of Locust's sends in greenlets of its own."""
-    users, closed = e.level.get("concurrency"), e.level.get("rate") is None and not e.level.get("by_schedule")
-    sends, ends = e.measured[["send", "end"]].dropna().to_numpy(dtype=np.float64).T
-    most = peak_at_once(sends, np.maximum(ends - STAMP_ERROR_S, sends)) if len(sends) else 0
-    if isinstance(users, int) and closed and most > users:
+    """Doubt a level in which users had several requests in flight, as where a task of Locust's sends in greenlets of its own."""
+    users, sent = e.level.get("concurrency"), e.measured[["send", "end"]].dropna()
+    if e.run.facts.get("driver") != "locust" or not e.level.is_closed or not users or sent.empty:
+        return
+    most = peak_at_once(*sent.to_numpy(dtype=np.float64).T)
+    if most > users:
         yield Doubt(SUSPECT, f"up to {most} requests were in flight at once, from {counted(users, 'user')}")
 
 

@@ -214,7 +214,7 @@ def test_a_level_with_more_requests_at_once_than_users_is_suspect(tmp_path: Path
     """A Locust task that sends in greenlets of its own made "4 streams" of 16."""
     levels, truth = grid(Made(), (2, 4))
     levels[1]["concurrency"] = 3
-    one, other = analyse(write(tmp_path / "run", truth.records, levels)).summary["levels"]
+    one, other = analyse(write(tmp_path / "run", truth.records, levels, driver="locust")).summary["levels"]
     assert (one["verdict"], other["verdict"]) == ("valid", "suspect")
     assert other["reasons"] == ["up to 4 requests were in flight at once, from 3 users"]
 
