@@ -241,9 +241,10 @@ def test_greenlets_send_a_burst_when_all_of_it_is_made(
 def test_a_worker_quits_only_once_its_records_are_complete(monkeypatch: pytest.MonkeyPatch) -> None:
     """Told to end by its master, then interrupted: it quit meanwhile, and its master took it for lost."""
     done = gevent.event.Event()
-    runner: Any = SimpleNamespace(stop=lambda: None, _send_stats=lambda: None)
+    runner: Any = SimpleNamespace(stop=lambda: None, _send_stats=lambda: None, state="stopped")
     one = worker.LocustWorker(SimpleNamespace(user_classes=[]), runner)  # type: ignore[arg-type]
-    monkeypatch.setattr(one, "_complete", done.wait)
+    one._told = {"id": 1}
+    monkeypatch.setattr(one, "_complete", lambda _: done.wait())
     ending = gevent.spawn(one._stop)
     gevent.sleep(0)
     quitting = gevent.spawn(one._quitting)
