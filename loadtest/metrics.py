@@ -27,7 +27,7 @@ FORMULAS: dict[str, str] = {
     "e2e_sched_s": "t_last_content − t_sched",
     "stream_tokens_per_s": "1 / TPOT: the decode speed that a user sees",
     "e2e_tokens_per_s": "output tokens / E2E: the older convention, waiting included",
-    "queue_wait_s": "Ollama: TTFT − model load − prompt eval; llama.cpp: t_headers − t_send, at most TTFT − prompt time; vLLM: queue_time_ms",
+    "queue_wait_s": "Ollama: TTFT − model load − prompt eval; llama.cpp: t_headers − t_send, at most TTFT − prompt time; vLLM: queue_time_ms, at most TTFT − prefill",
     "slot_wait_s": "the part of queue wait while all slots are taken",
     "batch_wait_s": "the rest of queue wait, beside other requests: a slot is free, the batch in flight must end first",
     "load_s": "Ollama: load_duration",

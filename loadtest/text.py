@@ -78,18 +78,11 @@ def percent(share: float) -> str:
     return f"{points:.0f} %" if abs(points) >= 9.95 or round(points, 10) == 0 else f"{points:.2g} %"
 
 
-def read_number(text: str) -> float:
-    """Read a number; raise ValueError, also for what may be thousands."""
-    if MAYBE_THOUSANDS.search(text):
-        raise ValueError(text)
-    return float(text)
-
-
 def read_amount(text: str, units: Mapping[str, float]) -> float:
     """Return what a number with one of these units behind it amounts to; nan for any other text."""
     digits = text.rstrip(f"{string.ascii_letters} ")
     try:
-        return read_number(digits) * units[text[len(digits) :].strip()]
+        return float(digits) * units[text[len(digits) :].strip()]
     except (KeyError, ValueError):
         return math.nan
 

@@ -31,7 +31,7 @@ IMPOSSIBLE_NS = 50_000  # an answer stamped this much before its request was sen
 LONGEST_BURST_GAP_NS = 1_000_000
 # bytes; an answer up to this long is decoded at once: an error fits, and decoding it takes about 0.1 ms
 SHORT_ANSWER = 4096
-LEFT_OPEN = "the server left the answer open behind its end: what it may have sent later is not known"
+LEFT_OPEN = "the server did not close the answer soon behind its end: what it may have sent later is not known"
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,6 @@ from loadtest.scenario.values import (
     reads_as_number,
     short_repr,
 )
-from loadtest.text import read_number
 
 SIGMAS = Range(0, 5)
 SPREADS = Range(0, TOKEN_COUNTS.high)
@@ -280,7 +279,7 @@ def _number(text: str, what: str, bounds: Range, whole: str, of: Quantity) -> fl
     try:
         if of.whole and bounds.high == MOST_LENGTH and re.fullmatch(r"\s*[1-9]\d{0,2}\.\d{3}\s*", text):
             raise ValueError  # 4.096 tokens: thousands
-        number = read_number(text)
+        number = float(text)
     except ValueError:
         raise ScenarioError(
             f"{short_repr(whole)} is no {of.noun}: give {of.number} or a distribution like {of.examples['lognormal']}"

@@ -45,17 +45,23 @@ NEEDS = {  # a key -> those of which it needs one
     "cert_key": ("cert",),
     "no_proxy": ("proxy",),
 }
-EXCLUSIVE = (  # no key of the first may stand beside one of the second, and why
+EXCLUSIVE: tuple[
+    tuple[tuple[str, ...], tuple[str, ...], str], ...
+] = (  # no key of the first may stand beside one of the second, and why
     (("requests",), ("duration",), "each says when a level ends"),
-    (("rate",), ("trace",), "a trace has its own instants"),
-    (("max_rate",), ("rate", "trace"), "it slows the users of a closed loop"),
-    (("data_once",), ("trace", "duration"), "it says how many requests a level has"),
+    (("rate", "rate_to", "burstiness"), ("trace",), "a trace has its own instants"),
+    (("max_rate",), ("rate", "trace"), "max_rate slows the users of a closed loop"),
+    (("data_once",), ("trace", "duration"), "data_once says how many requests a level has"),
     (("prompt",), ("prompt_file", "data"), "each says what is asked"),
     (("prompt_file",), ("data",), "each says what is asked"),
-    (("data",), ("follow_up_tokens", "inputs_per_request"), "its rows say what is asked"),
+    (("data",), ("follow_up_tokens", "inputs_per_request"), "the rows of the data say what is asked"),
     (("turns", "answers"), ("prompt", "prompt_file"), "a conversation begins with no prompt of yours"),
-    (("turns", "answers"), ("trace", "unload", "data_once", "up_to_context"), "that is for requests by themselves"),
-    (("up_to_context",), ("prompt", "prompt_file", "data", "trace"), "it chooses the length of made-up prompts"),
+    (("turns", "answers"), ("trace", "unload", "data_once", "up_to_context"), "a turn is no request by itself"),
+    (
+        ("up_to_context",),
+        ("prompt", "prompt_file", "data", "trace"),
+        "up_to_context chooses the length of made-up prompts",
+    ),
     (("system",), ("system_tokens",), "each is the system prompt"),
     (("insecure",), ("ca_file",), "one trusts any certificate, the other those of one authority"),
 )
@@ -276,13 +282,13 @@ class Scenario(LimitKeys, SessionKeys, DataKeys, PromptKeys, LoadKeys, Connectio
 
 def _check_pairs(scenario: Scenario) -> None:
     given = {one.name for one in keys_of(type(scenario)) if getattr(scenario, one.name) != one.default}
-    for name, others in NEEDS.items():
-        if name in given and given.isdisjoint(others):
-            raise ScenarioError(f"{name} does nothing alone; add {' or '.join(others)}.")
     for some, others, why in EXCLUSIVE:
         first, second = (next((name for name in names if name in given), None) for names in (some, others))
         if first and second:
             raise ScenarioError(f"{first} and {second} exclude each other: {why}; give one.")
+    for name, others in NEEDS.items():
+        if name in given and given.isdisjoint(others):
+            raise ScenarioError(f"{name} does nothing alone; add {' or '.join(others)}.")
 
 
 def _check_together(scenario: Scenario) -> None:

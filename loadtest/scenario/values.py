@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loadtest.errors import ScenarioError
-from loadtest.text import encodable, read_amount, read_number
+from loadtest.text import MAYBE_THOUSANDS, encodable, read_amount
 
 MOST_S = 30 * 86_400.0  # of a level, a limit or a trace: 30 days
 MOST_REQUESTS = 10_000_000  # of a level: a schedule of them takes 80 MB, their records some 20 GB
@@ -83,12 +83,12 @@ def short_repr(value: Any) -> str:
 
 
 def parse_whole(text: str) -> int:
-    """Read a whole number, written as "16", "16.0" or "1e3"; raise ValueError."""
+    """Read a whole number, written as "16", "16.0" or "1e3"; raise ValueError, also for 1.000, which is a thousand to some."""
     try:
         return int(text)
     except ValueError:
-        value = read_number(text)
-        if not value.is_integer():  # is_integer is false for inf and nan, too
+        value = float(text)
+        if not value.is_integer() or MAYBE_THOUSANDS.search(text):  # is_integer is false for inf and nan, too
             raise ValueError(text) from None
         return int(value)
 
@@ -96,13 +96,13 @@ def parse_whole(text: str) -> int:
 def read_share(text: str) -> float:
     """Read a share, written as "5%" or "0.05"; raise ValueError."""
     number = text.strip()
-    return read_number(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
+    return float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
 
 
 def read_seconds(text: str) -> float:
     """Read seconds, written as "90", "1.5m" or "500ms"; raise ValueError."""
     seconds = read_amount(text.strip(), TIME_UNITS)
-    return read_number(text) if math.isnan(seconds) else seconds
+    return float(text) if math.isnan(seconds) else seconds
 
 
 def coerce(key: str, value: Any, wanted: Any, where: str) -> Any:

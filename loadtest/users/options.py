@@ -23,7 +23,6 @@ from loadtest.scenario import (
     sendable,
     short_repr,
 )
-from loadtest.text import read_number
 
 Number = TypeVar("Number", int, float)
 NAME = "a name in UTF-8 without control characters"
@@ -64,7 +63,7 @@ def _within(read: Callable[[str], Number], low: float, high: float = math.inf) -
 
 
 _positive_whole = _within(parse_whole, 1)
-_positive = _within(read_number, math.ulp(0.0), sys.float_info.max)
+_positive = _within(float, math.ulp(0.0), sys.float_info.max)
 
 
 def _or_distribution(read: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -76,7 +75,7 @@ def _or_distribution(read: Callable[[str], Any]) -> Callable[[str], Any]:
 READERS: dict[type, tuple[Callable[[str], Any], str, str]] = {
     str: (_one_line, NAME, "TEXT"),
     int: (parse_whole, "a whole number", "N"),
-    float: (read_number, "a number", "X"),
+    float: (float, "a number", "X"),
     bool: (lambda text: TRUTH[text.lower()], "true or false", "true|false"),
 }
 

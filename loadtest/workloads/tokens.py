@@ -76,7 +76,10 @@ def load_counter(model: str = "", *, fetch: bool = True) -> Counter:
                 return _tiktoken(name, _only_cached)
         if not fetch:
             return Counter("estimate: tiktoken's ranks are not in its cache")
-        return _tiktoken(wanted, fetched)
+        _tiktoken(wanted, fetched)
+        return _tiktoken(wanted, _only_cached)  # workers, who never fetch, must count alike
+    except LookupError:
+        return Counter("estimate: tiktoken's cache keeps no ranks")
     except ValueError:
         return Counter("estimate: tiktoken's ranks do not match their checksum")
     except OSError as error:

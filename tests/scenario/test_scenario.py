@@ -129,7 +129,7 @@ def test_every_shipped_scenario_loads(path: Path) -> None:
         ({"rate": [4], "burstiness": 0.5}, ["gamma arrivals and burstiness go together"]),
         (
             {"rate": [4], "max_rate": 2},
-            ["max_rate and rate exclude each other: it slows the users of a closed loop; give one."],
+            ["max_rate and rate exclude each other: max_rate slows the users of a closed loop; give one."],
         ),
         ({"rate": [4], "think_time": 2}, ["think_time slows the users of a closed loop"]),
         ({"rate": [4], "max_in_flight": 0}, ["max_in_flight must be above 0"]),

@@ -70,7 +70,10 @@ def test_lengths_fit_the_context_with_the_answer(
 @pytest.mark.parametrize(
     ("keys", "says"),
     [
-        ({"prompt": "hello"}, "up_to_context and prompt exclude each other: it chooses the length of made-up prompts"),
+        (
+            {"prompt": "hello"},
+            "up_to_context and prompt exclude each other: up_to_context chooses the length of made-up prompts",
+        ),
         ({"output_tokens": []}, "give output_tokens"),
     ],
 )

@@ -184,7 +184,7 @@ def test_conversations_of_a_data_file_are_played_turn_by_turn(chats: str, answer
         ),
         ({"think_time": "20"}, "think_time must be a number of seconds, not '20'; leave out the quotes."),
         ({"think_time": "poisson(3)"}, "names no distribution of times; there are lognormal"),
-        ({"trace": "x"}, "turns and trace exclude each other: that is for requests by themselves; give one."),
+        ({"trace": "x"}, "turns and trace exclude each other: a turn is no request by itself; give one."),
     ],
 )
 def test_what_cannot_be_a_conversation_is_one_sentence(keys: dict[str, Any], words: str) -> None:

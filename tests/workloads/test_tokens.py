@@ -160,6 +160,13 @@ def test_a_fetch_fills_the_cache_by_our_own_way_alone(
     assert load.read_file is usual
 
 
+def test_a_cache_that_keeps_nothing_leaves_an_estimate(ranks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Locust's workers never fetch: they would count otherwise than the process that learned the server's count."""
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "")
+    monkeypatch.setattr(tokens, "fetched", lambda _: (ranks / cached.CL100K).read_bytes())
+    assert load_counter("m").source == "estimate: tiktoken's cache keeps no ranks"
+
+
 def test_what_is_not_the_vocabulary_is_not_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokens, "fetched", lambda _: b"a login page")
     assert load_counter("m").source == "estimate: tiktoken's ranks do not match their checksum"

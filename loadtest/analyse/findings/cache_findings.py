@@ -28,7 +28,7 @@ def cache_findings(analysis: Analysis) -> list[Finding]:
     use, run = analysis.cache, analysis.run
     sent = run.fact("sent_before")
     if may_be_warm(analysis) and (sent or not run.has_turns):
-        before = "Prompts may begin alike or come again (--data, --warm-cache)"
+        before = f"Prompts may begin alike or come again (--{'data' if run.fact('scenario', 'data') else 'warm-cache'})"
         before = f"Prompts of this seed were sent to this model before, by {shown(str(sent))}" if sent else before
         warm = "the server does not say what it had cached: TTFT may be that of a warm prefix cache"
         return [Finding(f"{before}, and {warm}.")]
@@ -62,7 +62,8 @@ def may_be_warm(analysis: Analysis) -> bool:
     if not (run.fact("sent_before") or run.fact("scenario", "data") or run.fact("scenario", "warm_cache")):
         return False
     inferred = analysis.cache is not None and analysis.cache.source != UNKNOWN
-    return not inferred and not np.isfinite(run.column("cached_tokens")).any()
+    has_ttft = np.isfinite(run.column("ttft_s")).any()  # embeddings have none
+    return bool(has_ttft) and not inferred and not np.isfinite(run.column("cached_tokens")).any()
 
 
 def _of_single_requests(analysis: Analysis, use: CacheUse) -> list[Finding]:

@@ -54,7 +54,8 @@ def queueing(analysis: Analysis, series: Series) -> Finding | None:
     if rest > max(wait, LEAST_BATCH_WAIT * ttft):
         return Finding(
             f"{capitalised(at)}, {percent(rest / ttft)} {of} is neither prefill nor a wait that the server tells of: it passes on the way, "
-            "in a gateway, in the server before it queues a request, or while an answer is held back."
+            "in a gateway, in the server before it queues a request, or while an answer is held back.",
+            f"{percent(level.share_of_ttft('queue_wait_s'))} is queue wait.",
         )
     if slot is None or batch is None or analysis.steps.apart:
         unsplit = "Whether requests wait for a slot, for a batch or for another model is not known."

@@ -228,7 +228,7 @@ def load(path: Path) -> RunData:
     delivery = _delivery(anchors, columns, chunks, server_chunks)
     start = float(columns["t_sched"].min()) if len(order) else 0.0
     levels = _all_levels(facts, columns)
-    if made := levels[len(facts["levels"]) :]:
+    if (made := levels[len(facts["levels"]) :]) and facts.get("state") not in (None, "running"):
         trouble.append(
             f"{levels_are(len(made), len(levels))} known from the records alone, as run.json does not list {'it' if len(made) == 1 else 'them'}: "
             "as many streams are taken for each as it had requests at once, and what was asked of it is not known."

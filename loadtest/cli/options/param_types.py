@@ -19,7 +19,7 @@ from loadtest.scenario import (
     short_repr,
     split_outside_brackets,
 )
-from loadtest.text import MAYBE_THOUSANDS, read_number
+from loadtest.text import MAYBE_THOUSANDS
 
 # 1,024: a thousand and 24 to many, not 1 and 24
 _THOUSANDS = re.compile(r"(?<![\d.])[1-9]\d{0,2}(?:,\d{3})*,0\d\d(?:,\d{3})*(?:\.\d+)?(?!\d)")
@@ -55,7 +55,7 @@ class ReadParam(click.ParamType):  # type: ignore[type-arg]  # generic since cli
 
 
 def number_param(*bounds: float) -> ReadParam:
-    return ReadParam(read_number, "number", "a number like 0.5", bounds)
+    return ReadParam(float, "number", "a number like 0.5", bounds)
 
 
 def seconds_param(*bounds: float) -> ReadParam:
@@ -107,9 +107,7 @@ def whole_list(*bounds: float) -> ReadParam:
 
 
 def number_list(*bounds: float) -> ReadParam:
-    return ReadParam(
-        _list_of(read_number), "r,r,…", "a list of numbers like 0.5,1,2 (a second, without the unit)", bounds
-    )
+    return ReadParam(_list_of(float), "r,r,…", "a list of numbers like 0.5,1,2 (a second, without the unit)", bounds)
 
 
 SHARE = ReadParam(read_share, "share", "a share like 5% or 0.05")

@@ -72,7 +72,9 @@ class Finder:
         scenario = self._scenario
         for name in ("trace", "rate_to", "data_once", "up_to_context", "unload"):
             if getattr(scenario, name):
-                raise ScenarioError(f"--find-max chooses the load and how many requests it needs; leave out {name}.")
+                raise ScenarioError(
+                    f"--find-max chooses the load and how many requests it needs; leave out --{name.replace('_', '-')}."
+                )
         if len((scenario if scenario.rate else scenario.replace(concurrency=(1,))).levels()) > 1:
             raise ScenarioError(
                 "--find-max begins with one level; give one --rate, --input-tokens, --output-tokens and --words."

@@ -353,10 +353,13 @@ class Coordinator:
         if self._watch is not None:
             self._watch.end()
         self._run = None
-        if closed := recording.close_recorder():
-            run.failure = closed.ledger.failure or run.failure
-            run.add_seen(closed.seen, len(closed.heartbeat.wall.steps))
-        run.end()
+        try:
+            if closed := recording.close_recorder():
+                run.failure = closed.ledger.failure or run.failure
+                run.add_seen(closed.seen, len(closed.heartbeat.wall.steps))
+            run.end()
+        finally:
+            run.abandon()  # where that failed: the web UI waits while the state is `running`
         if self._watch is not None and self._watch.deserted and self._environment.web_ui is None:
             assert self._runner is not None  # which the watch is of
             gevent.spawn(self._runner.quit)  # Locust would wait for the end of --run-time

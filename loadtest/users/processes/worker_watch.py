@@ -81,8 +81,9 @@ class WorkerWatch:
     def end(self) -> None:
         """Have every worker end the test and report; one that has had users and does not report is lost.
 
-        A headless master tells its workers to quit and ends half a second later, whatever --stop-timeout grants them, and
-        whatever users do in on_stop: without this wait, requests that end in that time would be on disk but in no table.
+        A headless master tells its workers to quit and ends half a second later, whatever --stop-timeout grants them:
+        without this wait, requests that end in the granted time would be on disk but in no table. Users that stay in their
+        on_stop for longer than GRACE_NS beyond what the workers last told of them are not waited for.
         """
         self._runner.send_message(FINISH, {"id": self._run.clock.wall_ns})
         until = now() + GRACE_NS
@@ -95,7 +96,7 @@ class WorkerWatch:
             gevent.sleep(0.02)
         for client_id in self.used - self.ended - self.lost.keys():
             self.lose(client_id, SILENT if self.deserted else "it did not report its end")
-        if self.deserted and self.used <= self.ended:  # whoever ended the workers ended the test
+        if self.deserted and self.used and self.used <= self.ended:  # whoever ended the workers ended the test
             self._run.interrupted = True
         elif self.deserted and not self._run.interrupted:
             self._run.failure = self._run.failure or "no worker was left."

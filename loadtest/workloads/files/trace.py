@@ -269,7 +269,11 @@ def _unit(times: array[float], columns: Columns, said: float, where: str) -> tup
     gap = span / max(len(times) - 1, 1)
     fractions = columns.of_mooncake and not all(map(float.is_integer, times))
     if fractions or GAPS_S[1] < gap <= span <= MOST_S or (columns.of_mooncake and 0 < gap < GAPS_S[0]):
-        why = "some have fractions" if fractions else f"in {UNIT_NAMES[scale]} they are {seconds(gap)} apart on average"
+        why = (
+            "some have fractions"
+            if fractions
+            else f"as {UNIT_NAMES[scale]} they would be {seconds(gap)} apart on average"
+        )
         raise ScenarioError(
             f"{where} does not say the unit of its instants, and {why}; name their column timestamp_s or timestamp_ms."
         )

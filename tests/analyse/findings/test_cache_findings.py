@@ -49,7 +49,7 @@ def test_prompts_that_were_sent_before_show_no_prefill_speed_where_nothing_is_co
         own = analyse(made.write(tmp_path / "-".join(scenario), scenario=scenario))
         assert not any("Prefill runs at" in one for one in all_findings(own))
         assert cache_findings(own)[0].startswith(
-            "Prompts may begin alike or come again (--data, --warm-cache), and the server does"
+            f"Prompts may begin alike or come again (--{next(iter(scenario)).replace('_', '-')}), and the server does"
         )
     [found] = cache_findings(again)
     assert found.startswith("Prompts of this seed were sent to this model before, by a, and the server does not say")

@@ -115,6 +115,9 @@ def test_a_pause_in_which_nothing_is_read_though_requests_wait_is_told(tmp_path:
     for number, (before, after) in enumerate(zip(played.records, moved, strict=True)):
         total = (before.server or {})["total_duration"] + 10_000 * MS * ((before.t_send or 0) <= at < before.t_end)
         moved[number] = dataclasses.replace(after, server={**(before.server or {}), "total_duration": total})
+    long = Load(users=1, requests=20, output=(100, 100))
+    constant = play(Timing(step=StepLaw(0.02, 0.004), prefill_s=0.0002, handover_s=1.3), [long], slots=4)
+    assert said(tmp_path / "constant", constant.records, constant.levels) == []  # each request waits so long on its way
     (sentence,) = said(tmp_path / "run", moved, played.levels)
     assert re.match(
         r"At 2 streams, no token came for 10\.\d s, while \d requests? waited and the server read no prompt, from ",

@@ -179,6 +179,28 @@ def test_writing_an_answer_that_came_in_one_piece_is_no_wait(tmp_path: Path, say
     assert "is batch wait" not in said
 
 
+@pytest.mark.parametrize("says", ["vllm", "ollama"])
+def test_answers_that_come_whole_move_no_wait_of_those_beside_them(tmp_path: Path, says: str) -> None:
+    """Their decode was time before vLLM's queue: 50 % of TTFT was slot wait, which is 72 %."""
+    played = play(TIMING, [Load(users=u, requests=40, output=(40, 60)) for u in (1, 2, 8)], slots=4, says=says)
+    some = [
+        dataclasses.replace(
+            one,
+            t_first_token=(one.t_send or 0) + one.chunks[-1] * 1000,
+            chunks=one.chunks[-1:],
+            reads=1,
+            server_us=None,
+            server_first=None,
+        )
+        if place % 3 == 0
+        else one
+        for place, one in enumerate(played.records)
+    ]
+    near = analyse(write(tmp_path / "near", played.records, played.levels))
+    found = analyse(write(tmp_path / "some", some, played.levels))
+    assert waited(found, 2, "slot_wait_s") == pytest.approx(waited(near, 2, "slot_wait_s"), abs=0.02)
+
+
 def test_a_wait_that_the_server_does_not_tell_of_is_said(tmp_path: Path) -> None:
     """Behind a gateway with a queue of its own, before a vLLM that says its queue time: TTFT of 4.6 s stood there without a word."""
     played = play(TIMING, [Load(users=users) for users in (1, 8)], slots=2, says="vllm")

@@ -58,7 +58,7 @@ def token_gap(run: RunData) -> float:
 
 def before_queue(run: RunData) -> FloatArray:
     """Return how long each request was at the server before its queue: its model load, or what vLLM's own figures leave of TTFT."""
-    until_first = run.column("first_token") - run.column("reached")
+    until_first = first_made(run) - run.column("reached")
     before = np.maximum(until_first - run.column("prefill_s") - run.column("queued_s"), 0.0)
     return np.where(np.isfinite(before), before, run.column("load_s"))
 

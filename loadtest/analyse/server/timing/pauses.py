@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loadtest.analyse.run import BoolArray, FloatArray, RunData
+from loadtest.analyse.run import BoolArray, FloatArray, RunData, finite
+from loadtest.analyse.server.queue.at_work import lone
 from loadtest.analyse.server.timing.prefill_law import Prefill
 from loadtest.metrics import S_PER_US
 
@@ -40,7 +41,7 @@ def find_pauses(run: RunData, prefill: Prefill | None) -> Iterator[Pause]:
     for level in run.levels:
         rows = run.of_level(level["index"])
         longest = max((int(gaps.max(initial=0)) for gaps in run.itl.ticks(rows)), default=0) * S_PER_US
-        before_text = run.column("prefill_s")[rows] + run.column("queue_wait_s")[rows]
+        before_text = run.column("prefill_s")[rows] + np.nan_to_num(run.column("queue_wait_s")[rows])
         if longest >= LEAST_S or (longest > 0 and (before_text >= LEAST_S).any()):
             yield from _of_level(run.only(rows), level["index"], prefill)
 
@@ -53,11 +54,14 @@ def _of_level(run: RunData, level: int, prefill: Prefill | None) -> Iterator[Pau
     every = np.sort(at)
     gaps = np.diff(every)
     usual = _usual(gaps)
+    alone = finite(run.column("queue_wait_s")[lone(run)])  # what each request waits on its way is no pause
+    waits = float(np.median(alone) if len(alone) else np.nan_to_num(run.column("queue_wait_s")).min(initial=0.0))
     for place in np.flatnonzero(gaps >= max(LEAST_S, UNUSUAL * usual)):
         begin, end = float(every[place]), float(every[place + 1])
         answers = int(((begun <= begin) & (went_on >= end)).sum())
         begin, end, prompts, waiting = (begin, end, 0, 0) if answers else _before_text(run, begin, end)
-        told = (answers or prompts or waiting) and end - begin >= LEAST_S
+        least = max(LEAST_S, FAR_LONGER * waits) if waiting else LEAST_S
+        told = (answers or prompts or waiting) and end - begin >= least
         if told and _unexplained(run, begin, end, usual, prefill) and _client_was_awake(run, begin, end):
             yield Pause(level, begin, end - begin, answers, prompts, waiting)
 

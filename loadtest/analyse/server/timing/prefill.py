@@ -50,7 +50,7 @@ SLICES_APART = 0.1  # slices of a prompt, by which another size must suit better
 def measure_prefill(run: RunData, gaps: TokenGaps, step: StepTime | None) -> tuple[Prefill | None, str | None]:
     """Return the prefill speed, or the reason why it is unknown; `step` gives step times by number of streams."""
     if (run.flag("ok") & run.flag("whole")).sum() > MOSTLY_WHOLE * run.flag("ok").sum():
-        return None, "most answers came whole, so when their prompts had been read is not known"
+        return None, "most answers came whole, or nearly so: when their prompts had been read is not known"
     found, reason = _prefill_of(run, gaps, step)
     if found is not None and run.prompts_as_asked:
         found = replace(found, method=f"{found.method}; prompts as long as asked for, since the server counts none")
