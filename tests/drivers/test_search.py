@@ -199,7 +199,7 @@ def test_the_levels_of_a_search_are_long_enough_for_what_is_asked() -> None:
     assert first(Scenario(duration=3.0), "ttft_p95=2").duration is None  # of a file; on the command line it is refused
     with pytest.raises(ScenarioError):
         first(Scenario.from_dict({"rate": [1, 2]}), "ttft_p95=2")
-    with pytest.raises(ScenarioError, match="leave out up_to_context"):
+    with pytest.raises(ScenarioError, match="leave out --up-to-context"):
         first(Scenario(up_to_context=True), "ttft_p95=2")
 
 
