@@ -44,7 +44,7 @@ def test_which_servers_are_asked_directly(no_proxy: str, url: str, direct: bool)
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (["--no-proxy", "gpu-box"], "name the proxy with --proxy"),
+        (["--no-proxy", "gpu-box"], "add --proxy"),
         (["--proxy", PROXY, "--no-proxy", "http://gpu-box"], "'http://gpu-box' is not a host"),
         (["--proxy", PROXY, "--no-proxy", "a,,b"], "'' is not a host"),
         (["--proxy", PROXY, "--no-proxy", "*"], "'*' is not a host"),

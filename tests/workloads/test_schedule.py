@@ -206,10 +206,10 @@ def test_a_schedule_written_as_a_trace_is_that_schedule(tmp_path: Path) -> None:
         ("0\n1e30\n", "line 2, is due 1.16e+25 days after the first"),
         (
             "5\n3105\n9405\n",
-            "in seconds they are 4700 s apart on average; name their column timestamp_s or timestamp_ms.",
+            "as seconds they would be 4700 s apart on average; name their column timestamp_s or timestamp_ms.",
         ),
         (f"{MOONCAKE}0,9,5\n1733.25,9,5\n", "does not say the unit of its instants, and some have fractions;"),
-        (f"{MOONCAKE}0,9,5\n1,9,5\n1,9,5\n2,9,5\n", "in milliseconds they are 0.67 ms apart on average;"),
+        (f"{MOONCAKE}0,9,5\n1,9,5\n1,9,5\n2,9,5\n", "as milliseconds they would be 0.67 ms apart on average;"),
         ('{"t_ms": 0}\n{"t": 1}\n', "line 2, has its instant in another unit than the rows before it"),
         ("t\n5\n2026-01-01\n", "line 3, has its instant in another unit than the rows before it"),
         ("0\n1e400\n", "line 2, has '1e400' for an instant (column t)"),

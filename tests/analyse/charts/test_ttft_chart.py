@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from matplotlib.axes import Axes
 from support.made_runs import Made, grid, make, write
+from support.virtual_runs import Load, play
 
 from loadtest.analyse.charts import ttft
 from loadtest.analyse.run.levels import series_of
 from loadtest.analyse.summary import Analysis, analyse
+from loadtest.simulate.model.timing import StepLaw, Timing
 from loadtest.text import seconds
 
 
@@ -35,9 +37,18 @@ def test_the_stack_adds_up_to_mean_ttft(four_slots: Analysis, axes: Axes) -> Non
     means = [level["ttft_s"]["mean"] * 1e3 for level in series.levels]
     assert sorted(tops.values()) == pytest.approx(sorted(means), rel=0.05)
     labels = axes.get_legend_handles_labels()[1]
-    assert {"slot wait", "batch wait", "prefill"} <= set(labels)
+    assert {"slot wait", "prefill"} <= set(labels)
+    assert "batch wait" not in labels  # its 5 ms pass where a request is alone, too
     assert "rest" not in labels
     assert "4 slots" in [text.get_text() for text in axes.texts]
+
+
+def test_a_wait_for_the_batch_in_flight_is_a_part(tmp_path: Path, axes: Axes) -> None:
+    timing = Timing(step=StepLaw(0.1, 0.02), prefill_s=0.0005)
+    played = play(timing, [Load(users=users, requests=30) for users in (1, 4)], slots=4)
+    analysis = analyse(played.write(tmp_path / "run"))
+    ttft.ttft_parts(axes, analysis, series_of(analysis.summary["levels"])[0])
+    assert "batch wait" in axes.get_legend_handles_labels()[1]
 
 
 def test_slots_are_no_number_of_people_who_think(tmp_path: Path, axes: Axes) -> None:

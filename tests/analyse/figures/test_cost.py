@@ -99,7 +99,7 @@ def test_a_price_of_the_run_is_kept_and_a_price_of_the_report_wins(
     code, _, err = loadtest("run", file, simulated_url, "--no-report", "--out", path)
     assert code in (0, 3), err
     assert hours_price(path) == (2.125, "")
-    assert orjson.loads((path / "run.json").read_bytes())["scenario"]["price_per_hour"] == "2.1250"
+    assert orjson.loads((path / "run.json").read_bytes())["scenario"]["price_per_hour"] == "2.125"
     for given, price in (([], (2.125, "")), (["--price-per-hour", "$4"], (4.0, "$")), ([], (2.125, ""))):
         loadtest("report", path, *given)
         assert hours_price(path) == price
