@@ -19,6 +19,31 @@ import pytest
 from loadtest.records import Record
 from loadtest.run_folder import RunFolder
 
+CHAT = """
+import os
+import gevent
+from locust import LoadTestShape, task
+from locust.exception import StopUser
+from loadtest.users import ModelUser
+
+begun = 0
+
+class Chat(ModelUser):
+    input_tokens, output_tokens = 16, 4
+
+    def on_start(self):
+        global begun
+        begun += 1
+        if begun > int(os.environ.get("STAYING", "1000")):
+            raise StopUser
+
+    @task
+    def ask(self):
+        self.client.ask()
+        gevent.sleep(float(os.environ.get("HOLD", "0")))
+"""
+USERS = ("-u", "4", "-r", "9")
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -110,3 +135,19 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as one:
         port: int = one.getsockname()[1]
         return port
+
+
+def eventually(run: Run, true: Callable[[], bool]) -> None:
+    until = time.monotonic() + 40
+    while not true():
+        assert run.process.poll() is None, run.said
+        assert time.monotonic() < until, run.said
+        time.sleep(0.02)
+
+
+def children_of(run: Run) -> list[str]:
+    return Path(f"/proc/{run.process.pid}/task/{run.process.pid}/children").read_text().split()
+
+
+def reasons(run: Run) -> list[str]:
+    return [line.strip() for line in run.said.partition("Verdict:")[2].splitlines()]

@@ -1,4 +1,4 @@
-"""Workers and users that come and go, and signals in each phase: the folder, the verdict and the exit code say so."""
+"""Workers and users that come and go: the folder, the verdict and the exit code say so."""
 
 from __future__ import annotations
 
@@ -6,47 +6,19 @@ import json
 import os
 import resource
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
-from support.locust_runs import Run, Start, free_port, starting
-from support.odd_answers import Wire, control, is_trial, plain
-from support.odd_server import odd_server
+from support.locust_runs import CHAT, USERS, Run, Start, children_of, eventually, free_port, reasons, starting
 
 from loadtest.analyse.summary import analyse
 from loadtest.records import Outcome
 
-CHAT = """
-import os
-import gevent
-from locust import LoadTestShape, task
-from locust.exception import StopUser
-from loadtest.users import ModelUser
-
-begun = 0
-
-class Chat(ModelUser):
-    input_tokens, output_tokens = 16, 4
-
-    def on_start(self):
-        global begun
-        begun += 1
-        if begun > int(os.environ.get("STAYING", "1000")):
-            raise StopUser
-
-    @task
-    def ask(self):
-        self.client.ask()
-        gevent.sleep(float(os.environ.get("HOLD", "0")))
-"""
 ORPHANED = f"""{CHAT}
 from loadtest.users.processes import worker
 
@@ -77,12 +49,6 @@ def last(self):
 
 Chat.on_stop = last
 """
-SHAPE = """
-class Steps(LoadTestShape):
-    def tick(self):
-        return 2, 9
-"""
-USERS = ("-u", "4", "-r", "9")
 
 
 @pytest.fixture
@@ -91,24 +57,12 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
         yield begin
 
 
-def eventually(run: Run, true: Callable[[], bool]) -> None:
-    until = time.monotonic() + 40
-    while not true():
-        assert run.process.poll() is None, run.said
-        assert time.monotonic() < until, run.said
-        time.sleep(0.02)
-
-
 def worker(place: Path, port: str, **how: Any) -> subprocess.Popen[bytes]:
     place.mkdir()
     (place / "chat.py").write_text(CHAT)
     command = [sys.executable, "-m", "locust", "-f", "chat.py", "--worker", "--master-port", port]
     with (place / "log").open("wb") as log:
         return subprocess.Popen(command, cwd=place, stdout=log, stderr=log, **how)
-
-
-def reasons(run: Run) -> list[str]:
-    return [line.strip() for line in run.said.partition("Verdict:")[2].splitlines()]
 
 
 def test_a_worker_that_joins_a_running_test_records_its_share(start: Start, simulated_url: str) -> None:
@@ -344,10 +298,6 @@ def test_users_of_a_test_that_lost_all_its_workers_do_not_start_again(start: Sta
     assert run.facts["failure"] == "no worker was left."
 
 
-def children_of(run: Run) -> list[str]:
-    return Path(f"/proc/{run.process.pid}/task/{run.process.pid}/children").read_text().split()
-
-
 def grown(run: Run, before: list[int]) -> bool:
     """Whether each of a run's requests files has more lines than before."""
     after = [path.read_bytes().count(b"\n") for path in sorted((run.place / "run").glob("requests-*"))]
@@ -358,85 +308,3 @@ def longest_gap(run: Run) -> float:
     """Return the longest time, s, for which a process of the run did not look at its sockets."""
     lines = [line for path in (run.place / "run").glob("samples-driver*") for line in path.read_text().splitlines()[1:]]
     return max((json.loads(line)["loop_gap_us"] * 1e-6 for line in lines), default=0.0)
-
-
-@pytest.mark.parametrize(
-    ("how", "second"), [((), signal.SIGINT), (("--processes", "2"), signal.SIGTERM)], ids=["alone", "workers"]
-)
-def test_a_second_signal_ends_at_once_and_leaves_a_marked_folder(
-    start: Start, simulated_url: str, how: tuple[str, ...], second: signal.Signals
-) -> None:
-    more = ("--stop-timeout", "300", *how)
-    run = start(CHAT, *USERS, "--host", simulated_url, *more, env={"HOLD": "300"}, stats=False)
-    run.wait_for(lambda: len(run.records) == 4)
-    run.process.send_signal(signal.SIGINT)
-    time.sleep(0.5)  # the first may not be over: it waits for tasks that are not
-    assert run.process.poll() is None
-    workers = [psutil.Process(int(pid)) for pid in children_of(run)]
-    run.process.send_signal(second)
-    assert run.code == 130, run.said
-    assert not psutil.wait_procs(workers, timeout=30)[1]  # they waited for their tasks, as long as --stop-timeout
-    assert run.facts["state"] == "interrupted"
-    assert f"interrupted again, by {second.name}: ending at once" in run.said
-    assert "Traceback" not in run.said
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-def test_a_test_with_a_shape_is_interrupted_as_any_other(
-    start: Start, simulated_url: str, number: signal.Signals
-) -> None:
-    """Locust's main is not far enough yet to heed SIGTERM while a shape runs, and calls the test complete after SIGINT."""
-    run = start(CHAT + SHAPE, "--host", simulated_url)
-    run.wait_for(lambda: len(run.records) > 4)
-    run.process.send_signal(number)
-    assert run.code == 130, run.said
-    assert run.facts["state"] == "interrupted"
-    assert "Traceback" not in run.said
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT], ids=lambda number: number.name)
-def test_a_signal_while_a_server_is_tried_is_an_interruption(start: Start, number: signal.Signals) -> None:
-    with closing(socket.create_server(("127.0.0.1", 0))) as silent:
-        run = start(CHAT, *USERS, "--host", f"http://127.0.0.1:{silent.getsockname()[1]}", "--api", "ollama")
-        silent.settimeout(40)
-        asked, _ = silent.accept()
-        run.process.send_signal(number)
-        assert run.code == 130, run.said
-        asked.close()
-    assert run.said.count(f"interrupted by {number.name} before the test had begun") == 1
-    assert "Traceback" not in run.said
-    assert not (run.place / "run").exists()
-
-
-def test_a_signal_while_a_master_waits_for_workers_is_an_interruption(start: Start, simulated_url: str) -> None:
-    port = str(free_port())
-    run = start(CHAT, *USERS, "--host", simulated_url, "--master", "--expect-workers", "1", "--master-bind-port", port)
-    eventually(run, lambda: "counts tokens: " in run.said)
-    time.sleep(0.5)
-    run.process.send_signal(signal.SIGTERM)
-    assert run.code == 130, run.said
-    assert "before the test had begun" in run.said
-
-
-@pytest.mark.parametrize("how", [(), ("--processes", "2")], ids=["alone", "workers"])
-def test_a_hopeless_test_ends_and_says_so(start: Start, how: tuple[str, ...]) -> None:
-    wire, calls = Wire("ollama-chat"), iter(range(10**9))
-
-    def answer(request: Any) -> Any:
-        if is_trial(request) or next(calls) < 8:
-            return wire.good(3)
-        return plain(b'{"error": "no GPU now"}', status=b"500 No")
-
-    with odd_server({**control(wire), wire.path: answer}) as server:
-        run = start(CHAT, *USERS, "--host", server.url, "--stop-after-errors", "5", *how)
-        assert run.code == 3, run.said
-    (level,) = run.facts["levels"]
-    assert "5 requests in a row failed (--stop-after-errors); the last one: no GPU now" in level["stopped"]
-    assert any("5 requests in a row failed" in reason for reason in reasons(run)), run.said
-    assert run.said.count("the test ends here") >= 1
-
-
-def test_a_test_without_users_says_that_nothing_was_sent(start: Start, simulated_url: str) -> None:
-    run = start(CHAT, "-u", "0", "-t", "1", "--host", simulated_url)
-    assert run.code == 3, run.said
-    assert "nothing was sent" in run.said

@@ -1,4 +1,4 @@
-"""Step times, law, prefill and stalls held against the engine's own timing, and against recorded runs."""
+"""Step times, law and prefill held against the engine's own timing, and against recorded runs."""
 
 from __future__ import annotations
 
@@ -297,56 +297,6 @@ def test_prompts_as_short_as_a_step_are_told_by_pauses_and_why(tmp_path: Path, s
     assert f"less a step ({'' if says else 'the server '}{why}" in found.method
 
 
-def stalls_of(played: Played) -> list[float]:
-    """Return what each stream's decode lost to others' prompts, at 1 ms a token."""
-    streams = sorted(played.streams.values(), key=lambda one: one.arrived)
-    firsts = [(stream.first or 0, stream.prompt_tokens) for stream in streams]
-    return [
-        0.001 * sum(size for first, size in firsts if (one.first or 0) < first <= (one.last or 0)) for one in streams
-    ]
-
-
-def test_stalls_are_what_others_prompts_took(tmp_path: Path) -> None:
-    """Truth: between a stream's tokens lies one step each, and the prompts that were worked on meanwhile."""
-    timing = dataclasses.replace(LINE, jitter=0.0)
-    played = play(timing, [Load(users=3, prompt=(80, 160), output=(20, 60))], slots=3, seed=2)
-    found = measured(tmp_path / "run", played, 3)
-    assert found.interference_s == pytest.approx(0.001, rel=0.05)
-    for truth, stall in zip(stalls_of(played), found.stall_s, strict=True):
-        assert stall == pytest.approx(truth, abs=0.002 + 0.05 * truth)
-
-
-@pytest.mark.parametrize("says", [None, "llamacpp"])
-@pytest.mark.parametrize("noise_ms", [0.001, 2, 4, 8])
-def test_stalls_come_out_as_long_where_tokens_scatter(tmp_path: Path, noise_ms: float, says: str | None) -> None:
-    """They came out 6-9 % too long at 8 ms: of gaps that scatter only the longer half counted."""
-    timing = dataclasses.replace(LINE, jitter=0.0)
-    loads = [Load(users=users, requests=20 * users, prompt=(80, 160), output=(20, 60)) for users in (1, 2, 3)]
-    played = play(timing, loads, slots=3, seed=2, says=says, noise_s=noise_ms / 1000)
-    found = measured(tmp_path / "run", played, 3)
-    assert float(found.stall_s.sum()) == pytest.approx(sum(stalls_of(played)), rel=0.03)
-
-
-def test_the_wait_for_a_whole_tool_call_is_no_stall(tmp_path: Path) -> None:
-    """A server that sends a call of 40 tokens in one piece: 1.2 s of each decode "lost to others' prompts"."""
-    timing = dataclasses.replace(LINE, jitter=0.0)
-    played = play(timing, [Load(users=3, prompt=(80, 160), output=(60, 100))], slots=3, seed=2, says=None)
-    plain = measured(tmp_path / "plain", played, 3)
-    for i, record in enumerate(played.records):
-        chunks = [*record.chunks[:-41], record.chunks[-1]]
-        played.records[i] = dataclasses.replace(record, chunks=chunks, reads=len(chunks), finish_reason="tool_calls")
-    found = measured(tmp_path / "run", played, 3)
-    assert (found.stall_s <= plain.stall_s + 0.01).all()
-    assert found.interference_s == pytest.approx(0.001, rel=0.05)
-
-
-def test_stalls_of_a_run_without_other_prompts_are_zero(tmp_path: Path) -> None:
-    found = measured(tmp_path / "run", play(LINE, [Load(users=1)], slots=1), 1)
-    assert found.stall_s == pytest.approx(0.0)
-    assert found.interference_s is None
-    assert found.interference_reason == "no stream ran while another's prompt was in work"
-
-
 def test_timing_gives_the_law_back(tmp_path: Path) -> None:
     found = measured(tmp_path / "run", play(LINE, [Load(users=users) for users in (1, 2, 4)], slots=4), 4)
     law = found.timing().step
@@ -400,20 +350,6 @@ def test_steps_that_scatter_are_off_the_line_only_by_more_than_chance() -> None:
         _, reason = fit_law(tuple(steps.step_times(at, each, np.arange(float(len(each)))) for at, each in times))
         reasons.append(reason)
     assert not any(reason and "straight" in reason for reason in reasons)
-
-
-def test_a_stream_that_stood_still_while_the_others_went_on_was_not_held_up_by_prompts(tmp_path: Path) -> None:
-    """A real vLLM preempted: "12 % of the answers lose about 8.91 s each to other requests' prompts"."""
-    levels, truth = made_runs.grid(made_runs.Made(), (4,))
-    row = next(i for i, one in enumerate(truth.records) if not one.warmup and one.id > 12)
-    one = truth.records[row]
-    late = [chunk + (900_000 if i > 9 else 0) for i, chunk in enumerate(one.chunks)]
-    truth.records[row] = dataclasses.replace(one, chunks=late, t_end=one.t_end + 900_000_000, server_us=None)
-    path = made_runs.write(tmp_path / "run", truth.records, levels)
-    found = analyse(path)
-    at = int(np.flatnonzero(found.run.requests["id"] == one.id)[0])
-    assert found.run.column("e2e_s")[at] > 1.0
-    assert found.steps.stall_s[at] < 0.2
 
 
 def test_prompts_of_no_token_have_no_speed(tmp_path: Path) -> None:
