@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import numpy as np
 import pytest
 from support import talkers
 from support.virtual_runs import Load, SessionLoad, play, play_sessions
@@ -12,7 +14,7 @@ from support.virtual_runs import Load, SessionLoad, play, play_sessions
 from loadtest.analyse.charts import draw_all
 from loadtest.analyse.comparison.compare import compare_part
 from loadtest.analyse.comparison.estimates import METRICS
-from loadtest.analyse.findings.cache_findings import cache_findings
+from loadtest.analyse.findings.cache_findings import cache_findings, may_be_warm
 from loadtest.analyse.findings.run_findings import all_findings
 from loadtest.analyse.run.levels import LevelData, axis_of
 from loadtest.analyse.server.prompt_cache import cache_replay
@@ -202,3 +204,8 @@ def test_charts_of_turns_are_drawn_where_there_are_turns(few_slots: Analysis, tm
     assert not {"turns.png", "reread.png"} & {path.name for path in draw_all(alone, tmp_path / "others")}
     rate = LevelData(rate=1.0, concurrency=None)
     assert axis_of([*alone.levels, *few_slots.levels, rate]) == "streams at once or people, or requests/s"
+
+
+def test_embeddings_have_no_ttft_that_a_warm_cache_could_shorten() -> None:
+    run = SimpleNamespace(fact=lambda *_: "rows.jsonl", column=lambda _: np.array([np.nan]))
+    assert not may_be_warm(cast("Analysis", SimpleNamespace(run=run, cache=None)))
