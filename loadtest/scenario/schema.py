@@ -86,6 +86,7 @@ class Level:
     output_tokens: int | None = None  # None where the model decides
     words: int | None = None  # what {words} in a literal prompt stands for
     requests: int  # in all, without warm-up; 0 where the duration decides
+    before: int = 0  # requests of the levels before it
     rate: float | None = None  # requests/s, at the start where rate_to differs; None in a closed loop and with a trace
     rate_to: float | None = None  # requests/s at the end
     trace: str | None = None  # name of the file that is replayed
@@ -257,7 +258,7 @@ class Scenario(LimitKeys, SessionKeys, DataKeys, PromptKeys, LoadKeys, Connectio
 
     def levels(self) -> list[Level]:
         """Return the levels in the order they run: concurrency (or rate) changes fastest."""
-        return [
+        levels = [
             Level(
                 index=index,
                 concurrency=None if self.open_loop else load,
@@ -278,6 +279,8 @@ class Scenario(LimitKeys, SessionKeys, DataKeys, PromptKeys, LoadKeys, Connectio
             )
             for index, (words, input_tokens, output_tokens, load) in enumerate(itertools.product(*self.axes()))
         ]
+        before = itertools.accumulate((level.requests for level in levels), initial=0)
+        return [dataclasses.replace(level, before=sent) for level, sent in zip(levels, before, strict=False)]
 
 
 def _check_pairs(scenario: Scenario) -> None:

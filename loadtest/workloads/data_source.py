@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,19 +28,15 @@ MOST_COUNTED = 20_000  # rows whose tokens are counted to see whether they fit t
 
 @dataclass(frozen=True, slots=True)
 class DataSource:
-    """Sends row after row; a level goes on where the one before it ended, and behind the last row follows the first."""
+    """Sends row after row; behind the last row follows the first."""
 
     scenario: Scenario
     file: DataFile
-    begins: tuple[int, ...]  # of each level of the scenario: its first row
 
     @classmethod
     def of(cls, scenario: Scenario, counter: Counter, fit: TokenFit) -> Self | None:  # noqa: ARG003
         file = data_file(scenario)
-        if file is None:
-            return None
-        counts = [0 if scenario.data_once else level.requests for level in scenario.levels()]
-        return cls(scenario, file, tuple(itertools.accumulate(counts, initial=0)))
+        return None if file is None else cls(scenario, file)
 
     def session(self, level: Level, i: int, *, warmup: bool = False) -> Session:
         number = self.number(level, i, warmup=warmup)
@@ -64,15 +59,17 @@ class DataSource:
         )
 
     def number(self, level: Level, i: int, *, warmup: bool) -> int:
-        """Return which row a session sends; warm-ups take the last rows, which are sent last."""
+        """Return which row a session sends; warm-ups take the last rows, which are sent last.
+
+        A level goes on where the one before it ended. Where that is not known, as time ends levels, it begins far from the others.
+        """
         if warmup:
             return -1 - i % len(self.file) + len(self.file)
         # each of Locust's workers begins at a row of its own, far from the others'
         worker, i = divmod(i, WORKER_STRIDE)
-        i += int(worker * GOLDEN % 1 * len(self.file))
-        known = len(self.begins) - 1
-        begin = self.begins[min(level.index, known)] + max(level.index - known, 0) * level.requests
-        return (begin + i) % len(self.file)
+        apart = worker if level.requests else worker + level.index
+        begin = 0 if self.scenario.data_once else level.before
+        return (begin + i + int(apart * GOLDEN % 1 * len(self.file))) % len(self.file)
 
 
 def data_file(scenario: Scenario) -> DataFile | None:
@@ -153,7 +150,8 @@ def _repeat_notes(file: DataFile, scenario: Scenario) -> Iterator[str]:
             yield "Each level sends every row again: from the second on the server's prefix cache may hold the prompts."
         return
     if scenario.duration is not None or scenario.open_loop:
-        yield f"{path} has {rows}. Where they run out the first follows again, and the server's prefix cache may hold it."
+        others = ", a level may come to rows of another" if len(scenario.levels()) > 1 else ""
+        yield f"{path} has {rows}. Where they run out the first follows again{others}, and the server's prefix cache may hold what it has read."
         return
     levels = scenario.levels()
     warmups = max((level.concurrency or 1) for level in levels) * scenario.warmup

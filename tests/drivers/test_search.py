@@ -369,8 +369,9 @@ def test_where_requests_alone_at_the_server_miss_no_lower_rate_is_tried(
     played = play(one_slot, [Load(rate=1.2, requests=60)], slots=1)
     said: list[str] = []
     finder = Finder(Scenario.from_dict({"rate": 1.2}), parse_objectives(f"ttft_p95={limit_ms}ms"), 8, said.append)
-    level = Level(index=0, concurrency=None, rate=1.2, requests=60)
+    level = Level(index=0, concurrency=None, rate=1.2, requests=60, before=7)
     following = finder(played.write(tmp_path / "run"), [level])
+    assert following is None or following.before == 67  # where a data file goes on
     _, sentence = finder.conclude(tmp_path / "run")
     assert (following is None) is ends, sentence
     assert ("1.2 requests/s miss TTFT p95 ≤ 5 ms, and a lower rate would not help" in sentence) is ends

@@ -114,7 +114,10 @@ WRONG = [
         "prompt is -, which many programs take for standard input; that is the file /dev/stdin here: give it with",
     ),
     (["--prompt", "@plain.txt"], "prompt is the name of a file, 'plain.txt'"),
-    (["--prompt", "@missing.txt"], "prompt is the name of a file, 'missing.txt'; give it with --prompt-file (prompt_file)."),
+    (
+        ["--prompt", "@missing.txt"],
+        "prompt is the name of a file, 'missing.txt'; give it with --prompt-file (prompt_file).",
+    ),
     (["--system", "plain.txt"], "system is the name of a file, 'plain.txt'; a file's name follows an @: @plain.txt."),
     (
         ["--temperature", "0.7", "--body", '{"temperature": 0.1}'],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import pickle
@@ -39,6 +40,15 @@ def test_a_job_is_its_row_in_the_order_of_the_file(tmp_path: Path) -> None:
     assert [first_job(workload, one, i, warmup=True).row for i in range(2)] == ["10", "9"]
     assert first_job(workload, one, 2).input_tokens is None
     assert first_job(workload, one, 2).output_tokens == 64
+    searched = dataclasses.replace(two, index=9, before=13)  # of --find-max, whose levels are not known beforehand
+    assert first_job(workload, searched, 0).prompt == "row 3"
+    by_time = Workload(Scenario(data=str(path), seed=1, concurrency=[1, 2, 4], duration=5.0), ESTIMATE)
+    begins = [first_job(by_time, level, 0).prompt for level in by_time.scenario.levels()]
+    assert begins == [
+        "row 0",
+        "row 6",
+        "row 2",
+    ]  # from one row on they sent the same prompts, which a prefix cache held
     again = pickle.loads(pickle.dumps(workload))
     assert first_job(again, two, 3) == first_job(workload, two, 3)
 
@@ -100,7 +110,11 @@ def test_every_row_once(tmp_path: Path) -> None:
         ({"data_once": True, "concurrency": [1], "output_tokens": []}, None),
         ({"concurrency": [1]}, "answers end after 64 tokens at the latest; output_tokens takes another number, or any"),
         ({"requests": 3, "concurrency": [1], "warmup": 1}, "has 3 rows, and 3 requests are sent besides warm-ups"),
-        ({"duration": 5.0}, "has 3 rows. Where they run out the first follows again"),
+        ({"duration": 5.0, "concurrency": [1]}, "has 3 rows. Where they run out the first follows again, and"),
+        (
+            {"duration": 5.0},
+            "has 3 rows. Where they run out the first follows again, a level may come to rows of another, and",
+        ),
         ({"data_once": True, "concurrency": [1, 2]}, "Each level sends every row again"),
     ],
 )

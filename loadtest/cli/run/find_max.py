@@ -107,7 +107,8 @@ class Finder:
         load: dict[str, Any] = {"concurrency": following.concurrency}
         if last.rate is not None:
             load = {"rate": following.concurrency * self._loads.unit}
-        return dataclasses.replace(last, index=last.index + 1, requests=following.requests, **load)
+        load |= {"requests": following.requests, "before": last.before + last.requests}
+        return dataclasses.replace(last, index=last.index + 1, **load)
 
     def _load(self, level: Level) -> int:
         return level.concurrency or round((level.rate or 0.0) / self._loads.unit)
