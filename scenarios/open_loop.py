@@ -4,7 +4,7 @@
     RATE=4 locust -f scenarios/open_loop.py --headless -u 2 -t 60 --processes 2    # the same schedule, split in two
 
 The schedule is absolute: a request that waits for its answer holds no other back. TTFT counts from when a request was due
-as well as from when it left. Requests that left late are counted at the end; past the limit they void the run.
+as well as from when it left. Requests that left late are counted at the end; past the limit they void the level.
 """
 
 import os

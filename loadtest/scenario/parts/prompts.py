@@ -51,13 +51,13 @@ class PromptKeys:
         locust=(ATTRIBUTE, OPTION),
     )
     prompt: str | None = key(
-        "Send this text instead of made-up prompts. {words} in it stands for each of --words.",
+        "Send this text, behind a nonce (see --warm-cache), instead of made-up prompts. {words} in it stands for each of --words.",
         None,
         text=Text(MOST_PROMPT, "write a prompt, or leave it out", lines=True),
         locust=(ATTRIBUTE,),
     )
     prompt_file: str | None = key(
-        "Send the text of this file. {words} in it stands for each of --words.",
+        "Send the text of this file, as --prompt.",
         None,
         text=Text(4096, "name a text file, or leave it out"),
         file="",
@@ -73,7 +73,7 @@ class PromptKeys:
         bounds=Range(-(2**63) + 1, 2**63 - 1),
     )
     warm_cache: bool = key(
-        "Leave out the nonce, the number that makes each made-up prompt differ, so that the server's prefix cache may answer.",
+        "Leave out the nonce, a number in front of each prompt that makes it differ, so that the server's prefix cache may answer.",
         default=False,
         locust=(ATTRIBUTE,),
     )
