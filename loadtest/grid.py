@@ -48,7 +48,6 @@ class Grid:
         return self.only([i for i, head in enumerate(self.heads) if head not in heads])
 
     def without_unknown(self) -> Grid:
-        """Return the grid without the columns in which nothing is known."""
         known = [i for i in range(len(self.heads)) if i < self.names or any(row[i] != UNKNOWN for row in self.rows)]
         return self.only(known)
 
@@ -151,7 +150,6 @@ class Grid:
 
 
 def _room(widths: Iterable[int]) -> int:
-    """Return how wide a table of such columns is."""
     return EDGES + sum(width + PADDING for width in widths) - PADDING
 
 

@@ -82,7 +82,6 @@ class Figures:
 
     @property
     def left(self) -> int:
-        """Requests whose user hung up."""
         return self.outcomes[Outcome.LEFT]
 
     @property

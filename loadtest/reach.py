@@ -113,7 +113,6 @@ def alert_words(reason: str) -> str | None:
 
 
 def is_alert(words: str) -> bool:
-    """Whether an error of the wire has the words of an alert."""
     return any(said in words for _, said in _ALERTS)
 
 

@@ -110,7 +110,6 @@ class RecordWriter(LineFile):
         super().__init__(path, {key: value for key, value in dataclasses.asdict(header).items() if value is not None})
 
     def write(self, record: Record) -> None:
-        """Append a record; raise StorageError where it cannot be written."""
         self.append(record.to_line())
 
 
@@ -123,7 +122,6 @@ class SampleWriter(LineFile):
         super().__init__(path, {"schema": SCHEMA, "source": source, "host": platform.node(), **anchor, **(facts or {})})
 
     def write(self, sample: dict[str, Any]) -> None:
-        """Append a sample; raise StorageError where it cannot be written."""
         self.append(orjson.dumps(sample) + b"\n")
 
 

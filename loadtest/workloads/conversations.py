@@ -169,7 +169,6 @@ class MadeUpScript:
     turns: int
 
     def turn(self, number: int) -> Turn | None:
-        """Return a turn; None where the conversation is over."""
         return None if number >= self.turns else self.any_turn(number)
 
     def any_turn(self, number: int) -> Turn:
