@@ -34,7 +34,7 @@ from loadtest.measure.calibrate import (
 )
 from loadtest.measure.capacity_file import KeptCapacity
 from loadtest.records import Record, read_lines
-from loadtest.run_folder import RunFolder
+from loadtest.run_folder import RunFolder, check_file_writable
 from loadtest.scenario import Level, Scenario
 from loadtest.text import UNKNOWN, counted
 
@@ -190,7 +190,7 @@ def calibrate(
     server itself is late, the capacity is given as "at least". This takes about a minute for each kind of arrivals.
     """
     path = out or capacity_file.file_path()
-    capacity_file.check_writable(path)
+    check_file_writable(path)
     here = capacity_file.machine()
     _print_now(
         f"Calibrating the {driver} driver: {here['cpu'] or 'this machine'}, {counted(here['cores'], 'core')}; simulated server."

@@ -52,10 +52,11 @@ def usable_cores() -> int:
 
 def machine() -> dict[str, Any]:
     """Return what makes two calibrations comparable: host, CPU and cores."""
-    return {"host": platform.node(), "cpu": _cpu(), "cores": usable_cores()}
+    return {"host": platform.node(), "cpu": processor(), "cores": usable_cores()}
 
 
-def _cpu() -> str:
+def processor() -> str:
+    """Return the processor's name; "" where this machine does not tell it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -95,13 +96,6 @@ def known_capacity(driver: str) -> dict[str, Any] | None:
     if not capacities or any(found.get(name) != value for name, value in mine.items()):
         return None
     return {**mine, "python": found.get("python"), "versions": found.get("versions"), "arrivals": capacities}
-
-
-def check_writable(path: Path) -> None:
-    """Raise LoadTestError where the file's folder cannot be made, or the file could not be written into it."""
-    if path.is_dir():
-        raise ScenarioError(f"{path} is a folder; name a file with --out.")
-    run_folder.check_writable(path.parent)
 
 
 def store(path: Path, capacity: KeptCapacity, *, driver: str, arrivals: str, stamps: str) -> None:
