@@ -6,11 +6,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
 import os
 import platform
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +103,6 @@ def store(path: Path, capacity: KeptCapacity, *, driver: str, arrivals: str, sta
     same = {"schema": FILE_SCHEMA, **machine(), **software}
     before = read_file(path)
     drivers = before.get("drivers", {}) if all(before.get(name) == value for name, value in same.items()) else {}
-    drivers.setdefault(driver, {}).setdefault(arrivals, {})[stamps] = dataclasses.asdict(capacity)
+    drivers.setdefault(driver, {}).setdefault(arrivals, {})[stamps] = asdict(capacity)
     path.parent.mkdir(parents=True, exist_ok=True)
     run_folder.write_whole(path, orjson.dumps({**same, "drivers": drivers}, option=orjson.OPT_INDENT_2) + b"\n")
