@@ -181,7 +181,6 @@ def withhold(text: str, env: MutableMapping[str, str] = os.environ) -> str:
 
 
 def keep_apart(address: Address, env: MutableMapping[str, str] = os.environ) -> None:
-    """Remember a URL's user:pass and its keys in the environment."""
     env.update(address.keys)
     if address.userinfo:
         keep_userinfo(address.base, address.userinfo, env)

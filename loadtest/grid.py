@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from loadtest.text import UNKNOWN
@@ -42,13 +41,12 @@ class Grid:
     def only(self, columns: Sequence[int]) -> Grid:
         """Return the grid with these columns alone; the name columns must be among them."""
         rows = tuple(tuple(row[i] for i in columns) for row in self.rows)
-        return dataclasses.replace(self, heads=tuple(self.heads[i] for i in columns), rows=rows)
+        return replace(self, heads=tuple(self.heads[i] for i in columns), rows=rows)
 
     def without(self, *heads: str) -> Grid:
         return self.only([i for i, head in enumerate(self.heads) if head not in heads])
 
     def without_unknown(self) -> Grid:
-        """Return the grid without the columns in which nothing is known."""
         known = [i for i in range(len(self.heads)) if i < self.names or any(row[i] != UNKNOWN for row in self.rows)]
         return self.only(known)
 
@@ -57,7 +55,7 @@ class Grid:
         whole = self
         if _room(map(self._most, range(len(self.heads)))) > width:
             rows = tuple(tuple(_broken(c) if i < self.names else c for i, c in enumerate(row)) for row in self.rows)
-            whole = dataclasses.replace(self, rows=rows)
+            whole = replace(self, rows=rows)
         kept, left_out = list(range(len(self.heads))), []
         for head in expendable:
             if _room(map(whole._least, kept)) <= width:  # noqa: SLF001 - the same class
@@ -151,7 +149,6 @@ class Grid:
 
 
 def _room(widths: Iterable[int]) -> int:
-    """Return how wide a table of such columns is."""
     return EDGES + sum(width + PADDING for width in widths) - PADDING
 
 

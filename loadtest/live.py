@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from typing import Any, Self
 
@@ -82,7 +81,6 @@ class Figures:
 
     @property
     def left(self) -> int:
-        """Requests whose user hung up."""
         return self.outcomes[Outcome.LEFT]
 
     @property
@@ -276,7 +274,7 @@ class Figures:
         }
 
 
-_SUMMED = tuple(each.name for each in dataclasses.fields(Figures) if each.default == 0)
+_SUMMED = tuple(each.name for each in fields(Figures) if each.default == 0)
 
 
 def durations_of(record: Record) -> Iterator[tuple[str, float]]:

@@ -9,12 +9,11 @@ A cache on the way may answer in the server's place: `cached_by` finds the heade
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import ssl
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn, Self
 
 from loadtest import credentials
@@ -113,7 +112,6 @@ def alert_words(reason: str) -> str | None:
 
 
 def is_alert(words: str) -> bool:
-    """Whether an error of the wire has the words of an alert."""
     return any(said in words for _, said in _ALERTS)
 
 
@@ -243,7 +241,7 @@ def without_login(proxy: str) -> str:
         raise ScenarioError(f"proxy must be host and port alone, like {scheme}://proxy:{PROXY_PORT}.")
     if scheme in SOCKS and not _PORT_BEHIND.search(place):
         place = f"{place}:{SOCKS_PORT}"
-    credentials.keep_apart(dataclasses.replace(address, base=_with_http(f"{scheme}://{place}")))
+    credentials.keep_apart(replace(address, base=_with_http(f"{scheme}://{place}")))
     return f"{scheme}://{place}"
 
 

@@ -110,7 +110,6 @@ class RecordWriter(LineFile):
         super().__init__(path, {key: value for key, value in dataclasses.asdict(header).items() if value is not None})
 
     def write(self, record: Record) -> None:
-        """Append a record; raise StorageError where it cannot be written."""
         self.append(record.to_line())
 
 
@@ -123,7 +122,6 @@ class SampleWriter(LineFile):
         super().__init__(path, {"schema": SCHEMA, "source": source, "host": platform.node(), **anchor, **(facts or {})})
 
     def write(self, sample: dict[str, Any]) -> None:
-        """Append a sample; raise StorageError where it cannot be written."""
         self.append(orjson.dumps(sample) + b"\n")
 
 
@@ -281,22 +279,29 @@ def _why_none(path: Path) -> str:
     return "it is a file; unpack it where it holds a run, and give the folder"
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, option: str = "--out") -> None:
     """Raise RunFolderError where `path` is no folder, or cannot be made or written into; leave nothing behind."""
     try:
         if path.exists() and not path.is_dir():
-            raise RunFolderError(f"{path} is a file, not a folder; choose another --out.")
+            raise RunFolderError(f"{path} is a file, not a folder; choose another {option}.")
         if path.is_symlink() and not path.exists():
-            raise RunFolderError(f"{path} is a link that leads to no folder; choose another --out.")
+            raise RunFolderError(f"{path} is a link that leads to no folder; choose another {option}.")
         nearest = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
         if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-            raise RunFolderError(f"cannot write to {nearest}; choose another --out.")
+            raise RunFolderError(f"cannot write to {nearest}; choose another {option}.")
         _try(path.absolute(), nearest)
     except (OSError, ValueError) as error:  # ValueError: a NUL byte, or what is no text
         why = getattr(error, "strerror", None) or "its name is no path"
         shown = ascii(str(path))[1:-1]
         shown = shown if len(shown) <= 200 else f"{shown[:80]}… ({len(shown)} characters)"
-        raise RunFolderError(f"cannot write to {shown}: {why}; choose another --out.") from None
+        raise RunFolderError(f"cannot write to {shown}: {why}; choose another {option}.") from None
+
+
+def check_file_writable(path: Path, option: str = "--out") -> None:
+    """Raise RunFolderError where the file, or the folder that is to hold it, cannot be written; leave nothing behind."""
+    if path.is_dir():
+        raise RunFolderError(f"{path} is a folder; name a file with {option}.")
+    check_writable(path.absolute().parent, option)
 
 
 def _try(path: Path, nearest: Path) -> None:

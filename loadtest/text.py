@@ -160,7 +160,6 @@ def joined(separator: str, *parts: object) -> str:
 
 
 def capitalised(sentence: str) -> str:
-    """Return a sentence with its first letter as a capital, the rest as it is."""
     return sentence[:1].upper() + sentence[1:]
 
 

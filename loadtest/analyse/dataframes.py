@@ -134,7 +134,6 @@ def typed(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def requests(run: RunData) -> pd.DataFrame:
-    """Return a row for each request, in the order sent."""
     return pd.DataFrame({name: run.requests[column] for name, column in REQUESTS.items()})
 
 

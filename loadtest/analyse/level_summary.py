@@ -165,7 +165,6 @@ def _waits_with_left(run: RunData, index: int, block: int, queue: float) -> dict
 
 
 def or_reason(name: str, value: object, reason: str | None) -> dict[str, Any]:
-    """Return a value under its name; where it is None, the reason beside it."""
     return {name: value} if value is not None else {name: None, f"{name}_reason": reason}
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -162,7 +161,7 @@ def _analysed(run: RunData, asked: Sequence[Objective], group: Group | None = No
     )
     if group is not None and not own and found.limit:
         why = f"{found.method}; those may be slots that {', '.join(group.beside)} had to share, so they are no limit"
-        found = dataclasses.replace(found, limit=False, method=why, witnesses=found.witnesses[:1])
+        found = replace(found, limit=False, method=why, witnesses=found.witnesses[:1])
     waited = waits.split_waits(run, slots.known_slots(run, found) if own else found)
     run.requests["queue_wait_s"], run.requests["wait_source"] = waited.queue, waited.source
     run.requests["slot_wait_s"], run.requests["batch_wait_s"] = waited.slot, waited.batch
@@ -174,7 +173,7 @@ def _analysed(run: RunData, asked: Sequence[Objective], group: Group | None = No
     measured = steps.measure_steps(run, found)
     if group is not None and group.beside:
         why = f"{', '.join(group.beside)} loaded the same server meanwhile, so no prompt had it to itself"
-        measured = dataclasses.replace(measured, prefill=None, prefill_reason=why)
+        measured = replace(measured, prefill=None, prefill_reason=why)
     run.requests["stall_s"] = measured.stall_s
     memory = compare_memory(run, found)
     cached = cache.measure_cache(run, found, measured)

@@ -5,11 +5,10 @@ Several processes may share the plan.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from loadtest.measure.ledger import Ledger
 from loadtest.measure.request import Request
@@ -156,7 +155,7 @@ class TurnCount:
         """Mark a turn that is about to be released as warm-up or not; return False where none is left to be sent."""
         if self.over:
             return False
-        request.job = dataclasses.replace(request.job, warmup=not self.counts)
+        request.job = replace(request.job, warmup=not self.counts)
         if self.counts and self._left is not None:
             self._left -= 1
         return True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import datetime
 import os
 import signal
@@ -12,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -74,7 +73,7 @@ class WorkerProcess:
 
     def note_idle(self) -> None:
         if self.progress is not None:
-            self.progress = dataclasses.replace(self.progress, in_flight=0, decoding=0, eta=None)
+            self.progress = replace(self.progress, in_flight=0, decoding=0, eta=None)
 
     def lost(self, level: Level) -> str:
         """Say what of a level is missing without this worker."""
@@ -292,7 +291,7 @@ async def workers_told(
             share = PlanShare(number, len(children))
             reader, writer = await asyncio.open_unix_connection(sock=sock)
             workers.append(WorkerProcess(share, process, reader, writer))
-            send_message(writer, dataclasses.replace(part, share=share))
+            send_message(writer, replace(part, share=share))
         yield Workers(part, workers, say=say, on_progress=on_progress)
     finally:
         for worker in workers:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ from loadtest.measure.calibrate import (
 )
 from loadtest.measure.capacity_file import KeptCapacity
 from loadtest.records import Record, read_lines
-from loadtest.run_folder import RunFolder
+from loadtest.run_folder import RunFolder, check_file_writable
 from loadtest.scenario import Level, Scenario
 from loadtest.text import UNKNOWN, counted
 
@@ -87,9 +86,7 @@ class CapacitySearch:
         streams = self.next_streams()
         if streams is None:
             return None
-        return dataclasses.replace(
-            last, index=last.index + 1, concurrency=streams, requests=REQUESTS_A_STREAM * streams
-        )
+        return replace(last, index=last.index + 1, concurrency=streams, requests=REQUESTS_A_STREAM * streams)
 
 
 def _print_now(text: str) -> None:
@@ -190,7 +187,7 @@ def calibrate(
     server itself is late, the capacity is given as "at least". This takes about a minute for each kind of arrivals.
     """
     path = out or capacity_file.file_path()
-    capacity_file.check_writable(path)
+    check_file_writable(path)
     here = capacity_file.machine()
     _print_now(
         f"Calibrating the {driver} driver: {here['cpu'] or 'this machine'}, {counted(here['cores'], 'core')}; simulated server."
@@ -260,7 +257,7 @@ def _result_dict(driver: str, stamps: str, done: dict[str, ClientLimit], path: P
         "arrivals": {
             kind: {
                 "limit": found.limit,
-                "capacity": dataclasses.asdict(_kept_capacity(found, found.best)) if found.best else None,
+                "capacity": asdict(_kept_capacity(found, found.best)) if found.best else None,
             }
             for kind, found in done.items()
         },

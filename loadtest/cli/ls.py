@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 import orjson
@@ -218,10 +218,14 @@ def _print(found: Sequence[Headline]) -> None:
     if rows:
         table = Table(box=box.SIMPLE_HEAD, padding=(0, PADDING // 2, 0, 0), pad_edge=False, show_edge=False)
         for name, width in _widths(rows, heads, console.width).items():
-            # The name of a run is what other commands are given, so it is folded and never cut.
-            how: Literal["fold", "ellipsis"] = "fold" if name == "run" else "ellipsis"
-            right: Literal["left", "right"] = "right" if name == "tokens/s" else "left"
-            table.add_column(name, justify=right, no_wrap=name != "run", overflow=how, width=width)
+            is_run = name == "run"  # which other commands are given, so that it is folded and never cut
+            table.add_column(
+                name,
+                justify="right" if name == "tokens/s" else "left",
+                no_wrap=not is_run,
+                overflow="fold" if is_run else "ellipsis",
+                width=width,
+            )
         for row in rows:
             table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
         console.print(table)

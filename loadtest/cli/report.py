@@ -20,7 +20,7 @@ from loadtest.credentials import scrubber
 from loadtest.doubts import VOID
 from loadtest.errors import LoadTestError, ScenarioError, exit_code_of
 from loadtest.measure.search import SearchResult
-from loadtest.run_folder import write_whole
+from loadtest.run_folder import check_file_writable, write_whole
 from loadtest.scenario import Scenario, keys_of
 from loadtest.scenario.price import PRICE_KEYS
 from loadtest.slo import Objective, judge_objectives, parse_objectives
@@ -57,7 +57,7 @@ class GateFiles:
         found = cls(junit, Path(named) if named else None)
         for path, option in ((found.junit, "--junit"), (found.step_summary, STEP_SUMMARY)):
             if path is not None:
-                _check_writable(path, option)
+                check_file_writable(path, option)
         return found
 
     def write(
@@ -77,15 +77,6 @@ class GateFiles:
             text = "".join(gate_report.step_summary(one, objectives, search) for _, one in summaries)
             with self.step_summary.open("ab") as file:
                 file.write(scrubber()(text.encode()))
-
-
-def _check_writable(path: Path, option: str) -> None:
-    """Raise ScenarioError where the file cannot be written; make nothing."""
-    if path.is_dir():
-        raise ScenarioError(f"{option}: {path} is a folder; name a file.")
-    nearest = next(folder for folder in path.absolute().parents if folder.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise ScenarioError(f"{option}: cannot write to {nearest}; name a file in another folder.")
 
 
 # gives a command --junit and --github-summary

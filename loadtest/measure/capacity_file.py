@@ -6,11 +6,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
 import os
 import platform
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +51,11 @@ def usable_cores() -> int:
 
 def machine() -> dict[str, Any]:
     """Return what makes two calibrations comparable: host, CPU and cores."""
-    return {"host": platform.node(), "cpu": _cpu(), "cores": usable_cores()}
+    return {"host": platform.node(), "cpu": processor(), "cores": usable_cores()}
 
 
-def _cpu() -> str:
+def processor() -> str:
+    """Return the processor's name; "" where this machine does not tell it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -97,19 +97,12 @@ def known_capacity(driver: str) -> dict[str, Any] | None:
     return {**mine, "python": found.get("python"), "versions": found.get("versions"), "arrivals": capacities}
 
 
-def check_writable(path: Path) -> None:
-    """Raise LoadTestError where the file's folder cannot be made, or the file could not be written into it."""
-    if path.is_dir():
-        raise ScenarioError(f"{path} is a folder; name a file with --out.")
-    run_folder.check_writable(path.parent)
-
-
 def store(path: Path, capacity: KeptCapacity, *, driver: str, arrivals: str, stamps: str) -> None:
     """Put a capacity into the file; what it holds of another machine or other software is dropped."""
     software = {"python": platform.python_version(), "versions": versions_of("httptools", "uvloop", "gevent", "locust")}
     same = {"schema": FILE_SCHEMA, **machine(), **software}
     before = read_file(path)
     drivers = before.get("drivers", {}) if all(before.get(name) == value for name, value in same.items()) else {}
-    drivers.setdefault(driver, {}).setdefault(arrivals, {})[stamps] = dataclasses.asdict(capacity)
+    drivers.setdefault(driver, {}).setdefault(arrivals, {})[stamps] = asdict(capacity)
     path.parent.mkdir(parents=True, exist_ok=True)
     run_folder.write_whole(path, orjson.dumps({**same, "drivers": drivers}, option=orjson.OPT_INDENT_2) + b"\n")

@@ -284,7 +284,6 @@ class Request:
         )
 
     def _since(self, instant: int | None) -> int | None:
-        """Count an instant from the file's anchor."""
         return None if instant is None else instant - self.clock.monotonic_ns
 
     def _connecting(self) -> int:

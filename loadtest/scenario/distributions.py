@@ -169,7 +169,6 @@ class Mixture:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The files whose lengths are drawn from."""
         return tuple(part.file for part in self.parts if part.file is not None)
 
     def draw(self, rng: random.Random, place: float, observed: Observed) -> int:

@@ -185,7 +185,6 @@ def _is_record(value: Any) -> bool:
 
 
 def parsed(text: str) -> Any:
-    """Return what a text is in JSON; None where it is not JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

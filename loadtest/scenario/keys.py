@@ -8,10 +8,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import types
-import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from loadtest.errors import ScenarioError
 from loadtest.scenario.distributions import LENGTHS, TIMES, as_users_write
@@ -55,13 +54,13 @@ class Key:
 
     @property
     def listed(self) -> bool:
-        return typing.get_origin(self.hint) in (Sequence, tuple)
+        return get_origin(self.hint) in (Sequence, tuple)
 
     @property
     def kind(self) -> type:
         """The type of one value: int, float, str or bool."""
-        hint = typing.get_args(self.hint)[0] if self.listed else self.hint
-        options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        hint = get_args(self.hint)[0] if self.listed else self.hint
+        options = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
         kind: type = next(option for option in options if option is not type(None))
         return kind
 
@@ -132,7 +131,7 @@ def keys_of(schema: Any) -> tuple[Key, ...]:
 
 @functools.cache
 def _cached_keys(schema: Any) -> tuple[Key, ...]:
-    hints = typing.get_type_hints(schema)
+    hints = get_type_hints(schema)
     return tuple(
         dataclasses.replace(spec.metadata["key"], name=spec.name, hint=hints[spec.name], default=spec.default)
         for spec in dataclasses.fields(schema)

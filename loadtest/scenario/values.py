@@ -7,11 +7,10 @@ import math
 import os
 import re
 import types
-import typing
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Union, get_args, get_origin
 
 from loadtest.errors import ScenarioError
 from loadtest.text import MAYBE_THOUSANDS, encodable, read_amount
@@ -108,11 +107,11 @@ def read_seconds(text: str) -> float:
 def coerce(key: str, value: Any, wanted: Any, where: str) -> Any:
     """Return `value` as a field's type; a single value becomes a list of one. Raise ScenarioError."""
     value = _plain(value)
-    origin = typing.get_origin(wanted)
+    origin = get_origin(wanted)
     if origin in (Sequence, tuple):
         items = value if isinstance(value, list | tuple) else [value]
-        return tuple(coerce(key, item, typing.get_args(wanted)[0], where) for item in items)
-    options = typing.get_args(wanted) if origin in (typing.Union, types.UnionType) else (wanted,)
+        return tuple(coerce(key, item, get_args(wanted)[0], where) for item in items)
+    options = get_args(wanted) if origin in (Union, types.UnionType) else (wanted,)
     if value is None and type(None) in options:
         return None
     if isinstance(value, int | float) and not isinstance(value, bool):

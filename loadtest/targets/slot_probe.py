@@ -74,7 +74,6 @@ class SlotProbe:
 
     @property
     def cost(self) -> str:
-        """Say what it cost, in one clause."""
         if not self.records:
             return "no request was sent"
         return f"{counted(len(self.records), 'request')}, {counted(self.tokens, 'token')}, {seconds(self.seconds)}"

@@ -47,7 +47,6 @@ class Target:
 
     @property
     def described(self) -> str:
-        """Server, model and dialect in one line."""
         return f"{self.server.url}: {self.server.described}, model {self.model.called}, {self.dialect.name}"
 
 

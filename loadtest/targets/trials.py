@@ -8,13 +8,12 @@ tokens came one by one.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import re
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from loadtest.dialects import DIALECTS, Dialect
@@ -227,7 +226,7 @@ def _leave_outs(refused: Attempt) -> Iterator[Scenario]:
     both = [name for name in ("stream_options", *OTHER_LENGTH_KEY) if name in fields]
     together = scenario
     for name in [*both, *dict.fromkeys((*dialect.options, *dialect.patch))]:
-        if change := without_field(dataclasses.replace(dialect, patch=json.loads(together.body or "{}")), name):
+        if change := without_field(replace(dialect, patch=json.loads(together.body or "{}")), name):
             together = together.replace(**{change.key: change.value})
             yield together
 

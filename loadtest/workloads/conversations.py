@@ -169,7 +169,6 @@ class MadeUpScript:
     turns: int
 
     def turn(self, number: int) -> Turn | None:
-        """Return a turn; None where the conversation is over."""
         return None if number >= self.turns else self.any_turn(number)
 
     def any_turn(self, number: int) -> Turn:
@@ -206,7 +205,7 @@ class MadeUpScript:
             level = replace(level, input_tokens=asked, input_lengths=None)
         elif asked is not None:
             level = replace(level, input_tokens=None, input_lengths=asked)
-        return self.source.lengths.of_turn(level, self.session, number, warmup=warmup)
+        return self.source.lengths.uncut(level, self.session, number, warmup=warmup)
 
     def _recorded(self, level: Level, seed: int) -> Mapping[str, Any]:
         ours = self.source.fit.ours_added(level.output_tokens or 1)
@@ -290,7 +289,7 @@ class ConversationSource:
         number = rows.number(level, i, warmup=setting.warmup)
         row = rows.file.row(number)
         seed = seed_of(self.scenario, level, i, warmup=setting.warmup)
-        lengths = functools.partial(self.lengths.of_turn, level, i, warmup=setting.warmup)
+        lengths = functools.partial(self.lengths.uncut, level, i, warmup=setting.warmup)
 
         system, transcript = system_apart(row.transcript)
         if system is not None:

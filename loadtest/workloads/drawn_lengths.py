@@ -37,19 +37,16 @@ class DrawnLengths:
         """Return a level with the lengths of its i-th request."""
         if level.input_lengths is None and level.output_lengths is None:
             return level
-        wanted = self._uncut(level, i, warmup=warmup)
+        wanted = self.uncut(level, i, warmup=warmup)
         return wanted if self.context is None else _cut(level, wanted, self.context)
 
     def cut_share(self, level: Level) -> float:
         """Return about which share of a level's requests is cut to the context."""
-        tries = [(self._uncut(level, i, warmup=False), self.at(level, i, warmup=False)) for i in range(TRIES)]
+        tries = [(self.uncut(level, i, warmup=False), self.at(level, i, warmup=False)) for i in range(TRIES)]
         return sum(wanted != got for wanted, got in tries) / TRIES
 
-    def of_turn(self, level: Level, i: int, turn: int, *, warmup: bool) -> Level:
-        """Return a level with the lengths of a later turn of its i-th session, which are not cut to the context."""
-        return self._uncut(level, i, warmup=warmup, turn=(turn,))
-
-    def _uncut(self, level: Level, i: int, *, warmup: bool, turn: tuple[int, ...] = ()) -> Level:
+    def uncut(self, level: Level, i: int, *turn: int, warmup: bool) -> Level:
+        """Return a level with the lengths of its i-th request, or of a later turn of its i-th session."""
         drawn: dict[str, Any] = {}
         for side, text in (("input", level.input_lengths), ("output", level.output_lengths)):
             if text is None:
@@ -58,12 +55,9 @@ class DrawnLengths:
             where = ("lengths", "warm-up" if warmup else "job", self.seed, level.index, i, *turn)
             place = seed_from(*where, "place") / (1 << 53)
             rng = random.Random(seed_from(*where, side))
-            lengths = lengths_of(text)
-            drawn[f"{side}_tokens"] = lengths.draw(rng, place, functools.partial(self._observed, side))
+            observed = functools.partial(observed_lengths, counter=self.counter, fit=self.fit, side=side)
+            drawn[f"{side}_tokens"] = lengths_of(text).draw(rng, place, observed)
         return replace(level, **drawn)
-
-    def _observed(self, side: str, file: str) -> Sequence[int]:
-        return observed_lengths(file, self.counter, self.fit)[side]
 
 
 def _cut(level: Level, wanted: Level, context: int) -> Level:
@@ -83,12 +77,9 @@ def _cut(level: Level, wanted: Level, context: int) -> Level:
     )
 
 
-def observed_lengths(file: str, counter: Counter, fit: TokenFit) -> dict[str, Sequence[int]]:
-    """Return the lengths that a trace or a data file has, in its order; raise ScenarioError.
-
-    They are those of "input" and of "output"; one of them is empty where the file does not say it.
-    """
-    return _observed_lengths(file, counter, fit, file_version(Path(file)))
+def observed_lengths(file: str, counter: Counter, fit: TokenFit, side: str) -> Sequence[int]:
+    """Return the lengths of a trace's or a data file's "input" or "output", in its order; empty where it does not say them."""
+    return _observed_lengths(file, counter, fit, file_version(Path(file)))[side]
 
 
 @functools.lru_cache(maxsize=4)
@@ -109,7 +100,7 @@ def check_lengths_files(scenario: Scenario, counter: Counter) -> None:
     """Raise ScenarioError for a file of an empirical distribution that cannot be read, or has not the lengths asked for."""
     for side, values in (("input", scenario.input_tokens), ("output", scenario.output_tokens)):
         for file in (file for value in values if isinstance(value, str) for file in lengths_of(value).files):
-            if not observed_lengths(file, counter, TokenFit())[side]:
+            if not observed_lengths(file, counter, TokenFit(), side):
                 what = "prompts" if side == "input" else "answers (for every row)"
                 raise ScenarioError(f"{side}_tokens: {file} does not say the lengths of {what}; give a file that does.")
 
@@ -139,5 +130,5 @@ def upper_length(value: int | str, counter: Counter) -> int:
     rng, lengths = random.Random(0), lengths_of(value)
     fit = TokenFit()
     places = [i / LENGTHS_TRIED for i in range(LENGTHS_TRIED)]
-    drawn = [lengths.draw(rng, place, lambda file: observed_lengths(file, counter, fit)["input"]) for place in places]
+    drawn = [lengths.draw(rng, place, lambda file: observed_lengths(file, counter, fit, "input")) for place in places]
     return sorted(drawn)[LENGTHS_TRIED * 19 // 20]

@@ -33,11 +33,9 @@ class PlanShare:
     of: int = 1
 
     def takes(self, i: int) -> bool:
-        """Whether piece i of the whole plan is this process's."""
         return i % self.of == self.worker
 
     def part(self, pieces: int) -> int:
-        """Return how many of so many pieces are this process's."""
         return len(range(self.worker, pieces, self.of))
 
     def pick(self, pieces: Sequence[Item]) -> Sequence[Item]:

@@ -70,7 +70,6 @@ class PrefixedSession:
 
 
 def prefixed(job: Job, text: str, tokens: int | None) -> Job:
-    """Return a job behind a system prompt of so many tokens."""
     asked = job.input_tokens
     return replace(
         job,
@@ -81,5 +80,4 @@ def prefixed(job: Job, text: str, tokens: int | None) -> Job:
 
 
 def behind_prefix(scenario: Scenario, counter: Counter, fit: TokenFit) -> SharedPrefix | None:
-    """Return what a scenario's prompts share; None where they share nothing."""
     return SharedPrefix(scenario, counter, fit) if scenario.shares_prefix else None

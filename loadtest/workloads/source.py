@@ -6,10 +6,9 @@ any session, in any order, and gets the same one. Each job has a seed, and each 
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, Self
 
 from loadtest.scenario import Level, Scenario
@@ -102,5 +101,5 @@ def request_of_text(
     if count > 1:
         more = (seed if scenario.warm_cache else seed_from(seed, "input", number) for number in range(1, count))
         asked = None if input_tokens is None else input_tokens * count
-        job = dataclasses.replace(job, inputs=(job.prompt, *map(text, more)), input_tokens=asked)
+        job = replace(job, inputs=(job.prompt, *map(text, more)), input_tokens=asked)
     return SingleRequest(job)

@@ -72,7 +72,6 @@ class Workload:
 
     @property
     def turns_mean(self) -> float:
-        """About how many turns a session has."""
         return self.source.turns_mean if isinstance(self.source, ConversationSource) else 1.0
 
     def fit_job(self, number: int, tokens: int) -> tuple[Job, int]:

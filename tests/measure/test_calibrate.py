@@ -19,10 +19,10 @@ from loadtest.analyse.findings.run_findings import all_findings
 from loadtest.analyse.reports import tables
 from loadtest.analyse.summary import analyse
 from loadtest.cli import calibrate as command
-from loadtest.errors import ScenarioError
+from loadtest.errors import RunFolderError, ScenarioError
 from loadtest.measure import capacity_file
 from loadtest.measure.capacity_file import KeptCapacity
-from loadtest.run_folder import RunFolder
+from loadtest.run_folder import RunFolder, check_file_writable
 from loadtest.wire.clock import ask_for_stamps
 
 Call = Callable[..., tuple[int, str, str]]
@@ -44,7 +44,7 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_capacity_applies_to_its_driver_on_its_machine(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert capacity_file.known_capacity("asyncio") is None
-    capacity_file.check_writable(kept)
+    check_file_writable(kept)
     capacity_file.store(kept, FOUND, driver="asyncio", arrivals="steps", stamps="kernel")
     capacity_file.store(kept, dataclasses.replace(FOUND, streams=2), driver="asyncio", arrivals="steps", stamps="user")
     known = capacity_file.known_capacity("asyncio")
@@ -64,7 +64,7 @@ def test_a_folder_that_the_environment_names_holds_the_file(kept: Path) -> None:
 
 
 def test_capacities_of_other_software_are_dropped(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    capacity_file.check_writable(kept)
+    check_file_writable(kept)
     capacity_file.store(kept, FOUND, driver="asyncio", arrivals="steps", stamps="kernel")
     monkeypatch.setattr(capacity_file, "__version__", "another")
     capacity_file.store(kept, FOUND, driver="locust", arrivals="steps", stamps="kernel")
@@ -93,8 +93,8 @@ def test_a_place_that_cannot_be_written_to_is_found_before_anything_runs(tmp_pat
         assert code == 2
         assert "--out" in err
         assert err.count("\n") == 1
-    with pytest.raises(ScenarioError, match="is a folder"):
-        capacity_file.check_writable(tmp_path)
+    with pytest.raises(RunFolderError, match="is a folder"):
+        check_file_writable(tmp_path)
 
 
 # -- what later runs say ---------------------------------------------------------------------------------------------------

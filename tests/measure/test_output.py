@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from loadtest.cli.report import GateFiles
 from loadtest.errors import LoadTestError
 from loadtest.run_folder import RunFolder
 
@@ -31,6 +32,8 @@ def test_a_full_disk_is_seen_before_anything_is_sent(tmp_path: Path) -> None:
     try:
         with pytest.raises(LoadTestError, match="File too large; choose another --out"):
             RunFolder.check_free(tmp_path / "run")
+        with pytest.raises(LoadTestError, match="File too large; choose another --junit"):
+            GateFiles.asked(tmp_path / "new/gate.xml", github_summary=False)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == []

@@ -82,7 +82,6 @@ def _draw_figure(
 
 
 def _points(levels: Iterable[LevelData], name: str, part: str, factor: float) -> list[tuple[float, float]]:
-    """Return the load and a figure, times a factor, of the levels of which both are known."""
     known = [(level.amount, level.figure(name, part)) for level in levels]
     return [(load, value * factor) for load, value in known if load and value is not None]
 

@@ -149,7 +149,6 @@ Panel = Callable[[Axes, Sequence[StyledSeries]], None]
 
 
 def draw_many(many: Many, path: Path) -> Path:
-    """Write all four panels on one page."""
     with mpl.rc_context(style.RC):
         figure, panels = sheet.new(4, columns=2, height=4.4, share_y=False)
         for axes, (_, _, panel) in zip(panels, _panels(many), strict=True):

@@ -24,7 +24,6 @@ FEW = 200  # requests of a level, up to which each shows as a point
 
 
 def ttft(axes: Axes, analysis: Analysis, series: Series) -> None:
-    """Draw the distribution of TTFT, and lines at its median and p95."""
     _draw(axes, analysis, series, "ttft_s", "TTFT")
     if axes.axison:
         for mark in (0.5, 0.95):

@@ -242,7 +242,6 @@ def bounds(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
 
 
 def bounds_by_load(axes: Axes, levels: Iterable[LevelData], name: str, *parts: str, factor: float = 1.0) -> None:
-    """Draw such arrows over the load of levels."""
     known = [(level, level.figure(name, part)) for level in levels for part in parts if level.is_bound(name, part)]
     bounds(axes, [(level.amount, value * factor) for level, value in known if level.amount and value])
 
@@ -297,17 +296,14 @@ def edge_of(quoted: Iterable[float]) -> float:
 
 
 def hatch(axes: Axes, at: Sequence[float], tops: Sequence[float], width: float) -> None:
-    """Cover bars of void levels."""
     if at:
         look: dict[str, Any] = {"facecolor": "none", "edgecolor": VERMILLION, "hatch": "xx", "linewidth": 0.8}
         axes.bar(at, tops, width, label=VOID_LABEL, zorder=2.5, **look)
 
 
 def dashes(level: LevelData) -> str:
-    """Return the style of a level's line: one of a void level is dashed."""
     return "--" if level.is_void else "-"
 
 
 def or_void(name: str, level: LevelData) -> str:
-    """Return what a level is called in a legend or under a title; of a void one that says so."""
     return f"{name}, void" if level.is_void else name

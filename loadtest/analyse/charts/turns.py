@@ -147,6 +147,5 @@ def reread_by_turn(axes: Axes, analysis: Analysis, levels: Sequence[LevelData]) 
 
 
 def _turn_axis(axes: Axes, name: str) -> None:
-    """Set up axes of turns, and upwards of what is named, from 0 on."""
     axes.set(xlabel="turn of the conversation", ylabel=name, ylim=(0, None))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

@@ -279,7 +279,6 @@ def _mark(advice: Advice, slots: int, load: int) -> str:
 
 
 def predicted_text(prediction: Prediction, key: str, *, beyond: bool = False) -> str:
-    """Return a predicted figure as text, marked where it is extrapolated."""
     value = prediction.figures.get(key, math.nan)
     return UNKNOWN if math.isnan(value) else writer_of(key)(value) + (EXTRAPOLATED if beyond else "")
 

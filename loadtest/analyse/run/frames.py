@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +184,7 @@ class RunData:
 
     def only(self, rows: BoolArray) -> RunData:
         chunks, server_chunks = self.chunks.only(rows), self.server_chunks.only(rows)
-        return dataclasses.replace(
+        return replace(
             self,
             requests=self.requests[rows].reset_index(drop=True),
             chunks=chunks,
@@ -199,7 +198,7 @@ class RunData:
         """Return the run without levels of these numbers, as if they had not been measured."""
         rows = ~self.one_of("level", *levels)
         kept = [level for level in self.levels if level["index"] not in levels]
-        return dataclasses.replace(self.only(rows), levels=kept)
+        return replace(self.only(rows), levels=kept)
 
 
 def load(path: Path) -> RunData:

@@ -6,10 +6,9 @@ targets: there the model alone divides the run, and a line of text in `other_tar
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -56,7 +55,7 @@ class _Destination:
     model: str
     dialect: str
     server: dict[str, Any]
-    entry: dict[str, Any] = dataclasses.field(default_factory=dict)  # of run.json's targets
+    entry: dict[str, Any] = field(default_factory=dict)  # of run.json's targets
 
     @property
     def key(self) -> tuple[str, str]:
@@ -181,7 +180,7 @@ def _target(run: RunData, index: int, model: Any) -> _Destination:
         server = said if name == main.model else {key: said.get(key) for key in ("kind", "version", "simulated")}
     else:
         server = next((other.server for other in _older_targets(run) if other.url == found.url), {})
-    return dataclasses.replace(found, model=name, server=server)
+    return replace(found, model=name, server=server)
 
 
 def _group_names(keys: Sequence[tuple[str, str]]) -> list[str]:
@@ -217,7 +216,7 @@ def _run_of_group(run: RunData, rows: BoolArray, target: _Destination, name: str
     join_levels(part.requests, levels)
     every = [str(one.get("url") or "") for one in run.facts.get("targets") or []]
     machine = run.machine.of_server(str(described.get("url") or ""), every)
-    return dataclasses.replace(part, facts=facts, levels=levels, machine=machine, whole=run)
+    return replace(part, facts=facts, levels=levels, machine=machine, whole=run)
 
 
 def _level_of_group(run: RunData, level: LevelData, rows: BoolArray) -> LevelData:
@@ -249,7 +248,7 @@ def _level_of_group(run: RunData, level: LevelData, rows: BoolArray) -> LevelDat
             own[key] = int(lengths[0])
     own["label"] = own.as_asked.label
     if not (level.is_open or own.is_open) and level["concurrency"] > own["concurrency"]:
-        whole = dataclasses.replace(own.as_asked, concurrency=level["concurrency"]).load
+        whole = replace(own.as_asked, concurrency=level["concurrency"]).load
         own["label"] = f"{own['concurrency']} of {whole}{own['label'].removeprefix(own.as_asked.load)}"
     return own
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from loadtest.errors import ScenarioError
@@ -68,7 +67,7 @@ class ConnectionKeys:
     )
 
     def by_proxy(self, proxy: str | None) -> Self:
-        return self if proxy == self.proxy else dataclasses.replace(self, proxy=proxy)
+        return self if proxy == self.proxy else replace(self, proxy=proxy)
 
 
 def hosts_without_proxy(keys: ConnectionKeys) -> Iterator[tuple[str, int | None]]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loadtest.errors import ScenarioError
@@ -62,7 +61,7 @@ class LoadKeys:
     max_in_flight: int | None = key(
         "Open loop: while this many requests are in flight, a request that is due is recorded and never sent.",
         None,
-        bounds=dataclasses.replace(STREAM_COUNTS, above_zero=True),
+        bounds=replace(STREAM_COUNTS, above_zero=True),
     )
     requests: int | None = key(
         "Requests of a level in all; turns, where users hold conversations. Default: --requests-per-stream × --concurrency; at a "

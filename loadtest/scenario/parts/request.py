@@ -167,7 +167,6 @@ class RequestKeys:
 
     @property
     def models(self) -> tuple[ModelShare, ...]:
-        """The models with their weights, as far as they are named."""
         return models_in(self.model)
 
     @property
@@ -178,7 +177,6 @@ class RequestKeys:
 
     @property
     def several(self) -> bool:
-        """Whether more than one server or model is named."""
         return len(self.urls) * len(self.models) > 1
 
 

@@ -69,7 +69,6 @@ class ControlAnswer:
 
     @property
     def is_page(self) -> bool:
-        """Whether a web page came."""
         return (self.header("content-type") or "").lower().startswith("text/html")
 
     @property
@@ -224,17 +223,14 @@ def as_count(value: Any) -> int | None:
 
 
 def as_positive(value: Any) -> int | None:
-    """Return a count above 0, else None."""
     return as_count(value) or None
 
 
 def as_mapping(value: Any) -> dict[str, Any]:
-    """Return an object; an empty one for anything else."""
     return value if isinstance(value, dict) else {}
 
 
 def as_items(value: Any) -> list[Any]:
-    """Return a list; an empty one for anything else."""
     return value if isinstance(value, list) else []
 
 

@@ -200,7 +200,6 @@ def _first_of(fields: dict[str, Any], names: tuple[str, ...]) -> int | None:
 
 
 def _number(value: Any) -> Any:
-    """Return a number that was sent as a text of digits as a number, anything else as it is."""
     return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 12 else value
 
 

@@ -216,7 +216,6 @@ class RowShape:
         return cls(value.keys(), blank, unsent, _text_column(value, column), next(ids, None))
 
     def has(self, value: Any) -> bool:
-        """Whether a row is of this shape."""
         if value.__class__ is not dict or value.keys() != self.names:
             return False
         return not (self.may_be_filled and any(map(value.get, self.may_be_filled)))

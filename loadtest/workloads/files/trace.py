@@ -133,7 +133,6 @@ class Trace:
         return max(map(sum, zip(*known, strict=True)), default=0)
 
     def with_lengths(self, level: Level, i: int) -> Level:
-        """Return a level with the lengths of the i-th request."""
         return replace(
             level,
             input_tokens=level.input_tokens if self.input_tokens is None else self.input_tokens[i],
