@@ -19,11 +19,13 @@ from loadtest.analyse.explain.time_parts import Cause
 from loadtest.analyse.run import BoolArray, FloatArray, IntArray, RunData
 from loadtest.analyse.server.queue.at_work import arrival
 from loadtest.analyse.server.queue.waits import ADMISSION_ERROR_S, NEVER_SERVED, left_slot
+from loadtest.analyse.server.timing.pauses import find_pauses
 from loadtest.analyse.server.timing.step_law import mean_step
 from loadtest.analyse.server.timing.steps import Steps, prompts_hold_up
 from loadtest.records import Outcome
 
-SLOWED = -1  # in place of a row: nobody's
+SLOWED, PAUSED = -1, -2  # in place of a row: nobody's
+ALL_OF_IT = 1e12  # tokens/s: a pause leaves nothing to others
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +133,12 @@ def prompt_windows(timeline: Timeline, steps: Steps, rows: IntArray) -> list[Wor
         WorkWindow(int(row), float(timeline.read_from[row]), float(timeline.first[row]), float(rate))
         for row, rate in zip(rows[shown], tokens[shown] / reading[shown], strict=True)
     ]
+
+
+def pause_windows(run: RunData, steps: Steps) -> tuple[WorkWindow, ...]:
+    """Return the times without a token that no request of the run explains."""
+    found = find_pauses(run, steps.prefill)
+    return tuple(WorkWindow(PAUSED, each.begin, each.begin + each.seconds, ALL_OF_IT) for each in found)
 
 
 def cause_of(run: RunData, timeline: Timeline, row: int, seconds: float, how: str) -> Cause:
