@@ -19,7 +19,6 @@ from loadtest.analyse.explain import time_parts
 from loadtest.analyse.explain.lost_cache import lost_cache
 from loadtest.analyse.explain.time_parts import LEAST_S, Cause, LostCache, Parts, TimePart
 from loadtest.analyse.explain.timeline import (
-    PAUSED,
     SLOWED,
     Timeline,
     WorkWindow,
@@ -177,7 +176,6 @@ class Splitter:
         every = prompt_windows(self.timeline, self.steps, self._near(row, low, high))
         long = [each for each in every if self.timeline.tokens[each.row] >= BIG_PROMPT * usual]
         found, _ = shared_out(low, high, [*long, *self.pauses])
-        found.pop(PAUSED, None)
         if not all(self.timeline.told[each.row] for each in long):  # how long each takes alone, and not when, is known
             alone = {each.row: self._busy(max(each.start, low), min(each.end, high)) for each in long}
             fitting = min(self._busy(low, high) / max(sum(alone.values()), 1e-9), 1.0)
@@ -211,7 +209,6 @@ class Splitter:
         slower = shares.pop(SLOWED, 0.0)
         if slower <= LEAST_SLOWER_S:
             slower, (shares, free) = 0.0, shared_out(low, high, [*others, *silent, *mine, *self.pauses])
-        shares.pop(PAUSED, None)
         own = shares.pop(row, 0.0)
         if timeline.whole[row]:  # when its prompt was read is not known, but for how long, where the server says it
             own = min(float(np.nan_to_num(self.run.column("prefill_s")[row])), free)

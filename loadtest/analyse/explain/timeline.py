@@ -106,7 +106,7 @@ def shared_out(
 ) -> tuple[dict[int, float], float]:
     """Share the time from `low` to `high` out among the windows open at each moment; the second value is what nobody has.
 
-    Where the windows of a moment are worth less than 1/`slow` of it, the rest of it goes to SLOWED.
+    Where the windows of a moment are worth less than 1/`slow` of it, the rest of it goes to SLOWED; what a pause has, nowhere.
     """
     found: dict[int, float] = {}
     free = 0.0
@@ -115,7 +115,7 @@ def shared_out(
         free += 0.0 if total > 0 else right - left
         theirs = (right - left) * (worth if worth * slow < 1 else 1.0)
         for each in at_work:
-            if total > 0:
+            if total > 0 and each.row != PAUSED:
                 found[each.row] = found.get(each.row, 0.0) + theirs * each.rate / total
         if total > 0 and theirs < right - left:
             found[SLOWED] = found.get(SLOWED, 0.0) + right - left - theirs
