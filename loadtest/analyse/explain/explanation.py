@@ -14,7 +14,7 @@ from loadtest.analyse.explain.lost_cache import lost_with
 from loadtest.analyse.explain.replay import LevelReplay, Omission, replay_models
 from loadtest.analyse.explain.splitter import BIG_PROMPT, Splitter
 from loadtest.analyse.explain.time_parts import Cause, Parts, TimePart
-from loadtest.analyse.explain.timeline import Timeline, silent_windows
+from loadtest.analyse.explain.timeline import Timeline, pause_windows, silent_windows
 from loadtest.analyse.run import FloatArray, IntArray, LevelData, RunData, finite, grouped
 from loadtest.analyse.server.queue.slots import Slots, known_slots
 from loadtest.analyse.server.timing import token_gaps
@@ -31,14 +31,14 @@ LEAST_SAVED = 0.05  # of the time to the first token: a cause whose absence woul
 # of the time to the first token: of causes whose savings differ by less, the request that was at work longest is told
 SAVINGS_ALIKE = 0.1
 MUCH_LONGER = 2.0
-# times the median of its level, up to which, and above the inverse, a request took as long as others do
-USUAL_FACTOR = 1.25
+USUAL_FACTOR = 1.25  # times the median of its level, up to which, and above the inverse, it took as long as others do
 NOBODY = "neither a wait for a slot nor another request's prompt is a part of it that counts"
 UNKNOWN_PARTS = (time_parts.REST, time_parts.BEHIND, time_parts.WAIT, time_parts.SLOW)
 # of the time to the first token, unexplained; with MOST_REST of it no request that caused some of the rest is left out
 LEAST_REST, MOST_REST, MOST_DROPPED = 0.2, 0.5, 3
 SLOW_STEPS, SLOW_FACTOR = 5, 1.3  # so many steps, so many times their usual time, and a server was slow as a whole
 BY = {"ttft": "ttft_s", "e2e": "e2e_s"}
+REQUEST, CACHE, MODEL_LOAD = "request", "cache", "load"  # what is left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +47,6 @@ class Slowness:
 
     factor: float
     steps: int
-
-
-REQUEST, CACHE, MODEL_LOAD = "request", "cache", "load"
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +199,8 @@ class Explainer:
         beside: Sequence[str] = (),
     ) -> Self:
         slots = known_slots(run, slots)
-        splitter = Splitter(run, slots, steps, token_gaps.read_gaps(run, slots), Timeline.of(run, steps))
+        gaps, pauses = token_gaps.read_gaps(run, slots), pause_windows(run, steps)
+        splitter = Splitter(run, slots, steps, gaps, Timeline.of(run, steps), pauses)
         return cls(run, levels, splitter, replay_models(run, slots, steps, levels), tuple(beside))
 
     def explain(self, row: int) -> Explanation:
@@ -242,7 +240,8 @@ class Explainer:
         gaps = self.splitter.gaps
         inside = gaps.clean & (gaps.left >= low) & (gaps.right <= high)
         timeline = self.splitter.timeline
-        for each in silent_windows(timeline, low, high, -1):  # what was read for those is not known
+        # What was read for those without a token is not known, and in a pause nothing is.
+        for each in (*silent_windows(timeline, low, high, -1), *self.splitter.pauses):
             inside &= (gaps.right < each.start) | (gaps.left > each.end)
         context = timeline.prompt + np.nan_to_num(self.run.column("output_tokens"))
         long = context >= BIG_PROMPT * _median(context)
@@ -283,10 +282,13 @@ class Explainer:
                 tried.append(each.row)
         loaded = any(part.name in (time_parts.MODEL_LOAD, time_parts.TURN) for part in parts.first)
         nobody = not tried and parts.lost is None and not loaded
-        rest = sum(part.seconds for part in parts.first if part.name in UNKNOWN_PARTS)
-        if rest > (LEAST_REST if nobody else MOST_REST) * parts.total_s:
-            whole = ", as its answer came whole" if self.splitter.timeline.whole[row] else ""
-            return (), f"what {percent(rest / parts.total_s)} of it went into is not known{whole}"
+        rest = parts.share(*UNKNOWN_PARTS)
+        whole = bool(self.splitter.timeline.whole[row])
+        if rest > (LEAST_REST if nobody or whole else MOST_REST):
+            why = ", as its answer came whole" if whole else ""
+            return (), f"what {percent(rest)} of it went into is not known{why}"
+        if (stood := parts.share(time_parts.PAUSE)) > LEAST_REST:
+            return (), f"for {percent(stood)} of it no stream got a token, which no request of the run explains"
         if nobody:
             return (), NOBODY
         if self.beside:

@@ -55,6 +55,7 @@ class Splitter:
     steps: Steps
     gaps: TokenGaps
     timeline: Timeline
+    pauses: tuple[WorkWindow, ...] = ()  # in which nothing was at work
 
     def split(self, row: int) -> Parts:
         timeline = self.timeline
@@ -77,11 +78,17 @@ class Splitter:
     def _at_server(self, row: int, until: float, lost: LostCache | None) -> Iterator[TimePart]:
         arrived, came = float(self.timeline.arrived[row]), behind_until(self.timeline, row)
         if came > arrived:
-            yield TimePart(time_parts.BEHIND, came - arrived)
+            yield TimePart(time_parts.BEHIND, self._busy(arrived, came))
+        if (stood := until - arrived - self._busy(arrived, until)) >= LEAST_S:
+            yield TimePart(time_parts.PAUSE, stood)
         won = max(arrived + float(np.nan_to_num(self._waited(row))), came)
         if won > came:
             yield self._slot_wait(row, came, won)
         yield from self._at_work(row, won, until, lost)
+
+    def _busy(self, low: float, high: float) -> float:
+        """Return how much of a time no pause took."""
+        return high - low - sum(max(min(high, each.end) - max(low, each.start), 0.0) for each in self.pauses)
 
     def _cause(self, row: int, seconds: float, how: str) -> Cause:
         return cause_of(self.run, self.timeline, row, seconds, how)
@@ -143,7 +150,7 @@ class Splitter:
         """Return the wait for a slot, with those who held the slots; a moment that no known one held goes to silent ones."""
         timeline = self.timeline
         holders = held_slots(timeline, low, high, row)
-        found = {each.row: min(each.end, high) - max(each.start, low) for each in holders}
+        found = {each.row: self._busy(max(each.start, low), min(each.end, high)) for each in holders}
         causes = list(self._causes(found, time_parts.SLOT))
         free = self._unheld(holders, low, high)
         for each in silent_windows(timeline, low, high, row):
@@ -156,7 +163,7 @@ class Splitter:
             np.isfinite(timeline.first), timeline.won > low, timeline.silent & (timeline.end > low)
         )
         ordered = tuple(sorted(causes, key=lambda cause: -cause.seconds))
-        return TimePart(time_parts.SLOT, high - low, ordered, inferred, ahead=int(before.sum()))
+        return TimePart(time_parts.SLOT, self._busy(low, high), ordered, inferred, ahead=int(before.sum()))
 
     def _unheld(self, holders: Sequence[WorkWindow], low: float, high: float) -> list[tuple[float, float]]:
         """Return the pieces of a wait in which fewer requests are known to hold a slot than there are slots."""
@@ -168,10 +175,10 @@ class Splitter:
         usual = float(np.nanmedian(self.timeline.tokens)) if np.isfinite(self.timeline.tokens).any() else math.inf
         every = prompt_windows(self.timeline, self.steps, self._near(row, low, high))
         long = [each for each in every if self.timeline.tokens[each.row] >= BIG_PROMPT * usual]
-        found, _ = shared_out(low, high, long)
+        found, _ = shared_out(low, high, [*long, *self.pauses])
         if not all(self.timeline.told[each.row] for each in long):  # how long each takes alone, and not when, is known
-            alone = {each.row: min(each.end, high) - max(each.start, low) for each in long}
-            fitting = min((high - low) / max(sum(alone.values()), 1e-9), 1.0)
+            alone = {each.row: self._busy(max(each.start, low), min(each.end, high)) for each in long}
+            fitting = min(self._busy(low, high) / max(sum(alone.values()), 1e-9), 1.0)
             found = {other: spent * fitting for other, spent in alone.items()}
         return list(self._causes(found, time_parts.PROMPTS))
 
@@ -193,15 +200,19 @@ class Splitter:
             else []
         )
         reading = [
-            each._replace(worth=min(self._usual(each.row) / (each.end - each.start), 1.0)) for each in (*others, *mine)
+            each._replace(worth=min(self._usual(each.row) / max(self._busy(each.start, each.end), 1e-9), 1.0))
+            for each in (*others, *mine)
         ]
         until = start if math.isfinite(start) else high
-        came, low = low, self._could_come(row, low, until, others, silent)
-        shares, free = shared_out(low, high, [*reading, *silent], self._slow)
+        came, low = low, self._could_come(row, low, until, [*others, *self.pauses], silent)
+        shares, free = shared_out(low, high, [*reading, *silent, *self.pauses], self._slow)
         slower = shares.pop(SLOWED, 0.0)
         if slower <= LEAST_SLOWER_S:
-            slower, (shares, free) = 0.0, shared_out(low, high, [*others, *silent, *mine])
+            slower, (shares, free) = 0.0, shared_out(low, high, [*others, *silent, *mine, *self.pauses])
         own = shares.pop(row, 0.0)
+        if timeline.whole[row]:  # when its prompt was read is not known, but for how long, where the server says it
+            own = min(float(np.nan_to_num(self.run.column("prefill_s")[row])), free)
+            free -= own
         unseen = self._causes({each: shares.pop(each, 0.0) for each in {one.row for one in silent}}, time_parts.SILENT)
         caused = self._causes(shares, time_parts.PROMPTS)
         told = bool(timeline.told[row]) and all(timeline.told[cause.row] for cause in caused)
@@ -209,8 +220,8 @@ class Splitter:
         parts += (
             [TimePart(time_parts.SILENT, sum(each.seconds for each in unseen), unseen, inferred=True)] if unseen else []
         )
-        idle = [left for left, _, at_work in moments(low, until, [*others, *silent]) if not at_work]
-        parts += self._without_prompts(row, idle[0] if idle else until, free + low - came)
+        idle = [left for left, _, at_work in moments(low, until, [*others, *silent, *self.pauses]) if not at_work]
+        parts += self._without_prompts(row, idle[0] if idle else until, free + self._busy(came, low))
         parts += self._own(row, own, lost)
         return [*parts, TimePart(time_parts.SLOW, slower)] if slower else parts
 
@@ -279,7 +290,7 @@ class Splitter:
             yield TimePart(time_parts.REREAD, again, lost.since, inferred, tokens=lost.tokens)
             spent -= again
         own = int(tokens) - (lost.tokens if lost is not None else 0) if math.isfinite(tokens) else None
-        beside = self._in_slots(max(self._beside(row), 0), besides=1)
+        beside = None if self.timeline.whole[row] else self._in_slots(max(self._beside(row), 0), besides=1)
         yield TimePart(time_parts.OWN, spent, (), inferred, tokens=own, streams=beside)
 
     def _beside(self, row: int) -> int:
@@ -350,11 +361,12 @@ class Splitter:
         usual = np.array([step_time(self.steps, float(each)) for each in beside])
         if not np.isfinite(usual).all():
             return (TimePart(time_parts.REST, total),)
-        gap = gaps.right - gaps.left
+        gap = np.array([self._busy(*each) for each in zip(gaps.left, gaps.right, strict=True)])
+        stood = float((gaps.right - gaps.left - gap).sum())
         held = gaps.held & (gap > usual)
         alone = step_time(self.steps, 1.0) if any(each.streams == 1 for each in self.steps.times) else math.nan
         stalled = self._stalls(row, gaps.left[held], gaps.right[held], (gap - usual)[held])
-        plain, left = float(usual.sum()), max(total - stalled.seconds, 0.0)
+        plain, left = float(usual.sum()), max(total - stalled.seconds - stood, 0.0)
         faster = plain - left > FASTER * total  # then the usual steps tell nothing of these
         parts = [TimePart(time_parts.STEPS, left if faster else plain, streams=int(beside.max()))]
         if not faster and math.isfinite(alone) and plain > alone * len(gap):
@@ -362,8 +374,7 @@ class Splitter:
                 TimePart(time_parts.STEPS, alone * len(gap)),
                 TimePart(time_parts.SHARED, plain - alone * len(gap), streams=int(beside.max())),
             ]
-        if stalled.seconds >= LEAST_S:
-            parts.append(stalled)
+        parts += [each for each in (stalled, TimePart(time_parts.PAUSE, stood)) if each.seconds >= LEAST_S]
         return (*parts, TimePart(time_parts.REST, total - sum(part.seconds for part in parts)))
 
     def _stalls(self, row: int, left: FloatArray, right: FloatArray, excess: FloatArray) -> TimePart:

@@ -12,6 +12,7 @@ CLIENT, CONNECT, RESENT, HANDLING, MODEL_LOAD, TURN = "client", "connect", "rese
 BEHIND = "behind_later_ones"
 CONNECTION_WAIT = "connection_wait"
 SLOT, WAIT, PROMPTS, SILENT, STEP = "slot_wait", "wait", "others_prompts", "silent", "step"
+PAUSE = "pause"  # of the decode as well
 REREAD, OWN, SLOW, REST = "reread", "own_prompt", "slower", "unexplained"
 QUEUE = "queue"  # how a request that is over caused a wait: the queue is from its time
 # Parts of the time from the first token to the last.
@@ -54,6 +55,10 @@ class Parts:
     decode_s: float
     decode: tuple[TimePart, ...]
     lost: LostCache | None = None
+
+    def share(self, *names: str) -> float:
+        """Return the share of the time to the first token that these parts take."""
+        return sum(part.seconds for part in self.first if part.name in names) / self.total_s if self.total_s else 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,11 +19,13 @@ from loadtest.analyse.explain.time_parts import Cause
 from loadtest.analyse.run import BoolArray, FloatArray, IntArray, RunData
 from loadtest.analyse.server.queue.at_work import arrival
 from loadtest.analyse.server.queue.waits import ADMISSION_ERROR_S, NEVER_SERVED, left_slot
+from loadtest.analyse.server.timing.pauses import find_pauses
 from loadtest.analyse.server.timing.step_law import mean_step
 from loadtest.analyse.server.timing.steps import Steps, prompts_hold_up
 from loadtest.records import Outcome
 
-SLOWED = -1  # in place of a row: nobody's
+SLOWED, PAUSED = -1, -2  # in place of a row: nobody's
+ALL_OF_IT = 1e12  # tokens/s: a pause leaves nothing to others
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +106,7 @@ def shared_out(
 ) -> tuple[dict[int, float], float]:
     """Share the time from `low` to `high` out among the windows open at each moment; the second value is what nobody has.
 
-    Where the windows of a moment are worth less than 1/`slow` of it, the rest of it goes to SLOWED.
+    Where the windows of a moment are worth less than 1/`slow` of it, the rest of it goes to SLOWED; what a pause has, nowhere.
     """
     found: dict[int, float] = {}
     free = 0.0
@@ -113,7 +115,7 @@ def shared_out(
         free += 0.0 if total > 0 else right - left
         theirs = (right - left) * (worth if worth * slow < 1 else 1.0)
         for each in at_work:
-            if total > 0:
+            if total > 0 and each.row != PAUSED:
                 found[each.row] = found.get(each.row, 0.0) + theirs * each.rate / total
         if total > 0 and theirs < right - left:
             found[SLOWED] = found.get(SLOWED, 0.0) + right - left - theirs
@@ -131,6 +133,12 @@ def prompt_windows(timeline: Timeline, steps: Steps, rows: IntArray) -> list[Wor
         WorkWindow(int(row), float(timeline.read_from[row]), float(timeline.first[row]), float(rate))
         for row, rate in zip(rows[shown], tokens[shown] / reading[shown], strict=True)
     ]
+
+
+def pause_windows(run: RunData, steps: Steps) -> tuple[WorkWindow, ...]:
+    """Return the times without a token that no request of the run explains."""
+    found = find_pauses(run, steps.prefill)
+    return tuple(WorkWindow(PAUSED, each.begin, each.begin + each.seconds, ALL_OF_IT) for each in found)
 
 
 def cause_of(run: RunData, timeline: Timeline, row: int, seconds: float, how: str) -> Cause:

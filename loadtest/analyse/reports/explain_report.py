@@ -30,6 +30,7 @@ SHORT_NAMES = {
     time_parts.WAIT: "queue wait",
     time_parts.PROMPTS: "others' prompts",
     time_parts.SILENT: "request without tokens",
+    time_parts.PAUSE: "pause",
     time_parts.STEP: "step in flight",
     time_parts.REREAD: "lost cache",
     time_parts.OWN: "own prompt",
@@ -47,6 +48,7 @@ PLAIN_WORDS = {  # of parts that are always said alike
     "not known",
     time_parts.CONNECTION_WAIT: "most of it until an idle connection had been closed, as the server or a gateway takes no more at once",
     time_parts.WAIT: "before its prompt was read: for a slot, for a running step or on its way; which is not known",
+    time_parts.PAUSE: "while no stream got a token, which no request of the run explains",
     time_parts.SLOW: "longer than such prompts take here, which no request of the run explains",
 }
 

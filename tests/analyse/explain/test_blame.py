@@ -204,9 +204,16 @@ def test_no_prompt_is_named_where_answers_come_whole(says: str | None, pieces: i
 
     played.records[:] = list(map(held, played.records))
     path = played.write(tmp_path / "run")
+    one = analyse(path)
+    speed = one.steps.prefill
+    assert (speed.per_token_s if speed else None) == (pytest.approx(TIMING.prefill_s, rel=0.1) if says else None)
+    explainer = Explainer.of(one.run, one.slots, one.steps, one.levels)
     for number in (30, 36, 42):
-        found = explained(path, number)
-        assert not {part.name for part in found.parts.first} & {parts.PROMPTS, parts.OWN, parts.REREAD}
+        found = explainer.explain(row_of(one.run, number))
+        first = {part.name: part.seconds for part in found.parts.first}
+        assert not first.keys() & {parts.PROMPTS, parts.REREAD}
+        read = one.run.column("prefill_s")[found.row]
+        assert first.get(parts.OWN) == (pytest.approx(read) if says else None)
         assert (
             found.parts.first[-1].seconds >= 29 * 0.024
         )  # its own decode, which is no wait: "before its prompt was read"

@@ -12,12 +12,16 @@ import pytest
 from support.made_runs import INSTANTS, MS, Made, grid, write
 from support.virtual_runs import Load, play
 
+from loadtest.analyse.explain import time_parts
+from loadtest.analyse.explain.explanation import Explainer, row_of
 from loadtest.analyse.findings.run_findings import all_findings
 from loadtest.analyse.summary import analyse
 from loadtest.records import Record
 from loadtest.simulate.model.timing import StepLaw, Timing
+from loadtest.text import percent
 
 MADE = Made(tokens=1000, prefill_ms=100)
+SAMPLE = {"level": 1, "in_flight": 4, "decoding": 4, "waiting": 0, "cpu": 0.1, "loop_gap_us": 1000}
 
 
 def paused(records: Iterable[Record], at: int, seconds: float) -> list[Record]:
@@ -39,10 +43,9 @@ def said(
     path: Path, records: list[Record], levels: list[dict[str, Any]], *, sampled: bool = True, asleep_until: int = -1
 ) -> list[str]:
     """Return what is said of pauses; the client may have taken no samples, or slept for 10 s until this second."""
-    sample = {"level": 1, "in_flight": 4, "decoding": 4, "waiting": 0, "cpu": 0.1}
     seconds = range(max(each.t_end for each in records) // (1000 * MS) if sampled else 0)
     samples = [
-        {**sample, "t": t * 1000 * MS, "loop_gap_us": 10_000_000 if t == asleep_until else 1000} for t in seconds
+        {**SAMPLE, "t": t * 1000 * MS, "loop_gap_us": 10_000_000 if t == asleep_until else 1000} for t in seconds
     ]
     found = all_findings(analyse(write(path, records, levels, samples=samples)))
     return [each for each in found if "no token came" in each]
@@ -122,6 +125,33 @@ def test_a_pause_in_which_nothing_is_read_though_requests_wait_is_told(tmp_path:
     assert re.match(
         r"At 2 streams, no token came for 10\.\d s, while \d requests? waited and the server read no prompt, from ",
         sentence,
+    )
+
+
+def test_a_pause_is_laid_on_nobody_by_an_explanation(tmp_path: Path) -> None:
+    """It said that slots were held by others for those 10 s, and of an answer that the rest was unexplained."""
+    levels, truth = grid(MADE, (1, 6))
+    at = levels[1]["started_ns"] + 15_000 * MS
+    second = [record for record in truth.records if record.level == 1]
+    waiting = next(r for r in second if (r.t_send or 0) < at - 3_000 * MS and (r.t_first_token or 0) > at + 100 * MS)
+    decoding = next(r for r in second if (r.t_first_token or 0) < at < r.t_end - 100 * MS)
+    samples = [{**SAMPLE, "t": t * 1000 * MS} for t in range(max(each.t_end for each in truth.records) // (1000 * MS))]
+    found = []
+    for seconds in (0, 10):
+        one = analyse(write(tmp_path / f"{seconds}", paused(truth.records, at, seconds), levels, samples=samples))
+        explainer = Explainer.of(one.run, one.slots, one.steps, one.levels)
+        found.append([explainer.explain(row_of(one.run, record.id)) for record in (waiting, decoding)])
+    (before, _), (after, answer) = found
+    least, most = ({each.name: each for each in one.parts.first} for one in (before, after))
+    for parts in (most, {each.name: each for each in answer.parts.decode}):
+        assert parts.pop(time_parts.PAUSE).seconds == pytest.approx(10, abs=0.1)
+        assert abs(parts[time_parts.REST].seconds) < 1
+    with_it, without = ({name: each.seconds for name, each in one.items()} for one in (most, least))
+    assert with_it == pytest.approx(without, abs=0.1)
+    assert most[time_parts.SLOT].causes
+    assert all(each.seconds < with_it[time_parts.SLOT] + 0.1 for each in most[time_parts.SLOT].causes)
+    assert after.no_replay == (
+        f"for {percent(10 / after.parts.total_s)} of it no stream got a token, which no request of the run explains"
     )
 
 

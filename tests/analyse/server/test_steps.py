@@ -254,6 +254,27 @@ def test_lengths_that_differ_show_a_prompts_fixed_part(tmp_path: Path) -> None:
     assert found.prefill.per_token_s == pytest.approx(0.0020, rel=0.05)
 
 
+def test_that_short_prompts_seem_to_slow_down_says_nothing_of_one_that_shows_it_does_not(tmp_path: Path) -> None:
+    """Prompts of 60 to 180 tokens on a busy machine: 122 tokens/s were said of one of 3,474, which took 9.3 s beside others."""
+    timing = Timing(step=StepLaw(0.004, 0.001), prefill_s=0.001, context_prefill_s=5e-6)
+    played = play(timing, [Load(users=1, requests=150, prompt=(60, 180), output=(20, 20))], slots=2)
+    alone = measured(tmp_path / "alone", played, 2).prefill
+    assert alone is not None
+    assert alone.seconds(3474.0) > 25
+    last = played.records[-1]
+    sooner = 9_300_000_000 - (last.server or {})["prompt_eval_duration"]
+    sent = {name: (getattr(last, name) or 0) - sooner for name in ("t_sched", "t_send")}
+    server = {**(last.server or {}), "prompt_eval_duration": 9_300_000_000, "prompt_eval_count": 3474}
+    chunks = [chunk + sooner // 1000 for chunk in last.chunks]
+    played.records[-1] = dataclasses.replace(
+        last, **sent, server=server, chunks=chunks, prompt_tokens=3474, server_us=None
+    )
+    found = measured(tmp_path / "run", played, 2).prefill
+    assert found is not None
+    assert found.seconds(3474.0) < 1.5 * 9.3
+    assert found.seconds(120.0) == pytest.approx(alone.seconds(120.0), rel=0.1)
+
+
 @pytest.mark.parametrize("n_batch", [128, 512, 2048])
 def test_slices_of_long_prompts_are_seen_in_the_streams_beside(n_batch: int, tmp_path: Path) -> None:
     timing = dataclasses.replace(LINE, n_batch=n_batch)

@@ -8,6 +8,8 @@ start of the prefill to the first token, `shared` the steps of other streams tha
 2. without durations, gaps of running streams that whole prompts fell into, less a step;
 3. else TTFT of requests that found the server idle.
 
+Where most answers come whole, only the server's durations of prompts that had it to themselves count.
+
 How many prompt tokens a batch takes follows from the tokens that running streams got meanwhile, one after each slice of a long
 prompt, and from prompts that got their first token from the same batch: all but one began in it, so it took their tokens.
 """
@@ -18,14 +20,17 @@ import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from loadtest.analyse.run import BoolArray, FloatArray, IntArray, RunData
 from loadtest.analyse.run.overlaps import open_within
+from loadtest.analyse.server.queue.at_work import lone
 from loadtest.analyse.server.timing.prefill_law import (
     FEWEST_PROMPTS,
     FEWEST_TO_SPLIT,
+    HOLDS_FACTOR,
     Prefill,
     fit_prefill,
     pairs,
@@ -35,6 +40,7 @@ from loadtest.analyse.server.timing.token_gaps import TokenGaps
 
 StepTime = Callable[[FloatArray], FloatArray]  # numbers of streams → seconds
 
+LONGEST = 0.5  # of the longest prompt: from there on prompts show whether longer ones slow down
 WENT_ON = 20  # tokens of each of the other streams inside a gap, from which on they did not wait for a prompt
 WIDEST_INTERVAL = 0.3  # of the speed: where the interval from stalls is wider, TTFT of an idle server is used
 FAR_SLOWER = 2.0  # times a prompt token's time by pauses: where an idle server takes longer, the two do not agree
@@ -49,12 +55,23 @@ SLICES_APART = 0.1  # slices of a prompt, by which another size must suit better
 
 def measure_prefill(run: RunData, gaps: TokenGaps, step: StepTime | None) -> tuple[Prefill | None, str | None]:
     """Return the prefill speed, or the reason why it is unknown; `step` gives step times by number of streams."""
-    if (run.flag("ok") & run.flag("whole")).sum() > MOSTLY_WHOLE * run.flag("ok").sum():
-        return None, "most answers came whole, or nearly so: when their prompts had been read is not known"
-    found, reason = _prefill_of(run, gaps, step)
+    whole = (run.flag("ok") & run.flag("whole")).sum() > MOSTLY_WHOLE * run.flag("ok").sum()
+    found, reason = _of_whole(run) if whole else _prefill_of(run, gaps, step)
     if found is not None and run.prompts_as_asked:
         found = replace(found, method=f"{found.method}; prompts as long as asked for, since the server counts none")
     return found, reason
+
+
+def _of_whole(run: RunData) -> tuple[Prefill | None, str | None]:
+    """Take the cost from the server's durations of prompts that had it to themselves: when others were read is not known."""
+    tokens, spent = run.uncached_tokens, run.column("prefill_s")
+    rows = lone(run) & (tokens > 0) & (spent > 0)
+    if rows.sum() < FEWEST_PROMPTS:
+        return None, "most answers came whole, or nearly so: when their prompts had been read is not known"
+    nothing = np.zeros(int(rows.sum()))
+    method = "the server's durations of prompts with no other of this run at the server, as most answers came whole"
+    looks = nothing if run.shares_prefix or run.has_turns else pairs(tokens[rows])
+    return fit_prefill(tokens[rows], spent[rows], nothing, nothing, method, None, looks), None
 
 
 def _prefill_of(run: RunData, gaps: TokenGaps, step: StepTime | None) -> tuple[Prefill | None, str | None]:
@@ -93,6 +110,7 @@ def _from_durations(
         & (tokens > 0)
         & (gaps.requests.first > gaps.requests.started)
     )
+    every = rows
     rows, head, size, start, end = _prompt_groups(gaps, rows)
     alone = size == 1
     beside = gaps.decoding_at(start + gaps.requests.edge_s).astype(np.float64)
@@ -114,7 +132,13 @@ def _from_durations(
         least = step(np.maximum(beside, 0.0) + together)
     method = f"prompts prefilled {'alone or together, no other of this run meanwhile' if few else 'while no other of this run was'}"
     spent = end[taken] - start[taken]
-    found = fit_prefill(evaluated, spent, shared, least, f"{method}, less the steps they shared", n_batch, looks)
+    fit = partial(fit_prefill, evaluated, spent, shared, least, f"{method}, less the steps they shared", n_batch)
+    found = fit(looks)
+    # Beside others a prompt takes no less: what the longest of all took shows that short ones only seemed to slow down.
+    longest = every[tokens[every] >= LONGEST * tokens[every].max()]
+    took = gaps.requests.first[longest] - gaps.requests.started[longest]
+    if found.context_s and float(np.median(found.seconds(tokens[longest]) / took)) > HOLDS_FACTOR:
+        found = fit()
     lone = beside == 0  # where streams have a clock each, prompts share no steps, and too much is taken from the others
     if lone.sum() < FEWEST_PROMPTS:
         return replace(found, holds=None if found.holds else False), None
