@@ -45,6 +45,7 @@ OF_ANY_ANSWER = ("e2e_s", "requests_per_s", ERRORS)  # embeddings, which have no
 STATISTICS = ("mean", *PERCENTILES)
 FEWEST_FOR_MEAN = 5  # requests for a mean or a median
 MOST_FOR_ERRORS = 100  # requests that even the smallest share of errors asks for: as many as p99
+FLOAT_ERROR = 1e-9  # as a share
 Z = 1.96  # of the standard normal, for 95 %
 
 
@@ -85,9 +86,14 @@ class Objective:
             return min(math.ceil(1 / self.limit - 1e-9), MOST_FOR_ERRORS) if self.limit else MOST_FOR_ERRORS
         return max(needed(PERCENTILES.get(self.statistic, 0.5)), FEWEST_FOR_MEAN)
 
+    @property
+    def bound(self) -> float:
+        """The limit, and so little beyond it as floats make of instants in whole nanoseconds: 52 ms may be 0.052000000000000005."""
+        return self.limit * (1 + FLOAT_ERROR if self.at_most else 1 - FLOAT_ERROR)
+
     def met(self, value: float) -> bool:
         """Whether `value` is on the right side of the limit; an unknown value (nan) is not."""
-        return value <= self.limit if self.at_most else value >= self.limit
+        return value <= self.bound if self.at_most else value >= self.bound
 
     def value(self, figures: Mapping[str, Any]) -> float:
         """Return the objective's figure from a level of summary.json; nan where it is unknown."""

@@ -94,7 +94,7 @@ FIGURE_COLUMNS = {
     "stall_mean_s": ("stall_s", "mean"),
 }
 LEVELS = (*FACTS, *FIGURE_COLUMNS, "ok_requests", "failed_requests", "left_requests", "reasons")
-NUMBERS = (*FIGURE_COLUMNS, *(name for name in FACTS if name.endswith("_per_s")))
+NUMBERS = [name for name in LEVELS if name not in ("label", "model", "url", "verdict", "reasons")]
 
 # Columns of whole numbers and of text, of which some values may be unknown.
 INTEGER_COLUMNS = (
@@ -140,7 +140,11 @@ def requests(run: RunData) -> pd.DataFrame:
 def levels(summary: dict[str, Any]) -> pd.DataFrame:
     """Return a row for each level; of a run of several models or servers, a row for each level and each of those."""
     rows = [_level(level, summary["target"]) for level in summary["levels"]]
-    return pd.DataFrame(rows, columns=list(LEVELS)).astype(dict.fromkeys(NUMBERS, np.float64))
+    table = pd.DataFrame(rows, columns=list(LEVELS))
+    numbers = table[NUMBERS].astype(np.float64)  # None becomes nan, also where a whole column is unknown
+    whole = [name for name in NUMBERS if not name.endswith("_s") and numbers[name].notna().all()]
+    table[NUMBERS] = numbers.astype(dict.fromkeys(whole, np.int64))
+    return table
 
 
 def _level(level: LevelData, target: dict[str, Any]) -> dict[str, Any]:

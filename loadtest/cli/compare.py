@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,14 @@ from rich.table import Table
 from rich.text import Text
 
 from loadtest.analyse.comparison import compare_report, many_report
-from loadtest.analyse.comparison.comparable import ASKED, REQUESTS_A_USER
+from loadtest.analyse.comparison.comparable import ASKED, REQUESTS_A_USER, asked_facts
 from loadtest.analyse.comparison.compare import NOT_COMPARABLE, SAME, TOLERANCE, TOO_FEW, Change, Comparison
 from loadtest.analyse.comparison.compare import compare as compare_runs
 from loadtest.analyse.comparison.differences import RUN_NOISE
 from loadtest.analyse.comparison.many import Many, compare_many
 from loadtest.analyse.comparison.many_report import CHANGE_STYLES
 from loadtest.analyse.report import VERDICT_STYLES
-from loadtest.analyse.summary import analyse
+from loadtest.analyse.summary import Analysis, analyse
 from loadtest.cli.options.param_types import ReadParam
 from loadtest.cli.output.printing import (
     at_work,
@@ -169,10 +168,11 @@ def compare(
     alone = len(runs) == 1 and not against
     if alone and not (runs[0] / "run.json").is_file():
         raise LoadTestError(ONE_RUN)
-    keys = _across_keys(across, _distinct((*runs, *against)))
+    _check_distinct((*runs, *against))
+    with at_work("Reading the runs"):
+        every = [analyse(path) for path in (*runs, *against)]
+    keys = _across_keys(across, every)
     if not against and len(runs) != 2:
-        with at_work("Reading the runs"):
-            every = [analyse(path) for path in runs]
         if alone and not every[0].groups:
             raise LoadTestError(ONE_RUN)
         many = compare_many(every, tolerance=tolerance, run_noise=run_noise, across=keys)
@@ -185,12 +185,10 @@ def compare(
             as_json=as_json,
         )
         return 0
-    base, new = (runs, against) if against else (runs[:1], runs[1:])
-    with at_work("Reading the runs"):
-        sides = [[analyse(path) for path in paths] for paths in (base, new)]
-    found = compare_runs(*sides, tolerance=tolerance, run_noise=run_noise, across=keys)
+    base, new = (every[: len(runs)], every[len(runs) :]) if against else (every[:1], every[1:])
+    found = compare_runs(base, new, tolerance=tolerance, run_noise=run_noise, across=keys)
     write_and_print(
-        out_folder(new[0], out),
+        out_folder(new[0].run.path, out),
         partial(draw, found),
         compare_report.markdown(found, PICTURE),
         compare_report.to_dict(found),
@@ -202,12 +200,9 @@ def compare(
     return 1 if found.regressions else 0
 
 
-def _across_keys(across: str, runs: Sequence[Path]) -> frozenset[str]:
+def _across_keys(across: str, runs: Iterable[Analysis]) -> frozenset[str]:
     """Return the keys that --across names; raise ScenarioError, with the nearest key, for one that no run has."""
-    known = {*ACROSS, *ASKED.values(), REQUESTS_A_USER}
-    for run in runs:
-        comparability = RunFolder.open(run).read_run().get("comparability")
-        known |= {str(key) for key in comparability} if isinstance(comparability, dict) else set()
+    known = {*ACROSS, *ASKED.values(), REQUESTS_A_USER, *(key for one in runs for key in asked_facts(one.run))}
     keys = frozenset(key.strip() for key in across.split(",") if key.strip())
     for key in sorted(keys - known):
         near = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.5)
@@ -216,15 +211,14 @@ def _across_keys(across: str, runs: Sequence[Path]) -> frozenset[str]:
     return keys
 
 
-def _distinct(runs: Sequence[Path]) -> Sequence[Path]:
-    """Return the runs; raise LoadTestError where one is named twice."""
-    places: dict[Path, Path] = {}
+def _check_distinct(runs: Iterable[Path]) -> None:
+    """Raise LoadTestError where a run is named twice, by its name or by that of a copy: copies do not scatter as runs do."""
+    places: dict[str, Path] = {}
     for path in runs:
-        place = Path(os.path.realpath(path))  # Path.resolve raises for a link that leads to itself
-        if same := places.get(place):
-            raise LoadTestError(f"{same} and {path} are the same run: name two.")
-        places[place] = path
-    return runs
+        digest = RunFolder.open(path).digest()
+        if digest in places:
+            raise LoadTestError(f"{places[digest]} and {path} are the same run: name two.")
+        places[digest] = path
 
 
 def _print_comparison(found: Comparison, console: Console) -> None:

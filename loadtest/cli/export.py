@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 TABLES = ("levels", "requests", "chunks")
 FILE_FORMATS = ("csv", "json", "parquet")
 STDOUT = Path("-")
-# how a text begins that a spreadsheet calculates: a server chooses what its errors begin with
-FORMULA = r"^([=+\-@\t\r])"
+# How a text begins that a spreadsheet calculates (a server chooses what its errors begin with), and what ends a row for some
+# readers although it stands in a text.
+UNSAFE = {r"^([=+\-@\t\r\n＝＋－＠])": r"'\1", r"\r": r"\\r"}
 ROWS_AT_ONCE = 10_000  # of a JSON file, so that a table of millions of rows is not in memory twice
 
 
@@ -102,7 +103,7 @@ def _pieces(table: pd.DataFrame, kind: str) -> Iterator[bytes]:
         return
     if kind == "csv":
         for start in range(0, max(len(table), 1), ROWS_AT_ONCE):
-            part = table.iloc[start : start + ROWS_AT_ONCE].replace(FORMULA, r"'\1", regex=True)
+            part = table.iloc[start : start + ROWS_AT_ONCE].replace(UNSAFE, regex=True)
             yield scrub(part.to_csv(index=False, header=start == 0, lineterminator="\n").encode())
         return
     yield b"["

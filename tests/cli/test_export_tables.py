@@ -80,7 +80,7 @@ def test_without_pyarrow_it_says_what_to_install(
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("begin", ["=", "+", "-", "@", "\t"])
+@pytest.mark.parametrize("begin", ["=", "+", "-", "@", "\t", "\n", "＝"])
 def test_no_text_of_a_server_is_a_formula_in_csv(loadtest: Call, tmp_path: Path, begin: str) -> None:
     levels, truth = grid(Made(), (1,))
     error = f"{begin}HYPERLINK(1)"
@@ -92,6 +92,23 @@ def test_no_text_of_a_server_is_a_formula_in_csv(loadtest: Call, tmp_path: Path,
         assert code == 0, err
         said.append(pd.read_csv(io.StringIO(out)).error[0] if kind == "csv" else orjson.loads(out)[0]["error"])
     assert said == [f"'{error}", error]
+
+
+def test_no_text_of_a_server_ends_a_row_of_csv(loadtest: Call, tmp_path: Path) -> None:
+    """A carriage return in an error made two rows of one."""
+    levels, truth = grid(Made(), (1,))
+    bad = [dataclasses.replace(one, outcome=Outcome.STREAM_ERROR, error='a\rb\n"c"') for one in truth.records]
+    _, out, _ = loadtest("export", write(tmp_path / "run", bad, levels), "--what", "requests", "-o", "-")
+    assert pd.read_csv(io.StringIO(out)).error.tolist() == ['a\\rb\n"c"'] * len(bad)
+
+
+def test_numbers_are_numbers_also_where_none_is_known(tmp_path: Path) -> None:
+    """Concurrency of an open loop, and every column of a run without levels, were objects: `> 2` of them raised."""
+    empty = library.read_run(write(tmp_path / "empty", [], [])).levels
+    open_loop = library.read_run(FOLDERS / "open").levels
+    assert [str(empty[name].dtype) for name in ("level", "requests", "ttft_p50_s")] == ["int64", "int64", "float64"]
+    assert not (open_loop.concurrency > 2).any()
+    assert set(typed(empty).dtypes.astype(str)) == set(typed(open_loop).dtypes.astype(str))
 
 
 @pytest.mark.parametrize(

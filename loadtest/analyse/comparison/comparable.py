@@ -10,11 +10,12 @@ import numpy as np
 
 from loadtest.analyse.comparison.differences import geometric, ratio
 from loadtest.analyse.comparison.estimates import block_of, mean_of
-from loadtest.analyse.run import LENGTH_KEYS, LevelData, RunData, grouped
+from loadtest.analyse.run import LENGTH_KEYS, LevelData, RunData, grouped, shared_parts
 from loadtest.analyse.summary import Analysis
+from loadtest.doubts import SUSPECT
 from loadtest.errors import RunFolderError
 from loadtest.scenario import ADDED_KEYS, SAID_KEYS, Scenario, keys_of
-from loadtest.text import counted, percent
+from loadtest.text import counted, listed, percent
 
 SAME_LENGTH_SHARE = 0.05  # lengths that differ by more are other work …
 LENGTH_ERROR = 0.001  # … where chance gives such a difference this rarely
@@ -66,9 +67,11 @@ def matched(sides: Sequence[Sequence[Analysis]]) -> list[Levels]:
     found.sort(key=lambda levels: int(levels[0]["index"]))
     names = [str(one.run.path) for one in runs]
     if not found:
+        lost = (f"{one.run.path}: {said}" for one in runs for said in one.run.trouble)
+        remedy = f"measure {'both' if len(names) == 2 else 'all'} with the same scenario."
         raise RunFolderError(
             f"{', '.join(names[:-1])} and {names[-1]} have no level in common (same concurrency, lengths and rate): "
-            f"measure {'both' if len(names) == 2 else 'all'} with the same scenario."
+            f"{next(lost, remedy)}"
         )
     return found
 
@@ -210,6 +213,18 @@ def without_verdict(reasons: Sequence[tuple[Levels, Levels, str]]) -> Iterator[s
         yield f"No verdict at {ours[0]['label']}: {reason}" + (f" ({why})." if why else ".")
     if (more := len(reasons) - MOST_EXPLAINED) > 0:
         yield f"{counted(more, 'more level')} without a verdict: compare.md has the reason of each."
+
+
+def suspect_levels(named: Sequence[tuple[str, LevelData]]) -> Iterator[str]:
+    """Say of levels, each with the name of its side or run, why they are suspect: their verdicts stand."""
+    _, own = shared_parts([level.as_asked.label for _, level in named])
+    why = grouped(
+        ((name, "; ".join(level["reasons"])), own[level.as_asked.label])
+        for name, level in named
+        if level["verdict"] == SUSPECT
+    )
+    for (name, reasons), labels in why.items():
+        yield f"{name} is suspect at {listed(list(dict.fromkeys(labels)))}: {reasons}."
 
 
 def requests_a_user(

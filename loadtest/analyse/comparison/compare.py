@@ -262,6 +262,8 @@ def compare_part(
         *_left(bases, news),
         *_warm(bases, news),
     ]
+    names = ["BASE"] * len(bases) + ["NEW"] * len(news)
+    notes += comparable.suspect_levels([each for levels in pairs for each in zip(names, levels, strict=True)])
     notes += [*comparable.without_verdict(unjudged), *comparable.unmatched(pairs, (bases, news))]
     return found, notes
 

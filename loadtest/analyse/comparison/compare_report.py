@@ -90,9 +90,9 @@ def _in_percent(changes: tuple[float, float]) -> str:
 
 
 def _level_name(row: Change, comparison: Comparison) -> str:
-    users = row.level["concurrency"]
-    alike = {other.level["label"] for other in comparison.headline if other.level["concurrency"] == users}
-    return counted(users, "stream") if users and len(alike) == 1 else str(row.level["label"])
+    load = row.level.load
+    alike = {other.level["label"] for other in comparison.headline if other.level.load == load}
+    return load if len(alike) == 1 else str(row.level["label"])
 
 
 def simulated_sides(comparison: Comparison) -> str | None:

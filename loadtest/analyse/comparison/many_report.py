@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from loadtest.analyse.comparison.comparable import ALL_THE_SAME, OTHER_COUNTS
+from loadtest.analyse.comparison.comparable import ALL_THE_SAME, OTHER_COUNTS, suspect_levels
 from loadtest.analyse.comparison.compare import BETTER, FAMILY_ERROR, NOT_COMPARABLE, SAME, TOO_FEW, WORSE, Change
 from loadtest.analyse.comparison.compare_report import change_text
 from loadtest.analyse.comparison.differences import NOISE_FROM
@@ -178,7 +178,7 @@ def change_cell(row: Change | None) -> str:
 
 
 def unjudged(many: Many) -> list[str]:
-    """Say of levels and pairs that got no verdict why: of a void level what makes it void."""
+    """Say of levels and pairs that got no verdict why, of a void level what makes it void; then why levels are suspect."""
     _, own = level_names(many)
     void = grouped(
         ((entry.letter, "; ".join(level["reasons"])), own[level.as_asked.label])
@@ -194,6 +194,7 @@ def unjudged(many: Many) -> list[str]:
     for (reason, at), pairs in reasons.items():
         hint = f" ({ALL_THE_SAME})" * (reason == OTHER_COUNTS)
         said.append(f"No verdict on {', '.join(pairs)}{at}: {reason}{hint}.")
+    said += suspect_levels([(entry.letter, level) for entry in many.entries for level in entry.levels])
     for entry in many.entries:
         said += [f"{entry.letter}: {trouble}" for trouble in entry.analysis.run.trouble]
     return said

@@ -75,7 +75,7 @@ def _far(run: RunData, level: LevelData, objective: Objective, sent: BoolArray, 
         return False
     values = run.column(objective.figure)
     known = sent & (~answered | np.isfinite(values))
-    beyond = known & (~answered | ((values > objective.limit) if objective.at_most else (values < objective.limit)))
+    beyond = known & (~answered | ((values > objective.bound) if objective.at_most else (values < objective.bound)))
     if not level.is_closed:
         return bool(known.any() and (beyond == known).all()) or (objective.figure in OF_A_QUEUE and fell_behind(level))
     rounds = int(known.sum()) // int(level["concurrency"])
@@ -169,7 +169,7 @@ def goodput(
         if ok.any() and np.isnan(values[ok]).all():
             return None
         # A request without the figure (tokens/s of an answer of one token) does not miss the objective.
-        met &= np.isnan(values) | (values <= objective.limit if objective.at_most else values >= objective.limit)
+        met &= np.isnan(values) | (values <= objective.bound if objective.at_most else values >= objective.bound)
     good, requests = int(met.sum()), int(rows.sum())
     shares = flow.shares if flow is not None else ok.astype(np.float64)
     inside = float(shares[ok].sum())
@@ -186,7 +186,7 @@ def alone_and_missed(run: RunData, level: int, objectives: Iterable[Objective]) 
     alone = run.sent(level) & (open_within(send, end, send, end) == 1)
     for objective in objectives:
         values = _values(run, objective) if objective.a_request else np.array(np.nan)
-        late = (values > objective.limit) if objective.at_most else (values < objective.limit)
+        late = (values > objective.bound) if objective.at_most else (values < objective.bound)
         if objective.a_request and (late | ~run.good(level))[alone].all():
             return int(alone.sum())
     return 0

@@ -180,7 +180,7 @@ def test_a_prefix_cache_on_one_side_alone_is_said(tmp_path: Path, cached: int | 
     assert said in notes[0] if said else not notes, notes
     if cached == 90:
         unsaid = write(tmp_path / "unsaid", with_cached(None), levels)
-        (note,) = (each for each in compare(analyse(paths[1]), analyse(unsaid)).notes if "prefix cache" in each)
+        (note,) = (each for each in compare(analyse(paths[1]), analyse(unsaid)).notes if "prefix cache had" in each)
         assert note.startswith("May differ: prompt tokens that the prefix cache had (90 % → not known at ")
         assert note.endswith("; the server does not say how many it had cached).")
     many = list(compare_many([analyse(path) for path in paths]).named.sentences("ABC"))

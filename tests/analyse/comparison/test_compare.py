@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
-from support.compared import PROFILE, Folder, run
+from support.compared import PROFILE, TIMING, Folder, run
 from support.made_runs import Made, grid, unanswered, write
+from support.virtual_runs import SessionLoad, play_sessions
 
 from loadtest.analyse.charts import style
 from loadtest.analyse.charts.compare import changes_panel
@@ -281,8 +283,54 @@ def test_a_tolerance_that_makes_no_sense_is_a_mistake(folder: Folder, text: str)
     assert "write 5% or 0.05" in str(result.exception)
 
 
-def test_a_run_is_not_compared_with_itself(folder: Folder) -> None:
-    base = folder("base")
-    result = run(base, base)
+@pytest.mark.parametrize(
+    "names", ["base base", "base copy", "base copy --against new slow", "new base --against copy slow", "new base copy"]
+)
+def test_a_run_is_not_compared_with_itself_nor_with_its_copy(folder: Folder, tmp_path: Path, names: str) -> None:
+    """Of copies of two equal runs, two a side, seven of seven figures were worse: copies do not scatter."""
+    shutil.copytree(folder("base", users=(2,)), tmp_path / "copy")
+    folder("new", users=(2,), seed=1)
+    folder("slow", users=(2,), slower=0.2)
+    result = run(*(name if name == "--against" else tmp_path / name for name in names.split()))
     assert isinstance(result.exception, LoadTestError)
-    assert "same run" in str(result.exception)
+    assert "are the same run: name two" in str(result.exception)
+
+
+def test_it_is_said_why_a_level_is_suspect(folder: Folder, tmp_path: Path) -> None:
+    """Nothing was said of it beside the verdict on its figures."""
+    levels, truth = grid(Made(jitter_ms=lambda i: i % 5), (1, 4), each=8)
+    odd = [dataclasses.replace(one, doubts=["its end is odd"]) if one.level else one for one in truth.records]
+    runs = [analyse(write(tmp_path / name, odd, levels, name=name)) for name in ("base", "new")]
+    said = "NEW is suspect at 4 streams: 32 of 32 answers: its end is odd."
+    assert said in compare(*runs).notes
+    assert said.replace("NEW", "B") in many_report.unjudged(compare_many(runs))
+
+
+def test_a_run_without_its_facts_is_compared_as_far_as_its_records_tell(folder: Folder, tmp_path: Path) -> None:
+    """It was refused as no run, which report reads."""
+    whole, *runs = (folder(name, seed=seed) for seed, name in enumerate(("whole", "base", "new")))
+    for path in runs:
+        (path / "run.json").unlink()
+    lost = "run.json is missing: what was run is only known as far as the records tell."
+    assert f"NEW: {lost}" in " ".join(run(*runs).output.split())
+    assert lost in str(run(whole, runs[0]).exception)  # not that both have to be measured with one scenario
+
+
+def test_a_name_is_text_in_both_pages(folder: Folder, tmp_path: Path) -> None:
+    """A comparison of two had it as HTML, and broke the line at its newline."""
+    runs = [analyse(folder("base")), analyse(folder("new", seed=1))]
+    for number, one in enumerate(runs):
+        one.summary["name"] = f"<script>\n# {number}"
+    for page in (markdown(compare(*runs), None), many_report.markdown(compare_many(runs), None)):
+        assert "&#60;script&#62; \\# 1" in page
+        assert "<script" not in page
+
+
+def test_people_are_no_streams(tmp_path: Path) -> None:
+    """The first line named "6 streams" beside a table of "6 people"."""
+    load = SessionLoad(users=6, sessions=40, turns=2)
+    runs = [
+        analyse(play_sessions(TIMING.scaled(pace), [load], slots=4, seed=seed).write(tmp_path / str(seed)))
+        for seed, pace in enumerate((1.0, 2.0))
+    ]
+    assert " at 6 people: " in outcome(compare(*runs))
