@@ -59,7 +59,7 @@ class Coordinator:
         self._ending: gevent.Greenlet[[LocustRun], None] | None = (
             None  # completes run.json and records of the latest test
         )
-        self._spawned: int | None = None  # since when Locust says that all users run, monotonic ns
+        self._spawned: int | None = None  # since when Locust takes all users to run, ns; None once requests count
 
     def listen(self) -> None:
         events: Any = self._environment.events
@@ -234,9 +234,8 @@ class Coordinator:
         """Notice when another number of users is asked for."""
         while self._run is run:  # a killed greenlet may run once more
             if runner.target_user_count != self._announced:
-                self._spawned = None
                 self._announce(runner, run, steady=False)
-            elif not self._steady and self._spawned is not None:  # workers began late
+            elif self._spawned is not None:  # workers began late
                 self._begin_level(runner, run)
             elif self._steady and self._at_work() != self._shares:  # a worker reported its users late
                 self._announce(runner, run, steady=True)
@@ -250,26 +249,22 @@ class Coordinator:
             self._begin_level(self._runner, self._run)
 
     def _begin_level(self, runner: Runner, run: LocustRun) -> None:
-        """Have requests count from now on, if all users are running."""
-        if not self._all_run(runner):
-            return
+        """Have requests count from now on, if all users run; Locust waits for workers that start theirs late for one second alone.
+
+        Users that end by themselves may do so before they were counted. So those missing are not waited for once every worker
+        has started its own and has reported how many are left.
+        """
+        if isinstance(runner, MasterRunner) and runner.user_count != runner.target_user_count:
+            late = any(client.state in (STATE_INIT, STATE_SPAWNING) for client in runner.clients.all)
+            if late or now() - (self._spawned or now()) <= REPORTED_NS:
+                return
+        self._spawned = None
         running: dict[str, int] = runner.target_user_classes_count
         ours, by_schedule = (
             sum(running.get(name, 0) for name in names) for names in (run.user_targets, run.by_schedule)
         )
         run.levels.reached(runner.target_user_count, ours, by_schedule)
         self._announce(runner, run, steady=runner.target_user_count > 0)
-
-    def _all_run(self, runner: Runner) -> bool:
-        """Whether all users run that were asked for; Locust waits for workers that start theirs late for one second alone.
-
-        Users that end by themselves may do so before they were counted. So those missing are not waited for once every worker
-        has started its own and has reported how many are left.
-        """
-        if not isinstance(runner, MasterRunner) or runner.user_count == runner.target_user_count:
-            return True
-        late = any(client.state in (STATE_INIT, STATE_SPAWNING) for client in runner.clients.all)
-        return not late and now() - (self._spawned or now()) > REPORTED_NS
 
     def _announce(self, runner: Runner, run: LocustRun, *, steady: bool) -> None:
         """Tell every process with users the current level and its own share of an open loop's schedule."""
@@ -350,8 +345,9 @@ class Coordinator:
             self._stop()
 
     def _stopping(self, **_: Any) -> None:
-        if self._watch is not None and self._ending is None:
-            self._watch.note_stop()
+        # Locust asks workers to stop only after this, and forgets those that have.
+        if self._watch is not None and self._ending is None and isinstance(self._runner, MasterRunner):
+            self._watch.deserted = not self._runner.worker_count
 
     def _stop(self, **_: Any) -> None:
         """End the test: once, whoever asks first, and in a greenlet of its own, because Locust may kill one that waits for it."""

@@ -76,10 +76,6 @@ class WorkerWatch:
             self.lost.pop(client_id)["back_ns"] = now() - self._run.clock.monotonic_ns
             logger.warning("worker %d is back: what its users sent meanwhile is recorded", self.index(client_id))
 
-    def note_stop(self) -> None:
-        """Note whether any worker is left; Locust asks workers to stop only after this, and forgets those that have."""
-        self.deserted = not self._runner.worker_count
-
     def end(self) -> None:
         """Have every worker end the test and report; one that has had users and does not report is lost.
 

@@ -58,7 +58,6 @@ def csv_text(rows: BoardRows) -> str:
 
 
 def json_text(rows: BoardRows) -> str:
-    """Return the rows as a list of objects."""
     return json.dumps(_with_units(rows), indent=2) + "\n"
 
 
