@@ -34,6 +34,29 @@ def interrupt(environment, **_):
         os.kill(os.getpid(), signal.SIGINT)
         gevent.sleep(60)  # in which Locust ends this worker
 """
+LATE = f"""{CHAT}
+from locust import events
+
+@events.test_start.add_listener
+def late(environment, **_):
+    if getattr(environment.runner, "worker_index", 0) == 1:
+        gevent.sleep(3)
+"""
+COUNTS = f"""{CHAT}
+from locust import argument_parser, events
+
+made, make = [], argument_parser.setup_parser_arguments
+argument_parser.setup_parser_arguments = lambda parser: made.append(parser) or make(parser)
+
+@events.test_stop.add_listener
+def say(environment, **_):
+    if environment.parsed_options.worker:
+        print("parsers made:", len(made))
+"""
+QUITS = CHAT.replace(
+    "self.client.ask()\n",
+    "if [self.client.ask() for _ in range(3)]:\n            gevent.spawn(self.environment.runner.quit)\n",
+)
 LAST_REQUESTS = f"""{CHAT}
 import signal
 from loadtest.users.processes import worker_watch
@@ -44,7 +67,7 @@ told = []
 def last(self):
     if self.environment.parsed_options.worker and not told:
         told.append(os.kill(os.getpid(), signal.SIGINT))
-    gevent.sleep(1)
+    gevent.sleep(4)  # longer than the 3 s in which Locust's workers report their users
     self.client.ask(output_tokens=5)
 
 Chat.on_stop = last
@@ -181,12 +204,41 @@ def test_a_refused_test_leaves_no_folder(tmp_path: Path, simulated_url: str) -> 
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("staying", "gone"), [("1", 3), ("3", 1)])
-def test_users_that_end_by_themselves_are_missed(start: Start, simulated_url: str, staying: str, gone: int) -> None:
-    run = start(CHAT, *USERS, "-t", "3", "--host", simulated_url, env={"STAYING": staying})
+@pytest.mark.parametrize(
+    ("staying", "gone", "how"),
+    [("1", 3, ("-t", "4")), ("3", 1, ("-t", "4")), ("1", 2, ("-t", "8", "--processes", "2"))],
+    ids=["three", "one", "of workers"],
+)
+def test_users_that_end_by_themselves_are_missed(
+    start: Start, simulated_url: str, staying: str, gone: int, how: tuple[str, ...]
+) -> None:
+    run = start(CHAT, *USERS, *how, "--host", simulated_url, env={"STAYING": staying})
     assert run.code in ({3} if gone > 1 else {0, 3}), run.said
     assert [level["users_gone"] for level in run.facts["levels"]] == [gone]
     assert any(f"{gone} of 4 users ended by themselves" in reason for reason in reasons(run)), run.said
+
+
+def test_users_of_a_worker_that_starts_late_are_waited_for(start: Start, simulated_url: str) -> None:
+    """Locust waits for them for one second, and requests counted although fewer users ran than the level says."""
+    run = start(LATE, *USERS, "--host", simulated_url, "--processes", "2", stats=False)
+    eventually(run, lambda: grown(run, [16, 16]))
+    run.process.send_signal(signal.SIGINT)
+    assert run.code == 130
+    began, counted = [], []  # wall clock, ns, by worker
+    for path in (run.place / "run").glob("requests-*"):
+        head, *records = map(json.loads, path.read_text().splitlines())
+        began.append(head["wall_ns"] + min(record["t_sched"] for record in records))
+        counted.append(head["wall_ns"] + min(record["t_sched"] for record in records if not record.get("warmup")))
+    assert max(began) < min(counted)
+
+
+def test_a_worker_does_not_make_its_options_anew_whenever_users_start(start: Start, simulated_url: str) -> None:
+    """Locust made them for each of a hundred options and each message: 0.4 s in which no answer was read."""
+    run = start(COUNTS, *USERS, "-t", "3", "--host", simulated_url, "--processes", "2", stats=False)
+    assert run.code in (0, 3), run.said
+    counts = [int(line.rpartition(" ")[2]) for line in run.said.splitlines() if line.startswith("parsers made:")]
+    assert len(counts) == 2
+    assert max(counts) < 5
 
 
 def test_a_terminal_s_ctrl_c_loses_no_worker(start: Start, simulated_url: str) -> None:
@@ -217,6 +269,12 @@ def interrupted_whole(run: Run) -> None:
     assert run.facts["state"] == "interrupted"
     assert "lost_workers" not in run.facts["locust"], run.said
     assert "Traceback" not in run.said
+
+
+def test_a_test_that_users_of_all_workers_end_was_not_interrupted(start: Start, simulated_url: str) -> None:
+    run = start(QUITS, *USERS, "-t", "60", "--host", simulated_url, "--processes", "2", stats=False)
+    assert run.code in (0, 3), run.said
+    assert run.facts["state"] == "done"
 
 
 def test_a_test_whose_workers_are_ended_was_interrupted(start: Start, simulated_url: str) -> None:

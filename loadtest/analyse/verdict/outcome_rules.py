@@ -330,7 +330,7 @@ def _stopped(e: Evidence) -> Iterator[Doubt]:
 def _users_gone(e: Evidence) -> Iterator[Doubt]:
     gone, users = e.level.get("users_gone"), e.level.get("concurrency")
     if isinstance(gone, int) and isinstance(users, int) and gone > 0:
-        said = f"{gone} of {users} users ended by themselves (StopUser, or an exception in on_start)"
+        said = f"{gone} of {users} users ended by themselves (by StopUser, or an exception)"
         yield Doubt(VOID if 2 * gone >= users else SUSPECT, f"{said}: fewer streams than that were sent")
 
 

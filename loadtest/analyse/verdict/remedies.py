@@ -83,7 +83,7 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "users_gone": Remedy(
         "Users ended before the level did.",
-        "Find out why in Locust's log: on_start raised an exception, or a task raised StopUser.",
+        "Find out why in Locust's log: on_start or wait_time raised an exception, or a task raised StopUser.",
     ),
     "more_than_users": Remedy(
         "Users sent several requests at once.",

@@ -14,7 +14,7 @@ from gevent import GreenletExit
 from locust import log
 from locust.env import Environment
 from locust.rpc import Message
-from locust.runners import STATE_INIT, STATE_RUNNING, STATE_STOPPED, MasterRunner, Runner
+from locust.runners import STATE_INIT, STATE_RUNNING, STATE_SPAWNING, STATE_STOPPED, MasterRunner, Runner
 
 from loadtest.errors import MISTAKE, LoadTestError, exit_code_of
 from loadtest.measure.descriptors import room_for
@@ -26,7 +26,7 @@ from loadtest.users.processes.levels import CurrentLevel
 from loadtest.users.processes.messages import ENDED, LEVEL, RUN, TROUBLE, Trouble
 from loadtest.users.processes.run import LocustRun, UserTargets, free_path, prepare
 from loadtest.users.processes.user_target import hashes_of_files
-from loadtest.users.processes.worker_watch import GONE_NS, WorkerWatch
+from loadtest.users.processes.worker_watch import WorkerWatch
 from loadtest.users.results import export
 from loadtest.users.results.live_figures import board
 from loadtest.wire import now
@@ -59,7 +59,7 @@ class Coordinator:
         self._ending: gevent.Greenlet[[LocustRun], None] | None = (
             None  # completes run.json and records of the latest test
         )
-        self._short: int | None = None  # since when fewer users run than were asked for, monotonic ns
+        self._spawned: int | None = None  # since when Locust takes all users to run, ns; None once requests count
 
     def listen(self) -> None:
         events: Any = self._environment.events
@@ -72,6 +72,7 @@ class Coordinator:
             self._runner.register_message(ENDED, self._take_ended)
             self._runner.register_message(TROUBLE, self._take_trouble)
             events.worker_connect.add_listener(self._connected)
+            events.worker_report.add_listener(self._take_report)
         if self._runner is not None:
             try:
                 export.begin(self._environment)
@@ -138,7 +139,7 @@ class Coordinator:
             logger.info("Run folder: %s", path)
         recording.note_run(run.folder, run.facts)
         self._announced, self._steady = runner.target_user_count if runner is not None else 1, False
-        self._short = None
+        self._spawned = None
         run.levels.index(self._announced)
         if isinstance(runner, MasterRunner):
             self._watch = WorkerWatch(runner, run)
@@ -151,6 +152,7 @@ class Coordinator:
                 users=self._announced,
                 source="driver",
                 current_level=self._current_level,
+                runner=runner,
                 on_trouble=None if runner is None else self._end_early,
             )
             atexit.register(self._end_at_exit)
@@ -206,17 +208,6 @@ class Coordinator:
             recording.current_test.code = msg.data["code"]
             self._end_early(Trouble.BROKEN, f"{worker} cannot record: {why.rstrip('.')}")
 
-    def _look_after_users(self, runner: Runner, run: LocustRun) -> None:
-        """Notice that fewer users are running than were asked for."""
-        gone = self._announced - runner.user_count
-        lost = self._watch is not None and self._watch.lost
-        if not self._steady or gone <= 0 or runner.state != STATE_RUNNING or lost:
-            self._short = None
-            return
-        self._short = self._short or now()
-        if now() - self._short > (REPORTED_NS if isinstance(runner, MasterRunner) else GONE_NS):
-            run.levels.miss(gone)
-
     def _refuse(self, error: Exception) -> None:
         """Say why the test cannot begin, and end it; end the process too, unless there is a web UI to try again."""
         code, sentence = exit_code_of(error), recording.why_not(error)
@@ -244,21 +235,36 @@ class Coordinator:
         while self._run is run:  # a killed greenlet may run once more
             if runner.target_user_count != self._announced:
                 self._announce(runner, run, steady=False)
+            elif self._spawned is not None:  # workers began late
+                self._begin_level(runner, run)
             elif self._steady and self._at_work() != self._shares:  # a worker reported its users late
                 self._announce(runner, run, steady=True)
             if self._watch is not None:
                 self._watch.look()
-            self._look_after_users(runner, run)
             gevent.sleep(USERS_POLL_S)
 
     def _reached(self, **_: Any) -> None:
+        self._spawned = now()
         if self._run is not None and self._runner is not None:
-            running: dict[str, int] = self._runner.target_user_classes_count
-            ours, by_schedule = (
-                sum(running.get(name, 0) for name in names) for names in (self._run.user_targets, self._run.by_schedule)
-            )
-            self._run.levels.reached(self._runner.target_user_count, ours, by_schedule)
-            self._announce(self._runner, self._run, steady=self._runner.target_user_count > 0)
+            self._begin_level(self._runner, self._run)
+
+    def _begin_level(self, runner: Runner, run: LocustRun) -> None:
+        """Have requests count from now on, if all users run; Locust waits for workers that start theirs late for one second alone.
+
+        Users that end by themselves may do so before they were counted. So those missing are not waited for once every worker
+        has started its own and has reported how many are left.
+        """
+        if isinstance(runner, MasterRunner) and runner.user_count != runner.target_user_count:
+            late = any(client.state in (STATE_INIT, STATE_SPAWNING) for client in runner.clients.all)
+            if late or now() - (self._spawned or now()) <= REPORTED_NS:
+                return
+        self._spawned = None
+        running: dict[str, int] = runner.target_user_classes_count
+        ours, by_schedule = (
+            sum(running.get(name, 0) for name in names) for names in (run.user_targets, run.by_schedule)
+        )
+        run.levels.reached(runner.target_user_count, ours, by_schedule)
+        self._announce(runner, run, steady=runner.target_user_count > 0)
 
     def _announce(self, runner: Runner, run: LocustRun, *, steady: bool) -> None:
         """Tell every process with users the current level and its own share of an open loop's schedule."""
@@ -302,6 +308,10 @@ class Coordinator:
         else:
             setattr(options, RUN, self._run_message(runner, run))
 
+    def _take_report(self, client_id: str, data: dict[str, Any], **_: Any) -> None:
+        if self._watch is not None:
+            self._watch.running[client_id] = data["user_count"]
+
     def _take_ended(self, msg: Message, **_: Any) -> None:
         report = msg.data
         board.merge(report["figures"], msg.node_id)
@@ -310,7 +320,7 @@ class Coordinator:
             return
         if failure := report.get("failure"):
             self._last.failure = f"worker {self._watch.index(msg.node_id)}: {failure}"
-        self._watch.ended.add(msg.node_id)
+        self._watch.ended[msg.node_id] = report.get("interrupted", False)
         self._watch.take_back(msg.node_id)
         self._last.add_seen(
             {(level, key, value) for level, key, value in report.get("seen", ())}, report.get("clock_steps", 0)
@@ -335,8 +345,9 @@ class Coordinator:
             self._stop()
 
     def _stopping(self, **_: Any) -> None:
-        if self._watch is not None and self._ending is None:
-            self._watch.note_stop()
+        # Locust asks workers to stop only after this, and forgets those that have.
+        if self._watch is not None and self._ending is None and isinstance(self._runner, MasterRunner):
+            self._watch.deserted = not self._runner.worker_count
 
     def _stop(self, **_: Any) -> None:
         """End the test: once, whoever asks first, and in a greenlet of its own, because Locust may kill one that waits for it."""

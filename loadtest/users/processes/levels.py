@@ -7,6 +7,7 @@ which level it is.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,10 +24,11 @@ class CurrentLevel:
     steady: bool  # False while users are being started or stopped
 
 
-# (level, key of run.json's level or RATE_OF a user class, value): what only the processes with users know.
+# (level, key of run.json's level, RATE_OF a user class or GONE_OF a worker, value): what only the processes with users know.
 Seen = set[tuple[int, str, float | None]]
 SEEN_KEYS = ("input_tokens", "output_tokens")
 RATE_OF = "rate of "  # and the name of a user class
+GONE_OF = "users gone of "  # and the number of a worker: how many of its users had ended by themselves
 
 
 @dataclass(slots=True)
@@ -78,11 +80,6 @@ class ReachedLevels:
         for last in self._stages[-1:]:
             last.more.setdefault("stopped", why)
 
-    def miss(self, gone: int) -> None:
-        """Note that `gone` of the level's users have ended by themselves; run.json says how many were missing at most."""
-        more = self._stages[-1].more
-        more["users_gone"] = max(gone, more.get("users_gone", 0))
-
     def facts(self, anchor_ns: int) -> list[dict[str, Any]]:
         """Return what run.json says of each level; a level that was never reached has no instants."""
         self._end_last()
@@ -93,20 +90,26 @@ class ReachedLevels:
             last.ended_ns = last.ended_ns or now()
 
     def _facts(self, index: int, stage: _UserCount, anchor_ns: int) -> dict[str, Any]:
-        seen = {key: {value for of, which, value in self.seen if (of, which) == (index, key)} for key in SEEN_KEYS}
-        only: dict[str, Any] = {key: next(iter(values)) for key, values in seen.items() if len(values) == 1}
-        rates = {(which, value) for of, which, value in self.seen if of == index and which.startswith(RATE_OF)}
-        known = len(dict(rates)) == len(rates)  # workers may have been given another rate each
+        seen: defaultdict[str, set[Any]] = defaultdict(set)
+        for of, which, value in self.seen:
+            if of == index:
+                seen[which].add(value)
+        only: dict[str, Any] = {key: next(iter(seen[key])) for key in SEEN_KEYS if len(seen[key]) == 1}
+        rates = [values for which, values in seen.items() if which.startswith(RATE_OF)]
+        known = all(len(values) == 1 for values in rates)  # workers may have been given another rate each
+        gone = sum(max(values) for which, values in seen.items() if which.startswith(GONE_OF))
         level = Level(
             index=index,
             concurrency=None if self._open_loop else stage.users - stage.by_schedule or None,
-            rate=(sum(value or 0.0 for _, value in rates) or None) if known else None,
+            rate=(sum(value or 0.0 for values in rates for value in values) or None) if known else None,
             input_lengths=self._lengths[0] if len(seen["input_tokens"]) > 1 else None,
             output_lengths=self._lengths[1] if len(seen["output_tokens"]) > 1 else None,
             requests=0,
             **only,
         )
         facts = level_facts(level) | stage.more
+        if gone:
+            facts["users_gone"] = gone
         if level.concurrency and stage.by_schedule:
             facts["by_schedule"] = stage.by_schedule  # users of an open loop beside them
         if stage.reached_ns is not None and stage.ended_ns is not None:

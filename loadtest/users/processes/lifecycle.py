@@ -88,9 +88,10 @@ def _init(environment: Environment, runner: Runner | None, **_: Any) -> None:
     withhold_passwords(environment)
     heeded = runner is not None and environment.parsed_options is not None
     if isinstance(runner, WorkerRunner):
-        LocustWorker(environment, runner).listen()
+        worker = LocustWorker(environment, runner)
+        worker.listen()
         if heeded:
-            Signals(environment, runner, begun=lambda: True, interrupt=lambda: None).listen()
+            Signals(environment, runner, begun=lambda: True, interrupt=worker.interrupt).listen()
         return
     coordinator = Coordinator(environment, runner)
     if heeded:

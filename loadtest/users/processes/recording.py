@@ -18,6 +18,7 @@ from typing import Any
 import gevent
 from gevent import GreenletExit
 from gevent.lock import BoundedSemaphore
+from locust.runners import Runner
 
 from loadtest.errors import LoadTestError, RunFolderError
 from loadtest.measure.descriptors import room_for
@@ -28,7 +29,7 @@ from loadtest.records import Clock, Record
 from loadtest.run_folder import RecordWriter, RunFolder, SampleWriter
 from loadtest.users.channel import Channel
 from loadtest.users.processes.gevent_hub import GeventBacklog, GeventHeartbeat, GeventWaiter
-from loadtest.users.processes.levels import CurrentLevel, Seen
+from loadtest.users.processes.levels import GONE_OF, CurrentLevel, Seen
 from loadtest.users.processes.messages import Trouble
 from loadtest.users.processes.user_target import UserTarget
 from loadtest.wire import kernel_stamping, now
@@ -154,11 +155,12 @@ class Recorder:
         users: int,
         source: str,
         current_level: Callable[[], CurrentLevel],
+        runner: Runner | None = None,
         on_trouble: Callable[[Trouble, str], object] | None = None,
     ) -> None:
         """Prepare everything for about `users` users of this process.
 
-        `folder` None: nothing is written; `worker` keeps prompts of several processes apart; `source` names samples;
+        `folder` None: nothing is written; `runner` None: users run without one; `worker` keeps prompts of several processes apart; `source` names samples;
         `on_trouble` is told what keeps the test from going on, and why (None: nobody is, and Locust shows a misuse's traceback).
         """
         self.on_trouble = on_trouble
@@ -188,7 +190,7 @@ class Recorder:
             self._stack.callback(channel.wire.close)
             channel.warm_up(users)
         self._by_class = {name: channels[id(one)] for name, one in user_targets.items()}
-        self._sampler = gevent.spawn(self._sample)
+        self._sampler = gevent.spawn(self._sample, runner, f"{GONE_OF}{worker}")
         gc.collect()
         gc.freeze()  # a full collection over everything imported is a pause of 10 to 30 ms
         self.heartbeat.start()
@@ -249,8 +251,14 @@ class Recorder:
         self._stack.close()
         gc.unfreeze()
 
-    def _sample(self) -> None:
-        """Write once a second what this process sees of itself."""
+    def _sample(self, runner: Runner | None, gone_of: str) -> None:
+        """Write once a second what this process sees of itself, and notice users that stay away: those of the end may go before it."""
+        before = 0
         while True:
             gevent.sleep(1.0)
-            self.ledger.sample(self.current_level().level, self.heartbeat.take())
+            current_level = self.current_level()
+            self.ledger.sample(current_level.level, self.heartbeat.take())
+            gone = runner.target_user_count - runner.user_count if runner is not None and current_level.steady else 0
+            if (stay_away := min(gone, before)) > 0:
+                self.seen.add((current_level.level, gone_of, stay_away))
+            before = gone

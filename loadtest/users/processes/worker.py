@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import logging
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import gevent
 import zmq.green as zmq
 from gevent import GreenletExit
-from locust import log
+from locust import argument_parser, log
 from locust.env import Environment
 from locust.rpc import Message
 from locust.runners import STATE_CLEANUP, STATE_RUNNING, WorkerRunner
@@ -41,9 +42,12 @@ class LocustWorker:
         self._told: dict[str, Any] | None = None
         self._ends: dict[int, gevent.Greenlet[[int], None]] = {}  # what completes the records of each test, by its id
         self._level = 0, CurrentLevel(0, steady=False)  # run and level in the master's last message
+        self._interrupted = False  # by a signal, or sys.exit() in a task
         self._spawned: float = 0.0  # timestamp of the latest spawn message when that message came
 
     def listen(self) -> None:
+        # Locust makes all of its options anew for each option of each spawn message: a second in which a worker reads nothing.
+        argument_parser.default_args_dict = functools.cache(argument_parser.default_args_dict)
         self._runner.register_message(RUN, self._take_run)
         self._runner.register_message(LEVEL, self._take_level)
         self._runner.register_message(FINISH, self._finish)
@@ -53,6 +57,10 @@ class LocustWorker:
         events.quitting.add_listener(self._quitting)
         atexit.register(self._broken_off)
         gevent.spawn(self._watch_master)
+
+    def interrupt(self) -> None:
+        """Note that this worker is ended, rather than that its users end it."""
+        self._interrupted = True
 
     def _take_run(self, msg: Message, **_: Any) -> None:
         self._told = msg.data
@@ -87,8 +95,7 @@ class LocustWorker:
     def _quitting(self, **_: Any) -> None:
         """End the test before Locust tells the master that this worker is gone, because it would count as lost."""
         self._stop_users()
-        if self._told is not None:
-            self._end(self._told["id"])
+        self._stop()
         self._runner._send_stats()  # noqa: SLF001 - Locust drops what comes after "quit"
 
     def _stop_users(self) -> None:
@@ -100,6 +107,7 @@ class LocustWorker:
     def _broken_off(self) -> None:
         """End a test that sys.exit() in a task has broken off."""
         if recording.current_test.recorder is not None:
+            self.interrupt()
             self._runner.stop()
 
     def _watch_master(self) -> None:
@@ -152,6 +160,7 @@ class LocustWorker:
             users=self._told["users"],
             source=f"driver-{index}",
             current_level=self._current_level,
+            runner=self._runner,
             on_trouble=lambda kind, why: self._runner.send_message(TROUBLE, {"kind": kind, "why": why}),
         )
 
@@ -173,10 +182,10 @@ class LocustWorker:
         self._ends[test].get()
 
     def _complete(self, test: int) -> None:
-        known: dict[str, Any] = {}
+        known: dict[str, Any] = {"interrupted": self._interrupted}
         if (closed := recording.close_recorder()) is not None:
             steps, failure = len(closed.heartbeat.wall.steps), closed.ledger.failure
-            known = {"seen": list(closed.seen), "clock_steps": steps, "failure": failure}
+            known |= {"seen": list(closed.seen), "clock_steps": steps, "failure": failure}
         broken = log.unhandled_greenlet_exception
         self._runner.send_message(ENDED, {"id": test, "figures": board.take_delta(), "broken": broken, **known})
 

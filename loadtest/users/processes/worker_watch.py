@@ -14,7 +14,7 @@ from loadtest.wire import now
 
 GRACE_NS = 5_000_000_000  # time for a worker without users to complete its records
 SILENT = "it stopped answering"  # of a worker that may come back
-GONE_NS = 500_000_000  # a worker or user that ends with the test may be gone this long before the end is known here
+GONE_NS = 500_000_000  # a worker that ends with the test may be gone this long before the end is known here
 
 logger = logging.getLogger(__name__)
 
@@ -24,10 +24,12 @@ class WorkerWatch:
         self._runner = runner
         self._run = run
         self.used: set[str] = set()  # ids of the workers that have had users in this test …
-        self.ended: set[str] = set()  # … of those that have ended it …
+        self.ended: dict[str, bool] = {}  # … of those that ended it, with whether by a signal or sys.exit() …
         self.lost: dict[str, dict[str, Any]] = {}  # … and of those that are lost, with what run.json says of each
         self._refused: set[str] = set()  # of those that cannot record
         self.deserted = False  # no worker was left when the test ended
+        # users of each worker by its last report; Locust's own count leaves out those that were killed and are in their on_stop
+        self.running: dict[str, int] = {}
         self._heard: dict[str, int] = {}  # when each worker was last heard of, monotonic ns
 
     def index(self, client_id: str) -> int:
@@ -74,16 +76,11 @@ class WorkerWatch:
             self.lost.pop(client_id)["back_ns"] = now() - self._run.clock.monotonic_ns
             logger.warning("worker %d is back: what its users sent meanwhile is recorded", self.index(client_id))
 
-    def note_stop(self) -> None:
-        """Note whether any worker is left; Locust asks workers to stop only after this, and forgets those that have."""
-        self.deserted = not self._runner.worker_count
-
     def end(self) -> None:
         """Have every worker end the test and report; one that has had users and does not report is lost.
 
         A headless master tells its workers to quit and ends half a second later, whatever --stop-timeout grants them:
-        without this wait, requests that end in the granted time would be on disk but in no table. Users that stay in their
-        on_stop for longer than GRACE_NS beyond what the workers last told of them are not waited for.
+        without this wait, requests that end in the granted time would be on disk but in no table.
         """
         self._runner.send_message(FINISH, {"id": self._run.clock.wall_ns})
         until = now() + GRACE_NS
@@ -91,12 +88,12 @@ class WorkerWatch:
         while now() < until and (
             left := [one for one in clients.all if one.state != STATE_MISSING and one.id not in ended]
         ):
-            if any(one.user_count for one in left):
+            if any(one.user_count or self.running.get(one.id) for one in left):
                 until = now() + GRACE_NS
             gevent.sleep(0.02)
-        for client_id in self.used - self.ended - self.lost.keys():
+        for client_id in self.used - self.ended.keys() - self.lost.keys():
             self.lose(client_id, SILENT if self.deserted else "it did not report its end")
-        if self.deserted and self.used and self.used <= self.ended:  # whoever ended the workers ended the test
-            self._run.interrupted = True
+        if self.deserted and self.used and self.used <= self.ended.keys():  # whoever ended the workers ended the test
+            self._run.interrupted |= any(self.ended.values())
         elif self.deserted and not self._run.interrupted:
             self._run.failure = self._run.failure or "no worker was left."

@@ -42,20 +42,23 @@ def write_files(
                 yield f"The streaming figures are not in {path}: {error.strerror}."
 
 
+def _with_units(rows: BoardRows) -> BoardRows:
+    """Return the rows with keys that say which values are in seconds."""
+    return [{f"{key}_s" if key.startswith(IN_SECONDS) else key: value for key, value in row.items()} for row in rows]
+
+
 def csv_text(rows: BoardRows) -> str:
-    """Return a line a row, None as an empty cell; the heads say which columns are seconds."""
+    """Return a line a row, None as an empty cell."""
     text = StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([f"{key}_s" if key.startswith(IN_SECONDS) else key for key in rows[0]])
-    for row in rows:
-        writer.writerow(["; ".join(value) if isinstance(value, list) else value for value in row.values()])
+    writer = csv.DictWriter(text, _with_units(rows)[0], lineterminator="\n")
+    writer.writeheader()
+    for row in _with_units(rows):
+        writer.writerow({key: "; ".join(value) if isinstance(value, list) else value for key, value in row.items()})
     return text.getvalue()
 
 
 def json_text(rows: BoardRows) -> str:
-    """Return the rows as a list of objects; durations in seconds."""
-    named = [{f"{key}_s" if key.startswith(IN_SECONDS) else key: value for key, value in row.items()} for row in rows]
-    return json.dumps(named, indent=2) + "\n"
+    return json.dumps(_with_units(rows), indent=2) + "\n"
 
 
 def run_charts(run: RunFolder | None) -> list[tuple[str, bytes]]:
