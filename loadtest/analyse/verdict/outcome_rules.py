@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -78,11 +79,6 @@ def _failed(e: Evidence, how: str) -> Iterator[Doubt]:
     allowed = float(e.run.scenario.get("max_error_ratio") or 0.0)
     more = "".join(f"; {more}" for more in (stopped, _time_limit(e, bad)) if more)
     yield from doubts.doubt_failed(len(bad), len(ended), list_outcomes(bad), allowed=allowed, more=more)
-
-
-def _server_gone(e: Evidence) -> Iterator[Doubt]:
-    yield from _nothing_succeeded(e, how="gone")
-    yield from _failed(e, how="gone")
 
 
 def _behind_broken_ones(ended: pd.DataFrame) -> pd.Series[bool]:
@@ -371,7 +367,7 @@ OUTCOME_RULES: dict[str, Callable[[Evidence], Iterator[Doubt]]] = {
     "none_ended": partial(_nothing_succeeded, how="stopped"),
     "only_warmups": _only_warmups,
     "client_error": _client_error,
-    "server_gone": _server_gone,
+    "server_gone": lambda e: chain(_nothing_succeeded(e, how="gone"), _failed(e, how="gone")),
     "turned_away": partial(_failed, how="away"),
     "too_slow": partial(_failed, how="slow"),
     "too_many_failed": partial(_failed, how="else"),
