@@ -94,7 +94,12 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], int | None, str | None]] = {
     "a total that says more": (
         {"prompt_tokens": 15, "completion_tokens": 2, "total_tokens": 23},
         2,
-        "more than prompt and output",
+        None,  # a note: see reported_usages
+    ),
+    "a reasoning token more than output (sgl-project/sglang#39826)": (
+        {"prompt_tokens": 15, "completion_tokens": 2, "total_tokens": 17, "reasoning_tokens": 3},
+        2,
+        None,
     ),
     "a total that says less": (
         {"prompt_tokens": 15, "completion_tokens": 2, "total_tokens": 16},

@@ -98,6 +98,22 @@ TEXTS = {
     "Fireworks: figures of the server": Stream(
         V1, sse(A, B, C, finish(usage=usage(), perf_metrics={"prompt-tokens": 9, "generated-tokens": 9})) + DONE
     ),
+    "LiteLLM: a block of thoughts again, whole, beside its signature (open-webui#29860)": Stream(
+        V1,
+        sse(
+            *(delta(reasoning_content=text) for text in ("we ", "think ", "it ", "over ")),
+            delta("", thinking_blocks=[{"type": "thinking", "thinking": "we think it over ", "signature": "EuYB"}]),
+            A,
+            finish(usage=usage(5)),
+        )
+        + DONE,
+        "a",
+        "we think it over ",
+        output=5,
+    ),
+    "Hunyuan: whether it thinks, beside every piece": Stream(
+        V1, sse(*(delta(text, think_state="done") for text in "abc")) + END
+    ),
     "xAI: thoughts that are counted apart": Stream(
         V1,
         sse(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from support.odd_streams import (
+    BLOCKS,
     CHAT,
     COUNTS,
     DONE,
     END,
     LATE,
+    MESSAGES,
     SAID,
+    STOP,
     UNCOUNTED,
     V1,
     A,
@@ -19,8 +22,11 @@ from support.odd_streams import (
     finish,
     last,
     message,
+    named,
     ndjson,
     sse,
+    start,
+    stopped,
     usage,
     with_choice,
 )
@@ -301,4 +307,21 @@ COUNTED = {
         V1, sse(GUARDED, A, B, {**C, "warnings": ["old"]}) + sse(finish(), COUNTS, {**COUNTS, **GUARDED}) + DONE
     ),
     "the last token behind the text": Stream(V1, sse(A, B, C | {"usage": usage(2)}, finish(usage=usage())) + DONE),
+    "thoughts in the total alone (Gemini, mozilla-ai/any-llm#1290)": Stream(
+        V1,
+        sse(A, B, C, finish(usage=usage(total_tokens=300))) + DONE,
+        odd=("the rest, such as thoughts",),
+    ),
+    "the same, thoughts sent as text": Stream(
+        V1,
+        sse(delta(reasoning="hm"), A, B, C, finish(usage=usage(total_tokens=300))) + DONE,
+        hidden="hm",
+        doubts=("more than prompt and output",),
+    ),
+    "messages: thoughts, counted and not sent (anthropics/anthropic-sdk-python#1017)": Stream(
+        MESSAGES,
+        named(start(), *BLOCKS, stopped(output_tokens=63, output_tokens_details={"thinking_tokens": 60}), STOP),
+        output=63,
+        odd=("sent no text of them",),
+    ),
 }

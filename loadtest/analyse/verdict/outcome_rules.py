@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -28,11 +29,13 @@ def _ended_by_itself(e: Evidence) -> pd.DataFrame:
     return e.measured[e.measured["outcome"] != Outcome.CANCELLED]
 
 
-def _nothing_succeeded(e: Evidence, *, failed: bool) -> Iterator[Doubt]:
-    """Yield a doubt of a level without an answer: with `failed` where an error says why, else where requests were stopped."""
-    if len(e.requests) or failed == e.everyone["outcome"].isin(NO_FAILURES).all():
+def _nothing_succeeded(e: Evidence, how: str) -> Iterator[Doubt]:
+    """Yield a doubt of a level without an answer, whose requests were "stopped", or failed as the server was "gone", or "else"."""
+    failed = e.everyone[~e.everyone["outcome"].isin(NO_FAILURES)]
+    ways = set(map(_way, failed["outcome"], failed["status"], _behind_broken_ones(failed)[failed.index]))
+    if len(e.requests) or how != ("stopped" if not ways else "gone" if ways == {"gone"} else "else"):
         return
-    if not failed and not len(e.measured) and e.run.facts.get("state") != "done":
+    if how == "stopped" and not len(e.measured) and e.run.facts.get("state") != "done":
         yield Doubt(VOID, "the run ended before a request of this level counted")
         return
     if _are_warmups(e):
@@ -360,11 +363,11 @@ def _undistinguished(e: Evidence) -> Iterator[Doubt]:
 
 
 OUTCOME_RULES: dict[str, Callable[[Evidence], Iterator[Doubt]]] = {
-    "nothing_succeeded": partial(_nothing_succeeded, failed=True),
-    "none_ended": partial(_nothing_succeeded, failed=False),
+    "nothing_succeeded": partial(_nothing_succeeded, how="else"),
+    "none_ended": partial(_nothing_succeeded, how="stopped"),
     "only_warmups": _only_warmups,
     "client_error": _client_error,
-    "server_gone": partial(_failed, how="gone"),
+    "server_gone": lambda e: chain(_nothing_succeeded(e, how="gone"), _failed(e, how="gone")),
     "turned_away": partial(_failed, how="away"),
     "too_slow": partial(_failed, how="slow"),
     "too_many_failed": partial(_failed, how="else"),

@@ -162,8 +162,16 @@ class Decoded:
         events, (seen, hidden) = self.events, texts
         if 2 * (len(seen) + len(hidden)) < len(events):
             return False  # it is too short to be: joining all texts for each of 10,000 pieces takes seconds
-        secret = "".join(events.texts[i] for i in sorted(events.hidden))
-        return any(texts) and seen.strip() in ("", events.answer.strip()) and hidden.strip() in ("", secret.strip())
+        return (
+            any(texts)
+            and seen.strip() in ("", events.answer.strip())
+            and hidden.strip() in ("", self.hidden_text.strip())
+        )
+
+    @property
+    def hidden_text(self) -> str:
+        """Return all hidden text so far."""
+        return "".join(self.events.texts[i] for i in sorted(self.events.hidden))
 
     def of_another(self, role: str, texts: Texts) -> Texts:
         """Return the text to add where a piece has a role that is not the model's: none for a tool's, nor behind the model's text.
@@ -237,7 +245,7 @@ class Decoded:
         if usage.output is None:
             self.ending.prompt_tokens = usage.prompt or self.ending.prompt_tokens
         else:
-            output = usage.final_output(self.note, self.doubt, pieces=len(self.events))
+            output = usage.final_output(self.note, self.doubt, pieces=len(self.events), hidden=bool(self.events.hidden))
             self.count(usage.prompt, output, usage.reasoning)
 
     def take_model(self, name: Any) -> None:

@@ -153,6 +153,18 @@ def test_the_remedy_fits_how_requests_failed(tmp_path: Path, how: dict[str, Any]
             "nothing_succeeded",
             "no request ended well (36 http_error (HTTP 500): no)",
         ),
+        (
+            {"outcome": Outcome.CONNECT_ERROR, "error": "connection refused"},
+            False,
+            "server_gone",
+            "no request ended well (36 connect_error: connection refused)",
+        ),
+        (  # behind Deno's server, which answers 500 once its own is gone
+            {"status": 500, "error": "no", "first": Outcome.TRUNCATED},
+            False,
+            "server_gone",
+            "no request ended well (35 http_error (HTTP 500): no; 1 truncated: no)",
+        ),
     ],
 )
 def test_what_an_error_says_is_asked_for_only_where_one_is_shown(
@@ -160,7 +172,10 @@ def test_what_an_error_says_is_asked_for_only_where_one_is_shown(
 ) -> None:
     """Was "do what the error says" of a real Ollama whose long answers the end of the run cut off."""
     levels, truth = grid(Made(), (4,))
+    first, how = how.get("first"), {key: value for key, value in how.items() if key != "first"}
     records = [dataclasses.replace(one, **{**without_answer(one), "warmup": warmup, **how}) for one in truth.records]
+    if first:
+        records[0] = dataclasses.replace(records[0], outcome=first, status=200)
     level = analyse(write(tmp_path / "run", records, levels, state="interrupted")).summary["levels"][0]
     assert (level["causes"][0]["cause"], level["reasons"][0]) == (cause, said)
 

@@ -76,6 +76,10 @@ def short_key(key: str) -> str:
 SLACK = 0.05  # by which what was rounded and measured apart may differ
 FEWEST_USAGES, MOST_OF_CHUNK = 3, 8  # usages that came with text, and tokens in one chunk: see Usage.final_output
 MOST_LATER = 8  # tokens without text behind the last piece, such as the one that ends an answer
+MORE_IN_TOTAL = (
+    "the server's total of tokens is more than the prompt's and the output's together: the rest, such as thoughts that it does not "
+    "send (Gemini), is in no count"
+)
 BEDROCK = "amazon-bedrock-invocationMetrics"
 
 
@@ -104,7 +108,7 @@ def kind_of_count(name: str) -> str | None:
     return TOTAL if "total" in words and words <= _OF_COUNTS else None
 
 
-REASONING_COUNTS = ("reasoning_tokens", "reasoningTokens", "thoughtsTokenCount")
+REASONING_COUNTS = ("reasoning_tokens", "reasoningTokens", "thoughtsTokenCount", "thinking_tokens")
 TOOL_PROMPTS = ("toolUsePromptTokenCount",)  # Gemini's, of what its own tools found, which the model reads, too
 # Anthropic's and Bedrock's of a prompt's cached tokens; gateways count them in OpenAI's prompt_tokens or beside them
 CACHE = (
@@ -162,10 +166,10 @@ class Usage:
         self.last, self.pieces = usage, pieces
         return True
 
-    def final_output(self, note: Note, doubt: Note, *, pieces: int) -> int | None:
+    def final_output(self, note: Note, doubt: Note, *, pieces: int, hidden: bool) -> int | None:
         """Return the output tokens, reasoning included; each contradiction between counts is a doubt.
 
-        `pieces` is how many pieces the answer had. A count that is not of the whole answer is unknown.
+        `pieces` is how many pieces the answer had, some of them `hidden`. A count that is not of the whole answer is unknown.
         """
         prompt, output, usage = self.prompt, self.output, self.last
         if output is None:
@@ -177,8 +181,7 @@ class Usage:
             doubt("the server's counts do not grow with the text: they are of single chunks, and the whole is unknown")
             return None
         total = first_count(usage, TOTAL, note)
-        reasoning = _detail(usage, ("completion_tokens_details", "output_tokens_details"), REASONING_COUNTS, note) or 0
-        self.reasoning = reasoning
+        self.reasoning = reasoning = reasoning_in(usage, note)
         cached = _detail(usage, CACHED_PLACES, CACHED_NAMES, note)
         read, written = (_detail(usage, (), names, note) or 0 for names in CACHE)
         tools = _detail(usage, (), TOOL_PROMPTS, note) or 0
@@ -192,12 +195,17 @@ class Usage:
                 return output
             if -rest in (read, read + written):
                 return output
-            doubt(
-                "the server's counts contradict each other: its total of tokens is "
-                f"{'less' if rest < 0 else 'more'} than prompt and output together"
-            )
-        elif reasoning > output:
+            if rest > 0 and not hidden:
+                note(MORE_IN_TOTAL)
+            else:
+                doubt(
+                    "the server's counts contradict each other: its total of tokens is "
+                    f"{'less' if rest < 0 else 'more'} than prompt and output together"
+                )
+        elif reasoning > output + max(2, SLACK * output):  # one that speculates counts some behind the end as reasoning
             doubt("the server's counts contradict each other: more reasoning tokens than output tokens")
+        else:
+            self.reasoning = min(reasoning, output)
         if prompt and max(cached or 0, read) > prompt:
             doubt("the server's counts contradict each other: more cached tokens than prompt tokens")
         return output
@@ -221,6 +229,11 @@ def first_count(usage: dict[str, Any], kind: str, note: Note) -> int | None:
     found = [known_number(usage[name], name, note, MOST_TOKENS) for name in usage if kind_of_count(name) == kind]
     known = [count for count in found if count is not None]
     return max(known, default=None)
+
+
+def reasoning_in(usage: dict[str, Any], note: Note) -> int:
+    """Return how many of the output tokens a usage says were reasoning."""
+    return _detail(usage, ("completion_tokens_details", "output_tokens_details"), REASONING_COUNTS, note) or 0
 
 
 def _detail(usage: dict[str, Any], places: tuple[str, ...], names: tuple[str, ...], note: Note) -> int | None:

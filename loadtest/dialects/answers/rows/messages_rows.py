@@ -7,7 +7,7 @@ from typing import Any
 from loadtest.dialects.answers.decoded import Decoded, Rows, as_name
 from loadtest.dialects.answers.ends import kind_of, reason_name
 from loadtest.dialects.answers.errors import error_rows
-from loadtest.dialects.answers.rows.counts import BEDROCK, MOST_TOKENS, known_number
+from loadtest.dialects.answers.rows.counts import BEDROCK, MOST_TOKENS, known_number, reasoning_in
 from loadtest.dialects.answers.rows.text_shapes import NO_TEXTS, Texts, texts_in, texts_in_message, tool_text
 from loadtest.dialects.base import Note
 
@@ -101,7 +101,8 @@ class MessagesRows(Rows):
         together = max if "prompt_tokens_details" in ending.server.get("usage", {}) else sum
         prompt = min(together(known), MOST_TOKENS) if known else None
         if ending.done and "output_tokens" in counts:
-            answer.count(prompt, counts["output_tokens"])
+            reasoning = reasoning_in(ending.server.get("usage", {}), answer.note)
+            answer.count(prompt, counts["output_tokens"], reasoning)
         else:
             ending.prompt_tokens = prompt or None
         if answer.marked:

@@ -24,6 +24,7 @@ from loadtest.dialects.answers.rows.text_shapes import (
     Texts,
     as_marked,
     by_number,
+    said_with_signature,
     texts_in,
     texts_in_message,
     texts_of_bare,
@@ -154,6 +155,8 @@ class OpenAIRows(Rows):
             texts = texts_in_message(delta, odd.append)
             if odd and odd[-1].endswith(TAKEN_FOR_REASONING):
                 self._strange.append((len(answer.events), "role" in delta))
+            if texts[1] and said_with_signature(delta) and answer.hidden_text.endswith(texts[1]):
+                texts = texts[0], ""  # LiteLLM says a block of thoughts again, whole, beside its signature
             if (role := str(delta.get("role")).lower()) in OTHERS and any(texts):
                 own, odd, texts = False, [], answer.of_another(role, texts)
         else:

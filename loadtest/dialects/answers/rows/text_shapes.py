@@ -166,6 +166,7 @@ _ENDINGS_WITHOUT_TEXT = (
     "_tokens",
     "signature",
     "_type",
+    "_state",
     "_at",
     "_count",
     "_duration",
@@ -219,6 +220,12 @@ def texts_in_message(message: dict[str, Any], note: Note) -> Texts:
             note(f"the answer has text under the name {quoted(key, 40)}{use}")
     hidden = [text for text in dict.fromkeys(hidden) if text != seen]
     return as_marked((seen, "".join(hidden)), message)
+
+
+def said_with_signature(message: dict[str, Any]) -> bool:
+    """Whether a message has a block of thoughts with the signature that ends it."""
+    blocks = (block for key in REASONING if isinstance(message.get(key), list) for block in message[key])
+    return any(isinstance(block, dict) and block.get("signature") for block in blocks)
 
 
 _FLAGS = ("thought", "thinking", "reasoning", "is_thought", "is_thinking", "is_reasoning")
