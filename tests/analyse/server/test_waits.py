@@ -174,9 +174,9 @@ def test_writing_an_answer_that_came_in_one_piece_is_no_wait(tmp_path: Path, say
     found = analyse(write(tmp_path / "whole", whole, played.levels))
     expected = near.run.column("queue_wait_s")[near.run.measured(1)]
     assert waited(found, 1, "queue_wait_s") == pytest.approx(expected, abs=0.002)
-    said = " ".join(all_findings(found))
-    assert "Prefill runs at" not in said
-    assert "is batch wait" not in said
+    assert found.steps.prefill is not None  # from the durations of lone prompts
+    assert found.steps.prefill.per_token_s == pytest.approx(TIMING.prefill_s, rel=0.05)
+    assert "is batch wait" not in " ".join(all_findings(found))
 
 
 @pytest.mark.parametrize("says", ["vllm", "ollama"])
