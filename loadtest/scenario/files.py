@@ -111,16 +111,17 @@ def is_file(text: str) -> bool:
 def refuse_file_name(key: str, text: str, instead: str) -> None:
     """Raise ScenarioError for a text that names a file or standard input: that would be sent in the place of what is in it.
 
-    A word alone, such as README, is what it is; with an @ in front it is a file's name, also where there is no such file.
+    A word alone, such as README, is what it is; behind an @ it is taken for a file's name, also where there is no such file.
     """
     name = text.strip().removeprefix("@")
     if name == "-":
         raise ScenarioError(
             f"{key} is -, which many programs take for standard input; that is the file /dev/stdin here: {instead}."
         )
-    marked = text.startswith("@") and len(text.split()) == 1
-    if marked or (not name.isalnum() and is_file(name)):
+    if not name.isalnum() and is_file(name):
         raise ScenarioError(f"{key} is the name of a file, {short_repr(name)}; {instead}.")
+    if name and text.strip().startswith("@") and len(text.split()) == 1:
+        raise ScenarioError(f"{key} begins with @, as the name of a file does, {short_repr(name)}; {instead}.")
 
 
 def file_version(path: Path) -> tuple[int, ...]:

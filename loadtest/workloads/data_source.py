@@ -61,7 +61,7 @@ class DataSource:
     def number(self, level: Level, i: int, *, warmup: bool) -> int:
         """Return which row a session sends; warm-ups take the last rows, which are sent last.
 
-        A level goes on where the one before it ended. Where that is not known, as time ends levels, it begins far from the others.
+        A level goes on where the one before it ended. Where that is not known, as time ends levels, each begins at a place of its own.
         """
         if warmup:
             return -1 - i % len(self.file) + len(self.file)
@@ -150,8 +150,8 @@ def _repeat_notes(file: DataFile, scenario: Scenario) -> Iterator[str]:
             yield "Each level sends every row again: from the second on the server's prefix cache may hold the prompts."
         return
     if scenario.duration is not None or scenario.open_loop:
-        others = ", a level may come to rows of another" if len(scenario.levels()) > 1 else ""
-        yield f"{path} has {rows}. Where they run out the first follows again{others}, and the server's prefix cache may hold what it has read."
+        others = " A level may also come to rows of another." if len(scenario.levels()) > 1 else ""
+        yield f"{path} has {rows}. Where they run out the first follows again.{others} The server's prefix cache may hold what it has read."
         return
     levels = scenario.levels()
     warmups = max((level.concurrency or 1) for level in levels) * scenario.warmup

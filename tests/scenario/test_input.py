@@ -116,7 +116,7 @@ WRONG = [
     (["--prompt", "@plain.txt"], "prompt is the name of a file, 'plain.txt'"),
     (
         ["--prompt", "@missing.txt"],
-        "prompt is the name of a file, 'missing.txt'; give it with --prompt-file (prompt_file).",
+        "prompt begins with @, as the name of a file does, 'missing.txt'; give it with --prompt-file",
     ),
     (["--system", "plain.txt"], "system is the name of a file, 'plain.txt'; a file's name follows an @: @plain.txt."),
     (

@@ -110,10 +110,10 @@ def test_every_row_once(tmp_path: Path) -> None:
         ({"data_once": True, "concurrency": [1], "output_tokens": []}, None),
         ({"concurrency": [1]}, "answers end after 64 tokens at the latest; output_tokens takes another number, or any"),
         ({"requests": 3, "concurrency": [1], "warmup": 1}, "has 3 rows, and 3 requests are sent besides warm-ups"),
-        ({"duration": 5.0, "concurrency": [1]}, "has 3 rows. Where they run out the first follows again, and"),
+        ({"duration": 5.0, "concurrency": [1]}, "has 3 rows. Where they run out the first follows again. The server's"),
         (
             {"duration": 5.0},
-            "has 3 rows. Where they run out the first follows again, a level may come to rows of another, and",
+            "has 3 rows. Where they run out the first follows again. A level may also come to rows of another. The server's",
         ),
         ({"data_once": True, "concurrency": [1, 2]}, "Each level sends every row again"),
     ],

@@ -67,11 +67,10 @@ def matched(sides: Sequence[Sequence[Analysis]]) -> list[Levels]:
     found.sort(key=lambda levels: int(levels[0]["index"]))
     names = [str(one.run.path) for one in runs]
     if not found:
-        lost = (f"{one.run.path}: {said}" for one in runs for said in one.run.trouble)
-        remedy = f"measure {'both' if len(names) == 2 else 'all'} with the same scenario."
+        lost = "".join(f" {one.run.path}: {said}" for one in runs for said in one.run.trouble[:1])
         raise RunFolderError(
             f"{', '.join(names[:-1])} and {names[-1]} have no level in common (same concurrency, lengths and rate): "
-            f"{next(lost, remedy)}"
+            f"measure {'both' if len(names) == 2 else 'all'} with the same scenario.{lost}"
         )
     return found
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -31,9 +30,12 @@ def _ended_by_itself(e: Evidence) -> pd.DataFrame:
 
 def _nothing_succeeded(e: Evidence, how: str) -> Iterator[Doubt]:
     """Yield a doubt of a level without an answer, whose requests were "stopped", or failed as the server was "gone", or "else"."""
+    if len(e.requests):
+        return
     failed = e.everyone[~e.everyone["outcome"].isin(NO_FAILURES)]
-    ways = set(map(_way, failed["outcome"], failed["status"], _behind_broken_ones(failed)[failed.index]))
-    if len(e.requests) or how != ("stopped" if not ways else "gone" if ways == {"gone"} else "else"):
+    ways = Counter(map(_way, failed["outcome"], failed["status"], _behind_broken_ones(failed)[failed.index]))
+    most = ways.most_common(1)
+    if how != ("stopped" if not most else "gone" if most[0][0] == "gone" else "else"):
         return
     if how == "stopped" and not len(e.measured) and e.run.facts.get("state") != "done":
         yield Doubt(VOID, "the run ended before a request of this level counted")
@@ -52,6 +54,11 @@ def _nothing_succeeded(e: Evidence, how: str) -> Iterator[Doubt]:
         VOID,
         f"no request ended well ({list_outcomes(these) or 'none was recorded'}){f'; {limit}' if limit else ''}",
     )
+
+
+def _server_gone(e: Evidence) -> Iterator[Doubt]:
+    yield from _nothing_succeeded(e, how="gone")
+    yield from _failed(e, how="gone")
 
 
 def _are_warmups(e: Evidence) -> bool:
@@ -367,7 +374,7 @@ OUTCOME_RULES: dict[str, Callable[[Evidence], Iterator[Doubt]]] = {
     "none_ended": partial(_nothing_succeeded, how="stopped"),
     "only_warmups": _only_warmups,
     "client_error": _client_error,
-    "server_gone": lambda e: chain(_nothing_succeeded(e, how="gone"), _failed(e, how="gone")),
+    "server_gone": _server_gone,
     "turned_away": partial(_failed, how="away"),
     "too_slow": partial(_failed, how="slow"),
     "too_many_failed": partial(_failed, how="else"),

@@ -40,8 +40,8 @@ REMEDIES: dict[str, Remedy] = {
     ),
     "server_gone": Remedy(
         "The server could not be reached, or answers broke off.",
-        "Where the error names a limit of this machine, raise it. Where answers repeat themselves, give other prompts or a higher "
-        "--temperature. Otherwise look in the server's log whether it ended or ran out of memory, and in a gateway's whether that "
+        "Where the error names a limit of this machine, raise it; where it names a certificate or the host's name, mend that. Where "
+        "answers repeat themselves, give other prompts or a higher --temperature. Otherwise look in the server's log whether it ended or ran out of memory, and in a gateway's whether that "
         "closed connections; then run it again, with fewer streams where memory ran out.",
     ),
     "turned_away": Remedy(

@@ -57,7 +57,7 @@ class PromptKeys:
         locust=(ATTRIBUTE,),
     )
     prompt_file: str | None = key(
-        "Send the text of this file, as --prompt.",
+        "Send the text of this file, as --prompt sends its own: behind a nonce, with {words}.",
         None,
         text=Text(4096, "name a text file, or leave it out"),
         file="",

@@ -159,6 +159,12 @@ def test_the_remedy_fits_how_requests_failed(tmp_path: Path, how: dict[str, Any]
             "server_gone",
             "no request ended well (36 connect_error: connection refused)",
         ),
+        (  # most of them, not all
+            {"outcome": Outcome.CONNECT_ERROR, "error": "no", "first": Outcome.TIMEOUT},
+            False,
+            "server_gone",
+            "no request ended well (35 connect_error: no; 1 timeout: no)",
+        ),
         (  # behind Deno's server, which answers 500 once its own is gone
             {"status": 500, "error": "no", "first": Outcome.TRUNCATED},
             False,
