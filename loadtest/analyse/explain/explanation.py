@@ -81,6 +81,7 @@ class Explanation:
     output_tokens: int | None
     warmup: bool
     beside: tuple[str, ...]
+    of: str  # whose requests are known here: the run's, or of several models and servers this one's
     begin_s: float  # when it was due, on the run's axis
     parts: Parts
     slow: Slowness | None
@@ -227,6 +228,7 @@ class Explainer:
             warmup=bool(run.requests["warmup"].to_numpy()[row]),
             dropped=self._dropped(row, parts),
             beside=self.beside,
+            of=self._of,
             begin_s=float(timeline.sched[row]),
             parts=parts,
             slow=self._slowness(float(timeline.arrived[row]), float(np.fmin(timeline.first[row], timeline.end[row]))),
@@ -234,6 +236,10 @@ class Explainer:
             without=without,
             no_replay=reason,
         )
+
+    @property
+    def _of(self) -> str:
+        return "the run" if self.run.whole is None else "this model at this server"
 
     def _slowness(self, low: float, high: float) -> Slowness | None:
         """Return how slow plain steps were between two instants; None where they were as usual, or too few to tell."""
@@ -288,7 +294,8 @@ class Explainer:
             why = ", as its answer came whole" if whole else ""
             return (), f"what {percent(rest)} of it went into is not known{why}"
         if (stood := parts.share(time_parts.PAUSE)) > LEAST_REST:
-            return (), f"for {percent(stood)} of it no stream got a token, which no request of the run explains"
+            of_it = f"for {percent(stood)} of it no stream of {self._of} got a token"
+            return (), f"{of_it}, which none of its requests explains"
         if nobody:
             return (), NOBODY
         if self.beside:

@@ -45,6 +45,7 @@ LEAST_SLOWER_S = 0.02
 FASTER = 0.1  # of a decode, by which its usual steps come to more than it took
 LENGTHS_ALIKE = 0.5  # of a prompt's length: prompts that differ by less show how long it takes
 FEWEST_ALIKE = 3
+AT_SERVER = (time_parts.BEHIND, time_parts.PAUSE, time_parts.SLOT, time_parts.WAIT)
 BIG_PROMPT = 2.0  # times the median prompt, from which on a prompt that was read during a slot wait is named
 
 
@@ -67,9 +68,9 @@ class Splitter:
         total = float(until - timeline.sched[row])
         rest = total - sum(part.seconds for part in parts)
         length = float(timeline.last[row] - timeline.first[row])  # nan where no token came
-        # The server had not got it, so it waited for none of its slots.
+        # The server had not got it, so it waited for none of its slots and in none of its pauses.
         if doubts.CONNECTION_WAIT in self.run.requests["doubts"].iloc[row]:
-            waits = [part for part in parts if part.name in (time_parts.BEHIND, time_parts.SLOT, time_parts.WAIT)]
+            waits = [part for part in parts if part.name in AT_SERVER]
             kept = rest + sum(part.seconds for part in waits)
             parts, rest = [part for part in parts if part not in waits], 0.0
             parts.append(TimePart(time_parts.CONNECTION_WAIT, kept))
@@ -284,7 +285,7 @@ class Splitter:
         if spent <= 0:
             return
         tokens = self.timeline.tokens[row]
-        inferred = not bool(self.timeline.told[row])
+        inferred = not math.isfinite(self.run.column("prefill_s")[row])
         if lost is not None and tokens > 0:
             again = spent * min(lost.tokens / float(tokens), 1.0)
             yield TimePart(time_parts.REREAD, again, lost.since, inferred, tokens=lost.tokens)

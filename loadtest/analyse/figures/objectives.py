@@ -63,6 +63,11 @@ def _judged_objective(
     return Judged(objective, value, interval, failed, requests, left=int(left.sum()), far=far)
 
 
+def beyond_limit(objective: Objective, values: FloatArray) -> BoolArray:
+    """Mark the values that miss the objective; an unknown one (nan) does not."""
+    return values > objective.bound if objective.at_most else values < objective.bound
+
+
 def _far(run: RunData, level: LevelData, objective: Objective, sent: BoolArray, answered: BoolArray) -> bool:
     """Whether a percentile misses its limit by so far that chance hardly explains it, although only rounds are independent.
 
@@ -75,7 +80,7 @@ def _far(run: RunData, level: LevelData, objective: Objective, sent: BoolArray, 
         return False
     values = run.column(objective.figure)
     known = sent & (~answered | np.isfinite(values))
-    beyond = known & (~answered | ((values > objective.bound) if objective.at_most else (values < objective.bound)))
+    beyond = known & (~answered | beyond_limit(objective, values))
     if not level.is_closed:
         return bool(known.any() and (beyond == known).all()) or (objective.figure in OF_A_QUEUE and fell_behind(level))
     rounds = int(known.sum()) // int(level["concurrency"])
@@ -169,7 +174,7 @@ def goodput(
         if ok.any() and np.isnan(values[ok]).all():
             return None
         # A request without the figure (tokens/s of an answer of one token) does not miss the objective.
-        met &= np.isnan(values) | (values <= objective.bound if objective.at_most else values >= objective.bound)
+        met &= ~beyond_limit(objective, values)
     good, requests = int(met.sum()), int(rows.sum())
     shares = flow.shares if flow is not None else ok.astype(np.float64)
     inside = float(shares[ok].sum())
@@ -186,8 +191,7 @@ def alone_and_missed(run: RunData, level: int, objectives: Iterable[Objective]) 
     alone = run.sent(level) & (open_within(send, end, send, end) == 1)
     for objective in objectives:
         values = _values(run, objective) if objective.a_request else np.array(np.nan)
-        late = (values > objective.bound) if objective.at_most else (values < objective.bound)
-        if objective.a_request and (late | ~run.good(level))[alone].all():
+        if objective.a_request and (beyond_limit(objective, values) | ~run.good(level))[alone].all():
             return int(alone.sum())
     return 0
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from loadtest.analyse.figures import rates
+from loadtest.analyse.figures.objectives import beyond_limit
 from loadtest.analyse.run import BoolArray, FloatArray, RunData
 from loadtest.analyse.server.queue.at_work import RequestInstants
 from loadtest.analyse.summary import Analysis
@@ -84,7 +85,7 @@ def _held_against(run: RunData, rows: BoolArray, missed: Objective) -> tuple[Flo
     name = "tpot_s" if missed.figure == "itl_s" else missed.figure
     values = np.where(left, np.inf, run.column(name) if name in run.requests else np.nan)
     values[~(rows & (run.flag("ok") | left))] = np.nan
-    return values, (values > missed.limit) if missed.at_most else (values < missed.limit)
+    return values, beyond_limit(missed, values)
 
 
 def _left_waiting(run: RunData) -> BoolArray:

@@ -48,8 +48,8 @@ PLAIN_WORDS = {  # of parts that are always said alike
     "not known",
     time_parts.CONNECTION_WAIT: "most of it until an idle connection had been closed, as the server or a gateway takes no more at once",
     time_parts.WAIT: "before its prompt was read: for a slot, for a running step or on its way; which is not known",
-    time_parts.PAUSE: "while no stream got a token, which no request of the run explains",
-    time_parts.SLOW: "longer than such prompts take here, which no request of the run explains",
+    time_parts.PAUSE: "while no stream of {of} got a token, which none of its requests explains",
+    time_parts.SLOW: "longer than such prompts take here, which no request of {of} explains",
 }
 
 
@@ -92,7 +92,7 @@ def _words(part: TimePart, found: Explanation) -> str:
     who, inferred = part.causes, " (inferred)" if part.inferred else ""
     match part.name:
         case name if name in PLAIN_WORDS:
-            return PLAIN_WORDS[name]
+            return PLAIN_WORDS[name].format(of=found.of)
         case time_parts.MODEL_LOAD:
             asked = f", which #{who[0].id} had asked for first" if who else ""
             return f"while its model was loaded{asked}"
@@ -260,7 +260,7 @@ def notes(found: Explanation) -> Iterator[str]:
     if found.slow is not None:
         yield (
             f"Until its first token, steps that read no prompt took {number(found.slow.factor)} times as long as usual in this "
-            f"run ({counted(found.slow.steps, 'token gap')}): something that no request shows slowed the server, or the way from it, down."
+            f"run ({counted(found.slow.steps, 'token gap')}): something that no request of {found.of} shows slowed the server, or the way from it, down."
         )
     if found.dropped:
         ids = listed([f"#{each}" for each in found.dropped])

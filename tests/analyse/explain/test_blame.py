@@ -214,6 +214,7 @@ def test_no_prompt_is_named_where_answers_come_whole(says: str | None, pieces: i
         assert not first.keys() & {parts.PROMPTS, parts.REREAD}
         read = one.run.column("prefill_s")[found.row]
         assert first.get(parts.OWN) == (pytest.approx(read) if says else None)
+        assert not any(part.inferred for part in found.parts.first if part.name == parts.OWN)  # the server said it
         assert (
             found.parts.first[-1].seconds >= 29 * 0.024
         )  # its own decode, which is no wait: "before its prompt was read"

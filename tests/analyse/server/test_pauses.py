@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 from support.made_runs import INSTANTS, MS, Made, grid, write
+from support.two_models import mixed, target
 from support.virtual_runs import Load, play
 
 from loadtest.analyse.explain import time_parts
-from loadtest.analyse.explain.explanation import Explainer, row_of
+from loadtest.analyse.explain.explanation import Explainer, Explanation, row_of
 from loadtest.analyse.findings.run_findings import all_findings
+from loadtest.analyse.reports import explain_report
 from loadtest.analyse.summary import analyse
+from loadtest.doubts import CONNECTION_WAIT
 from loadtest.records import Record
 from loadtest.simulate.model.timing import StepLaw, Timing
 from loadtest.text import percent
@@ -136,12 +139,15 @@ def test_a_pause_is_laid_on_nobody_by_an_explanation(tmp_path: Path) -> None:
     waiting = next(r for r in second if (r.t_send or 0) < at - 3_000 * MS and (r.t_first_token or 0) > at + 100 * MS)
     decoding = next(r for r in second if (r.t_first_token or 0) < at < r.t_end - 100 * MS)
     samples = [{**SAMPLE, "t": t * 1000 * MS} for t in range(max(each.t_end for each in truth.records) // (1000 * MS))]
-    found = []
-    for seconds in (0, 10):
-        one = analyse(write(tmp_path / f"{seconds}", paused(truth.records, at, seconds), levels, samples=samples))
+    found: list[list[Explanation]] = []
+    cases: list[tuple[int, list[str]]] = [(0, []), (10, []), (10, [CONNECTION_WAIT])]
+    for seconds, doubts in cases:
+        records = [dataclasses.replace(one, doubts=doubts) for one in paused(truth.records, at, seconds)]
+        one = analyse(write(tmp_path / f"{len(found)}", records, levels, samples=samples))
         explainer = Explainer.of(one.run, one.slots, one.steps, one.levels)
         found.append([explainer.explain(row_of(one.run, record.id)) for record in (waiting, decoding)])
-    (before, _), (after, answer) = found
+    (before, _), (after, answer), (connecting, _) = found
+    assert time_parts.PAUSE not in {each.name for each in connecting.parts.first}  # the server had not got it
     least, most = ({each.name: each for each in one.parts.first} for one in (before, after))
     for parts in (most, {each.name: each for each in answer.parts.decode}):
         assert parts.pop(time_parts.PAUSE).seconds == pytest.approx(10, abs=0.1)
@@ -151,7 +157,27 @@ def test_a_pause_is_laid_on_nobody_by_an_explanation(tmp_path: Path) -> None:
     assert most[time_parts.SLOT].causes
     assert all(each.seconds < with_it[time_parts.SLOT] + 0.1 for each in most[time_parts.SLOT].causes)
     assert after.no_replay == (
-        f"for {percent(10 / after.parts.total_s)} of it no stream got a token, which no request of the run explains"
+        f"for {percent(10 / after.parts.total_s)} of it no stream of the run got a token, which none of its requests explains"
+    )
+
+
+def test_a_pause_of_one_model_is_not_said_of_the_others(tmp_path: Path) -> None:
+    """Of one that stood still for 10 s while another got tokens: "no stream got a token, which no request of the run explains"."""
+    levels, records = mixed(MADE, MADE)
+    at = levels[1]["started_ns"] + 15_000 * MS
+    mine, others = ([one for one in records if (one.model == "made") == own] for own in (True, False))
+    mine = paused(mine, at, 10)
+    waiting = next(r for r in mine if (r.t_send or 0) < at - 3_000 * MS and (r.t_first_token or 0) > at + 100 * MS)
+    records = sorted([*mine, *others], key=lambda one: one.t_sched)
+    samples = [{**SAMPLE, "t": t * 1000 * MS} for t in range(max(each.t_end for each in records) // (1000 * MS))]
+    targets = [target("made"), target("other")]
+    run = analyse(write(tmp_path / "run", records, levels, samples=samples, targets=targets))
+    group, one = run.groups[0]
+    found = Explainer.of(one.run, one.slots, one.steps, one.levels, group.beside).explain(row_of(one.run, waiting.id))
+    said = [words for _, words in explain_report.rows(found, found.parts.first)]
+    assert "while no stream of this model at this server got a token, which none of its requests explains" in said
+    assert (found.no_replay or "").endswith(
+        "% of it no stream of this model at this server got a token, which none of its requests explains"
     )
 
 

@@ -139,11 +139,12 @@ def _from_durations(
     took = gaps.requests.first[longest] - gaps.requests.started[longest]
     if found.context_s and float(np.median(found.seconds(tokens[longest]) / took)) > HOLDS_FACTOR:
         found = fit()
-    lone = beside == 0  # where streams have a clock each, prompts share no steps, and too much is taken from the others
-    if lone.sum() < FEWEST_PROMPTS:
+    # Where streams have a clock each, prompts share no steps, and too much is taken from the others.
+    unshared = beside == 0
+    if unshared.sum() < FEWEST_PROMPTS:
         return replace(found, holds=None if found.holds else False), None
     cost = found.fixed_s + found.bare_s * evaluated + found.context_s * looks
-    off = np.log(spent / np.maximum(cost, least))[lone]
+    off = np.log(spent / np.maximum(cost, least))[unshared]
     return replace(found, holds=bool(found.holds and abs(float(np.median(off))) <= HOLDS)), None
 
 
