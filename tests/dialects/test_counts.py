@@ -101,6 +101,11 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], int | None, str | None]] = {
         2,
         None,
     ),
+    "a total that says more than reasoning explains": (
+        {"prompt_tokens": 15, "completion_tokens": 8, "total_tokens": 300} | DETAILS,
+        8,
+        "more than prompt and output",
+    ),
     "a total that says less": (
         {"prompt_tokens": 15, "completion_tokens": 2, "total_tokens": 16},
         2,
@@ -291,6 +296,12 @@ UNSENT: dict[str, tuple[list[dict[str, Any]], int, str | None, str | None]] = {
         0,
         None,
         None,
+    ),
+    "three reasoning tokens more than output": (
+        [*[piece(" something")] * 60, STOP, counted(60, 63)],
+        0,
+        None,
+        "more reasoning",
     ),
     "reasoning that is streamed as text": ([*[piece("a b ")] * 8, STOP, counted(8, 6)], 0, None, None),
     "pieces of several tokens": ([piece("abc def " * 40), STOP, counted(90)], 0, None, None),

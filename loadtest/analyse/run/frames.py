@@ -141,6 +141,11 @@ class RunData:
         """Mark every request whose value in a column of `requests` is one of these."""
         return self.requests[name].isin(values).to_numpy(dtype=np.bool_)
 
+    def shows_prefill(self) -> BoolArray:
+        """Mark the requests of which nothing says that TTFT holds the decode of tokens that were not sent."""
+        late = [any(metrics.MAY_BE_LATE in note for note in said) for said in self.requests["notes"]]
+        return ~(np.array(late, dtype=np.bool_) | (self.column("unsent_tokens") > 0))
+
     def made_at(self, row: IntArray, place: IntArray) -> FloatArray:
         """Return when the server made the events at `place` in `chunks.flat`, of requests `row`; by arrival where it does not say."""
         return self.column("send")[row] + self.chunks.flat[place] * metrics.S_PER_US - self.delivery.at(row, place)

@@ -16,7 +16,7 @@ from loadtest.text import listed, number, seconds, size
 
 TOKENS_OVER_TTFT = "Prompt tokens over TTFT"  # a way of 100 ms is in it: short prompts look slow
 FEWEST_LENGTHS = 2  # input lengths in a series
-NO_SPEED = "no prompt had the server to itself, or none was sure to be read anew"
+NO_SPEED = "no prompt had the server to itself, or none was sure to be read anew, or TTFT may hold more than prefill"
 KnownFigures = list[tuple[float, float]]  # prompt tokens and a figure, in order of length
 
 
@@ -61,12 +61,7 @@ def prefill_speed(run: RunData) -> FloatArray:
     told = _says_prefill(run)
     uncached, spent = run.uncached_tokens, run.column("prefill_s" if told else "ttft_s")
     # else TTFT holds the decode of what came with the first token, or was hidden before it
-    usable = (
-        at_work.lone(run)
-        & (told | ~run.flag("whole") & (run.column("unsent_tokens") == 0))
-        & (uncached > 0)
-        & (spent > 0)
-    )
+    usable = at_work.lone(run) & (told | ~run.flag("whole") & run.shows_prefill()) & (uncached > 0) & (spent > 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(usable, uncached / spent, np.nan)
 

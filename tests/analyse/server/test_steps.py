@@ -7,6 +7,7 @@ import json
 import random
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,12 +16,14 @@ from support.virtual_runs import Load, Played, play
 
 from loadtest.analyse.run import frames
 from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.server.prompt_length import prefill_speed
 from loadtest.analyse.server.queue import at_work, slots
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing import steps, token_gaps
 from loadtest.analyse.server.timing.step_law import fit_law
 from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.summary import analyse
+from loadtest.dialects.answers.rows.counts import MORE_IN_TOTAL
 from loadtest.simulate.model.timing import StepLaw, Timing
 
 LINE = Timing(step=StepLaw(0.020, 0.005), prefill_s=0.001, jitter=0.05)
@@ -316,6 +319,19 @@ def test_prompts_as_short_as_a_step_are_told_by_pauses_and_why(tmp_path: Path, s
     found = measured(tmp_path / "run", play(timing, loads, slots=2, says=says), 2).prefill
     assert found is not None
     assert f"less a step ({'' if says else 'the server '}{why}" in found.method
+
+
+@pytest.mark.parametrize("told", [{"unsent_tokens": 20}, {"notes": [MORE_IN_TOTAL]}], ids=["counted", "in the total"])
+def test_ttft_that_may_hold_thoughts_says_no_speed_of_prefill(told: dict[str, Any], tmp_path: Path) -> None:
+    """Was 180,000 prompt tokens/s of 1000, where only the total counted thoughts."""
+    played = play(LINE, [Load(users=1, prompt=(200, 600), output=(30, 30))], slots=1, says=None)
+    silent = Played(played.levels, [dataclasses.replace(record, **told) for record in played.records])
+    for one, known_there in ((played, True), (silent, False)):
+        run = frames.load(one.write(tmp_path / str(known_there)))
+        found = steps.measure_steps(run, known(1))
+        assert (found.prefill is not None) == known_there
+        assert known_there or "TTFT that may hold more" in str(found.prefill_reason)
+        assert np.isfinite(prefill_speed(run)).any() == known_there
 
 
 def test_timing_gives_the_law_back(tmp_path: Path) -> None:

@@ -97,7 +97,9 @@ def _prefill_of(run: RunData, gaps: TokenGaps, step: StepTime | None) -> tuple[P
         found = replace(found, holds=False)  # streams may have paused for the last slice of prompts alone
     if found is not None:
         return found, None
-    return None, "this server gives no durations, and every request found others there: measure a level with one stream"
+    shown = run.shows_prefill().all()
+    why = ": measure a level with one stream" if shown else " or has a TTFT that may hold more than prefill"
+    return None, f"this server gives no durations, and every request found others there{why}"
 
 
 def _from_durations(
@@ -205,8 +207,7 @@ def _from_idle(
 ) -> Prefill | None:
     """Take the cost from TTFT of requests, or of groups sent together, that found the server idle."""
     send = run.column("reached")
-    told = run.column("unsent_tokens") == 0  # with unsent reasoning tokens TTFT holds their decode as well
-    seen = np.flatnonzero(np.isfinite(gaps.requests.first) & np.isfinite(send) & (tokens > 0) & told)
+    seen = np.flatnonzero(np.isfinite(gaps.requests.first) & np.isfinite(send) & (tokens > 0) & run.shows_prefill())
     if len(seen) < FEWEST_PROMPTS:
         return None
     seen = seen[np.argsort(gaps.requests.first[seen], kind="stable")]

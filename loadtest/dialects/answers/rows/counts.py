@@ -12,7 +12,7 @@ from typing import Any
 from loadtest.dialects.answers.errors.server_errors import quoted, shorten
 from loadtest.dialects.answers.lines.lenient_json import parse_json
 from loadtest.dialects.base import Note
-from loadtest.metrics import CACHED_NAMES, CACHED_PLACES
+from loadtest.metrics import CACHED_NAMES, CACHED_PLACES, MAY_BE_LATE
 
 MOST_TOKENS = 2**24  # of a prompt or an answer: no model holds so many
 MOST_NUMBER = 2**53 - 1  # above it a double cannot tell neighbours apart, and a duration in ns is longer than 100 days
@@ -78,7 +78,7 @@ FEWEST_USAGES, MOST_OF_CHUNK = 3, 8  # usages that came with text, and tokens in
 MOST_LATER = 8  # tokens without text behind the last piece, such as the one that ends an answer
 MORE_IN_TOTAL = (
     "the server's total of tokens is more than the prompt's and the output's together: the rest, such as thoughts that it does not "
-    "send (Gemini), is in no count"
+    f"send (Gemini), is in no count, and {MAY_BE_LATE}"
 )
 BEDROCK = "amazon-bedrock-invocationMetrics"
 
@@ -195,14 +195,14 @@ class Usage:
                 return output
             if -rest in (read, read + written):
                 return output
-            if rest > 0 and not hidden:
+            if rest > 0 and not (hidden or reasoning):
                 note(MORE_IN_TOTAL)
             else:
                 doubt(
                     "the server's counts contradict each other: its total of tokens is "
                     f"{'less' if rest < 0 else 'more'} than prompt and output together"
                 )
-        elif reasoning > output + max(2, SLACK * output):  # one that speculates counts some behind the end as reasoning
+        if reasoning > output + 2:  # one that speculates counts some behind the end as reasoning
             doubt("the server's counts contradict each other: more reasoning tokens than output tokens")
         else:
             self.reasoning = min(reasoning, output)

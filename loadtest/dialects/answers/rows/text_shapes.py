@@ -224,8 +224,14 @@ def texts_in_message(message: dict[str, Any], note: Note) -> Texts:
 
 def said_with_signature(message: dict[str, Any]) -> bool:
     """Whether a message has a block of thoughts with the signature that ends it."""
-    blocks = (block for key in REASONING if isinstance(message.get(key), list) for block in message[key])
-    return any(isinstance(block, dict) and block.get("signature") for block in blocks)
+    for key, value in message.items():  # no generator: each piece of thoughts is asked
+        if value.__class__ is list and key in REASONING and any(map(_signature, value)):
+            return True
+    return False
+
+
+def _signature(block: Any) -> Any:
+    return block.get("signature") if isinstance(block, dict) else None
 
 
 _FLAGS = ("thought", "thinking", "reasoning", "is_thought", "is_thinking", "is_reasoning")
