@@ -105,9 +105,18 @@ class Client:
         """
         return self._send("chat", prompt, input_tokens, output_tokens, name, catch_response, t_sched)
 
-    def generate(self, prompt: str | None = None, **how: Any) -> Answer:
+    def generate(
+        self,
+        prompt: str | None = None,
+        *,
+        input_tokens: int | str | None = None,
+        output_tokens: int | str | None = None,
+        name: str | None = None,
+        catch_response: bool = False,
+        t_sched: int | None = None,
+    ) -> Answer:
         """Send one request without a chat template: /api/generate on Ollama, /v1/completions elsewhere; as `chat`."""
-        return self._send("generate", prompt, **how)
+        return self._send("generate", prompt, input_tokens, output_tokens, name, catch_response, t_sched)
 
     completions = generate
 

@@ -72,6 +72,12 @@ def last(self):
 
 Chat.on_stop = last
 """
+NEVER_ENDS = f"""{CHAT}
+from loadtest.users.processes import worker_watch
+
+worker_watch.ON_STOP_NS //= 30  # of 60 s, for which nothing would happen here
+Chat.on_stop = lambda self: gevent.sleep(600)
+"""
 
 
 @pytest.fixture
@@ -262,6 +268,14 @@ def test_a_worker_that_is_interrupted_while_its_master_ends_it_is_not_lost(
     interrupted_whole(run)
     last = [record.outcome for record in run.records if record.asked == 5]
     assert last == ([Outcome.OK] * 4 if text is LAST_REQUESTS else [])
+
+
+def test_a_last_request_that_never_ends_does_not_keep_the_test_alive(start: Start, simulated_url: str) -> None:
+    run = start(NEVER_ENDS, *USERS, "--host", simulated_url, "--processes", "2", stats=False)
+    eventually(run, lambda: grown(run, [4, 4]))
+    run.process.send_signal(signal.SIGINT)
+    assert run.code == 130, run.said
+    assert {lost["why"] for lost in run.facts["locust"]["lost_workers"]} == {"it did not report its end"}
 
 
 def interrupted_whole(run: Run) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gevent
@@ -25,10 +27,13 @@ with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and th
     from locust.event import Events
     from locust.exception import LocustError
     from locust.rpc import Message
+    from locust.runners import MasterRunner, WorkerNode, WorkerNodes
 
     from loadtest.users import ModelUser, OllamaUser, OpenAIUser
+    from loadtest.users.client import Client
     from loadtest.users.options import OPTIONS, Settings, add_options
-    from loadtest.users.processes import lifecycle, recording
+    from loadtest.users.processes import coordinator, lifecycle, recording
+    from loadtest.users.processes.coordinator import Coordinator
     from loadtest.users.processes.levels import ReachedLevels
     from loadtest.users.processes.run import free_path
     from loadtest.users.processes.user_target import UserTarget, prepare_user_target
@@ -57,6 +62,60 @@ def test_each_change_of_the_user_count_begins_a_level_with_instants_of_its_own()
     assert [level["index"] for level in facts] == [0, 1, 2, 3]
     instants = [(level["started_ns"], level["ended_ns"]) for level in facts]
     assert sorted(sum(instants, ())) == list(sum(instants, ()))
+
+
+@pytest.mark.parametrize(
+    ("state", "then", "begun"),
+    [
+        ("running", {1000: "reports"}, [(1000, 20)]),
+        ("spawning", {1000: "reports", 8000: "running"}, [(8000, 20)]),
+        ("running", {}, [(7050, 20)]),
+        ("running", {1000: 40, 2000: "reports", 3000: "all spawned", 4000: "reports"}, [(4000, 40)]),
+        ("running", {1000: 20, 2000: "reports"}, []),
+    ],
+    ids=["short stage", "late", "unheard", "more asked for", "as many asked for again"],
+)
+def test_a_level_begins_once_its_workers_have_said_how_many_users_are_left(
+    monkeypatch: pytest.MonkeyPatch, state: str, then: dict[int, str | int], begun: list[tuple[int, int]]
+) -> None:
+    """One of 20 users ended by itself. A fixed wait of 7 s was longer than a stage, or let the next one begin early."""
+    clock, levels = 0, []  # ms
+    runner: Any = object.__new__(MasterRunner)
+    worker: Any = WorkerNode("w", state)
+    worker.user_classes_count = {"Chat": 19}
+    runner.greenlet, runner.clients, runner.state = None, WorkerNodes(), "running"
+    runner.clients["w"] = worker
+    runner.target_user_count, runner.target_user_classes_count = 20, {"Chat": 20}
+    one: Any = Coordinator(Environment(), runner)
+    one._announced = 20
+    one._run = SimpleNamespace(
+        user_targets={"Chat": None},
+        by_schedule={},
+        levels=SimpleNamespace(reached=lambda users, *_: levels.append((clock, users))),
+    )
+
+    def pass_time(_: float) -> None:
+        nonlocal clock
+        clock += 50
+        match then.get(clock):
+            case int(users):
+                runner.target_user_count, runner.state = users, "spawning"
+            case "reports":
+                one._take_report("w", {"user_count": 19})
+            case "all spawned":
+                runner.state = "running"
+                one._reached()
+            case "running":
+                worker.state = "running"
+        if clock == 9000:
+            one._run = None
+
+    monkeypatch.setattr(coordinator, "now", lambda: 1 + clock * 1_000_000)
+    monkeypatch.setattr(coordinator, "gevent", SimpleNamespace(sleep=pass_time))
+    monkeypatch.setattr(one, "_announce", lambda *_, **__: setattr(one, "_announced", runner.target_user_count))
+    one._reached()
+    one._follow(runner, one._run)
+    assert levels == begun
 
 
 def test_a_level_whose_load_is_unknown_is_not_one_without_streams() -> None:
@@ -136,6 +195,10 @@ def test_options_win_over_the_user_class_and_it_over_the_defaults() -> None:
     )
     assert (asked.model, asked.output_tokens, asked.input_tokens) == ("other", (20,), (30,))
     assert asked.url == "http://example.com:81"
+
+
+def test_generate_takes_what_chat_takes() -> None:
+    assert [*inspect.signature(Client.generate).parameters] == [*inspect.signature(Client.chat).parameters]
 
 
 def test_a_user_of_one_api_refuses_another() -> None:

@@ -33,7 +33,7 @@ from loadtest.wire import now
 from loadtest.workloads.schedule import PlanShare
 
 USERS_POLL_S = 0.05  # between two looks at the target user count; until a change is seen only warm-ups are sent
-REPORTED_NS = 7_000_000_000  # workers report their users every 3 s
+REPORTED_NS = 7_000_000_000  # the longest wait for reports that workers send every 3 s
 OPEN_LOOP_LEAD_NS = 200_000_000  # from the last user's start to an open loop's schedule: all workers have heard by then
 
 logger = logging.getLogger(__name__)
@@ -60,6 +60,7 @@ class Coordinator:
             None  # completes run.json and records of the latest test
         )
         self._spawned: int | None = None  # since when Locust takes all users to run, ns; None once requests count
+        self._reported: set[str] = set()  # the workers that have said since then how many users they have
 
     def listen(self) -> None:
         events: Any = self._environment.events
@@ -235,7 +236,7 @@ class Coordinator:
         while self._run is run:  # a killed greenlet may run once more
             if runner.target_user_count != self._announced:
                 self._announce(runner, run, steady=False)
-            elif self._spawned is not None:  # workers began late
+            elif self._spawned is not None and runner.state == STATE_RUNNING:  # Locust does not spawn anew
                 self._begin_level(runner, run)
             elif self._steady and self._at_work() != self._shares:  # a worker reported its users late
                 self._announce(runner, run, steady=True)
@@ -244,7 +245,7 @@ class Coordinator:
             gevent.sleep(USERS_POLL_S)
 
     def _reached(self, **_: Any) -> None:
-        self._spawned = now()
+        self._spawned, self._reported = now(), set()
         if self._run is not None and self._runner is not None:
             self._begin_level(self._runner, self._run)
 
@@ -256,7 +257,8 @@ class Coordinator:
         """
         if isinstance(runner, MasterRunner) and runner.user_count != runner.target_user_count:
             late = any(client.state in (STATE_INIT, STATE_SPAWNING) for client in runner.clients.all)
-            if late or now() - (self._spawned or now()) <= REPORTED_NS:
+            unheard = {client.id for client in runner.clients.all if client.state == STATE_RUNNING} - self._reported
+            if late or (unheard and now() - (self._spawned or now()) <= REPORTED_NS):
                 return
         self._spawned = None
         running: dict[str, int] = runner.target_user_classes_count
@@ -309,6 +311,7 @@ class Coordinator:
             setattr(options, RUN, self._run_message(runner, run))
 
     def _take_report(self, client_id: str, data: dict[str, Any], **_: Any) -> None:
+        self._reported.add(client_id)
         if self._watch is not None:
             self._watch.running[client_id] = data["user_count"]
 

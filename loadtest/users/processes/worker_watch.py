@@ -8,11 +8,13 @@ from typing import Any
 import gevent
 from locust.runners import HEARTBEAT_LIVENESS, STATE_MISSING, STATE_RUNNING, STATE_SPAWNING, MasterRunner
 
+from loadtest.metrics import NS_PER_S
 from loadtest.users.processes.messages import FINISH
 from loadtest.users.processes.run import LocustRun
 from loadtest.wire import now
 
 GRACE_NS = 5_000_000_000  # time for a worker without users to complete its records
+ON_STOP_NS = 60_000_000_000  # time for users beyond --stop-timeout, as Locust grants it: an on_stop may never return
 SILENT = "it stopped answering"  # of a worker that may come back
 GONE_NS = 500_000_000  # a worker that ends with the test may be gone this long before the end is known here
 
@@ -84,12 +86,13 @@ class WorkerWatch:
         """
         self._runner.send_message(FINISH, {"id": self._run.clock.wall_ns})
         until = now() + GRACE_NS
+        last = now() + int(self._runner.environment.stop_timeout * NS_PER_S) + ON_STOP_NS
         clients, ended = self._runner.clients, self.ended
         while now() < until and (
             left := [one for one in clients.all if one.state != STATE_MISSING and one.id not in ended]
         ):
             if any(one.user_count or self.running.get(one.id) for one in left):
-                until = now() + GRACE_NS
+                until = min(now() + GRACE_NS, last)
             gevent.sleep(0.02)
         for client_id in self.used - self.ended.keys() - self.lost.keys():
             self.lose(client_id, SILENT if self.deserted else "it did not report its end")
