@@ -145,7 +145,7 @@ def server_said(server: dict[str, Any]) -> ServerSaid:
 # Whether Anthropic's cache_read_input_tokens are, where a gateway leaves them in OpenAI's usage, differs by the gateway.
 CACHED_NAMES = ("cached_tokens", "prompt_cache_hit_tokens", "cachedContentTokenCount", "num_cached_tokens")
 CACHED_PLACES = ("prompt_tokens_details", "prompt_token_details", "input_tokens_details")
-MAY_BE_LATE = "TTFT may hold its time"  # in the note of an answer with tokens that were not sent and are in no count
+MAY_BE_LATE = "TTFT may hold its time"  # in the doubt of an answer with tokens that were not sent and are in no count
 
 
 def _cached_tokens(usage: dict[str, Any]) -> float:

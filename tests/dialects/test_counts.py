@@ -94,7 +94,7 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], int | None, str | None]] = {
     "a total that says more": (
         {"prompt_tokens": 15, "completion_tokens": 2, "total_tokens": 23},
         2,
-        None,  # a note: see reported_usages
+        "more than prompt and output",
     ),
     "a reasoning token more than output (sgl-project/sglang#39826)": (
         {"prompt_tokens": 15, "completion_tokens": 2, "total_tokens": 17, "reasoning_tokens": 3},

@@ -310,7 +310,7 @@ COUNTED = {
     "thoughts in the total alone (Gemini, mozilla-ai/any-llm#1290)": Stream(
         V1,
         sse(A, B, C, finish(usage=usage(total_tokens=300))) + DONE,
-        odd=("is in no count, and TTFT may hold its time",),
+        doubts=("is in no count, and TTFT may hold its time",),
     ),
     "the same, thoughts sent as text": Stream(
         V1,

@@ -143,7 +143,7 @@ class RunData:
 
     def shows_prefill(self) -> BoolArray:
         """Mark the requests of which nothing says that TTFT holds the decode of tokens that were not sent."""
-        late = [any(metrics.MAY_BE_LATE in note for note in said) for said in self.requests["notes"]]
+        late = [any(metrics.MAY_BE_LATE in doubt for doubt in said) for said in self.requests["doubts"]]
         return ~(np.array(late, dtype=np.bool_) | (self.column("unsent_tokens") > 0))
 
     def made_at(self, row: IntArray, place: IntArray) -> FloatArray:

@@ -245,7 +245,7 @@ class Decoded:
         if usage.output is None:
             self.ending.prompt_tokens = usage.prompt or self.ending.prompt_tokens
         else:
-            output = usage.final_output(self.note, self.doubt, pieces=len(self.events), hidden=bool(self.events.hidden))
+            output = usage.final_output(self.note, self.doubt, pieces=len(self.events))
             self.count(usage.prompt, output, usage.reasoning)
 
     def take_model(self, name: Any) -> None:

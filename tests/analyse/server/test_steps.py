@@ -321,7 +321,7 @@ def test_prompts_as_short_as_a_step_are_told_by_pauses_and_why(tmp_path: Path, s
     assert f"less a step ({'' if says else 'the server '}{why}" in found.method
 
 
-@pytest.mark.parametrize("told", [{"unsent_tokens": 20}, {"notes": [MORE_IN_TOTAL]}], ids=["counted", "in the total"])
+@pytest.mark.parametrize("told", [{"unsent_tokens": 20}, {"doubts": [MORE_IN_TOTAL]}], ids=["counted", "in the total"])
 def test_ttft_that_may_hold_thoughts_says_no_speed_of_prefill(told: dict[str, Any], tmp_path: Path) -> None:
     """Was 180,000 prompt tokens/s of 1000, where only the total counted thoughts."""
     played = play(LINE, [Load(users=1, prompt=(200, 600), output=(30, 30))], slots=1, says=None)

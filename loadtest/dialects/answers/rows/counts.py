@@ -76,9 +76,10 @@ def short_key(key: str) -> str:
 SLACK = 0.05  # by which what was rounded and measured apart may differ
 FEWEST_USAGES, MOST_OF_CHUNK = 3, 8  # usages that came with text, and tokens in one chunk: see Usage.final_output
 MOST_LATER = 8  # tokens without text behind the last piece, such as the one that ends an answer
+LESS_IN_TOTAL = "the server's counts contradict each other: its total of tokens is less than prompt and output together"
 MORE_IN_TOTAL = (
-    "the server's total of tokens is more than the prompt's and the output's together: the rest, such as thoughts that it does not "
-    f"send (Gemini), is in no count, and {MAY_BE_LATE}"
+    "the server's counts contradict each other: its total of tokens is more than prompt and output together; the rest, such as thoughts "
+    f"that it does not send (Gemini), is in no count, and {MAY_BE_LATE}"
 )
 BEDROCK = "amazon-bedrock-invocationMetrics"
 
@@ -166,10 +167,10 @@ class Usage:
         self.last, self.pieces = usage, pieces
         return True
 
-    def final_output(self, note: Note, doubt: Note, *, pieces: int, hidden: bool) -> int | None:
+    def final_output(self, note: Note, doubt: Note, *, pieces: int) -> int | None:
         """Return the output tokens, reasoning included; each contradiction between counts is a doubt.
 
-        `pieces` is how many pieces the answer had, some of them `hidden`. A count that is not of the whole answer is unknown.
+        `pieces` is how many pieces the answer had. A count that is not of the whole answer is unknown.
         """
         prompt, output, usage = self.prompt, self.output, self.last
         if output is None:
@@ -195,13 +196,7 @@ class Usage:
                 return output
             if -rest in (read, read + written):
                 return output
-            if rest > 0 and not (hidden or reasoning):
-                note(MORE_IN_TOTAL)
-            else:
-                doubt(
-                    "the server's counts contradict each other: its total of tokens is "
-                    f"{'less' if rest < 0 else 'more'} than prompt and output together"
-                )
+            doubt(MORE_IN_TOTAL if rest > 0 else LESS_IN_TOTAL)
         if reasoning > output + 2:  # one that speculates counts some behind the end as reasoning
             doubt("the server's counts contradict each other: more reasoning tokens than output tokens")
         else:
