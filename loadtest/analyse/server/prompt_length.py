@@ -16,7 +16,7 @@ from loadtest.text import listed, number, seconds, size
 
 TOKENS_OVER_TTFT = "Prompt tokens over TTFT"  # a way of 100 ms is in it: short prompts look slow
 FEWEST_LENGTHS = 2  # input lengths in a series
-NO_SPEED = "no prompt had the server to itself, or none was sure to be read anew, or TTFT may hold more than prefill"
+NO_SPEED = "no prompt had the server to itself, or none was sure to be read anew"
 KnownFigures = list[tuple[float, float]]  # prompt tokens and a figure, in order of length
 
 
