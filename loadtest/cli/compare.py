@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -168,7 +169,7 @@ def compare(
     alone = len(runs) == 1 and not against
     if alone and not (runs[0] / "run.json").is_file():
         raise LoadTestError(ONE_RUN)
-    _check_distinct((*runs, *against))
+    _check_distinct(runs, against)
     with at_work("Reading the runs"):
         every = [analyse(path) for path in (*runs, *against)]
     keys = _across_keys(across, every)
@@ -211,14 +212,18 @@ def _across_keys(across: str, runs: Iterable[Analysis]) -> frozenset[str]:
     return keys
 
 
-def _check_distinct(runs: Iterable[Path]) -> None:
-    """Raise LoadTestError where a run is named twice, by its name or by that of a copy: copies do not scatter as runs do."""
-    places: dict[str, Path] = {}
-    for path in runs:
-        digest = RunFolder.open(path).digest()
-        if digest in places:
-            raise LoadTestError(f"{places[digest]} and {path} are the same run: name two.")
-        places[digest] = path
+def _check_distinct(*sides: Sequence[Path]) -> None:
+    """Raise LoadTestError where a run is named twice, or one of several a side is a copy: copies do not scatter as runs do."""
+    seen: dict[str, Path] = {}
+    for number, side in enumerate(sides):
+        for path in side:
+            names = [os.path.realpath(path)]  # Path.resolve raises for a link that leads to itself
+            if all(sides) and len(side) > 1:
+                names.append(f"{number} {RunFolder.open(path).digest()}")
+            for name in names:
+                if name in seen:
+                    raise LoadTestError(f"{seen[name]} and {path} are the same run: name two.")
+                seen[name] = path
 
 
 def _print_comparison(found: Comparison, console: Console) -> None:

@@ -84,7 +84,7 @@ def test_report(loadtest: Call, tmp_path: Path) -> None:
 
 def test_compare_and_advise(loadtest: Call, tmp_path: Path) -> None:
     for name in ("a", "b"):
-        make(tmp_path / name, Made(), users=(1, 2, 4, 8), name=name)
+        make(tmp_path / name, Made(), users=(1, 2, 4, 8))
     code, out, _ = loadtest("compare", tmp_path / "a", tmp_path / "b", "--json")
     found = document(out)
     assert code == 0

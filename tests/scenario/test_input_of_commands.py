@@ -65,7 +65,7 @@ from loadtest.run_folder import RunFolder
         (["compare", "", "x"], "BASE or NEW or RUN is empty; give it a value"),
         (["export", "~nobody-here"], "~nobody-here is not a run folder: there is nothing of that name"),
         (["compare", "A"], "name two runs, BASE and NEW, or several of each"),
-        (["compare", "folder", "./folder"], "folder is not a run folder: it has no run.json"),
+        (["compare", "folder", "./folder"], "are the same run: name two."),
         (["compare", "loop", "folder"], "is not a run folder"),
         (
             ["report", "nowhere"],
@@ -104,7 +104,7 @@ def test_what_stands_beside_run_folders_is_told_from_them(place: Path) -> None:
 
 def test_across_names_keys_that_runs_have(place: Path) -> None:
     for name in ("a", "b"):
-        RunFolder.create(place / name).write_run({"name": name, "comparability": {"new_key": 1}})
+        RunFolder.create(place / name).write_run({"comparability": {"new_key": 1}})
     assert (
         "--across: runs have no key 'modle'; did you mean 'model'?"
         in answer(["compare", "a", "b", "--across", "modle"]).err
