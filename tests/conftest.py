@@ -25,7 +25,7 @@ os.environ["LOADTEST_NO_REPORT"] = "1"  # charts take seconds; tests of them ask
 os.environ["LOADTEST_CALIBRATION"] = os.devnull  # for fixtures of a module too, which the one below comes after
 
 # Where tests only compute, but for those files that name one of SERVERS.
-COMPUTING = ("analyse/", "dialects/", "memory/", "scenario/", "workloads/")
+COMPUTING = ("analyse/", "dialects/", "memory/", "project/test_imports.py", "scenario/", "workloads/")
 SERVERS = re.compile(
     r"\b(simulated_url|llamacpp_url|simulated_server|odd_server|plans|exporter|subprocess|locust_runs)\b"
 )

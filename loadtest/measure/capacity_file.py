@@ -51,11 +51,10 @@ def usable_cores() -> int:
 
 def machine() -> dict[str, Any]:
     """Return what makes two calibrations comparable: host, CPU and cores."""
-    return {"host": platform.node(), "cpu": processor(), "cores": usable_cores()}
+    return {"host": platform.node(), "cpu": _cpu(), "cores": usable_cores()}
 
 
-def processor() -> str:
-    """Return the processor's name; "" where this machine does not tell it."""
+def _cpu() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

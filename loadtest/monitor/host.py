@@ -17,7 +17,6 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from loadtest.measure.capacity_file import processor
 from loadtest.monitor.sampler import SourceError
 
 TREE_S = 1.0  # how long a list of child processes is used before it is read again
@@ -77,6 +76,14 @@ def _descendants(pid: int) -> Iterable[int]:
         yield from _descendants(child)
 
 
+def _processor() -> str | None:
+    """Return the processor's name; None where Linux's /proc/cpuinfo has none."""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
+    return None
+
+
 class Host:
     """Samples this machine. `client` is the pid of the load generator, `servers` the URLs of what it measures."""
 
@@ -107,7 +114,7 @@ class Host:
             "cores": psutil.cpu_count() or 1,
             "memory_total": memory_total,
         }
-        if cpu := processor():
+        if cpu := _processor():
             facts["cpu"] = cpu
         if missing:
             facts["server_process"] = (
