@@ -117,7 +117,7 @@ def _claim(
         people = _people(max(kept, key=lambda level: level.amount))
         most = "" if len(shares) == 1 else "up to "
         told = f"{slots}{', ' if slots else ''}the conversations of {most}{people} are kept"
-        return capitalised(f"{told}{_read_again(analysis, use, kept)}.")
+        return capitalised(f"{told}{_read_again(analysis, use, kept)}{_not_known_of(analysis, kept)}.")
     cost, who = _cost(analysis, use, worst), _people(worst)
     their, its = ("their whole history", "its whole history")
     if not _all_lost(analysis, use, worst):
@@ -140,6 +140,15 @@ def _claim(
     people = _people(max(before, key=lambda level: level.amount))
     part = " in part" if _read_again(analysis, use, before).startswith(" in part") else ""
     return capitalised(f"{slots}{', ' if slots else ''}the conversations of {people} are kept{part}; {lost}.")
+
+
+def _not_known_of(analysis: Analysis, kept: list[LevelData]) -> str:
+    """Say of how many people it is not known, where there were more of them than at the levels that were judged."""
+    most = max(level.amount for level in kept)
+    more = [level for level in analysis.believed if level.amount > most and level.get("cached_share") is None]
+    return (
+        f"; whether those of {_people(min(more, key=lambda level: level.amount))} are kept is not known" if more else ""
+    )
 
 
 def _read_again(analysis: Analysis, use: CacheUse, kept: list[LevelData]) -> str:

@@ -13,6 +13,7 @@ All randomness comes from `seed`, so that equal calls give equal results.
 
 from __future__ import annotations
 
+import functools
 import heapq
 import itertools
 import random
@@ -327,8 +328,8 @@ class Engine:
     def _step(self, decoding: list[Stream]) -> float:
         if not self.timing.neighbours:
             return self._draw(len(decoding))
-        slots = [stream.slot for stream in decoding if stream.slot is not None]
-        return sum(map(self._draw, pass_sizes(slots))) if slots else self._draw(len(decoding))
+        slots = tuple(stream.slot for stream in decoding if stream.slot is not None)
+        return sum(map(self._draw, _pass_sizes(slots))) if slots else self._draw(len(decoding))
 
     def _draw(self, streams: int) -> float:
         values = self._step_values.get(streams)
@@ -363,6 +364,9 @@ class Engine:
         self._out.append(token)
         if token.done:
             self._end(stream, at, "length" if token.text else "stop")
+
+
+_pass_sizes = functools.lru_cache(4096)(pass_sizes)  # the same slots decode together for many steps
 
 
 def _tokens_held(stream: Stream) -> int:

@@ -33,6 +33,7 @@ from loadtest.simulate.model.timing import StepLaw, Timing
 from loadtest.text import seconds
 
 
+@pytest.mark.usefixtures("no_what_ifs")
 def test_who_still_queued_when_the_run_was_stopped_is_not_blamed(tmp_path: Path) -> None:
     """It said "5.40 s while #6 and 35 others were at the server, which ended without a token": they waited behind all slots."""
     played = play(TIMING, [Load(users=8, requests=64)], slots=4)
@@ -70,6 +71,7 @@ def test_a_planted_cause_is_named_and_the_what_if_is_the_run_without_it(kind: st
         assert abs(found.what_if) <= 0.15, found
 
 
+@pytest.mark.usefixtures("no_what_ifs")
 @pytest.mark.parametrize("says", ["ollama", None])
 def test_long_prompts_that_were_read_together_take_no_longer_than_the_wait(says: str | None, tmp_path: Path) -> None:
     """It said of a wait of 819 ms that three prompts were read for 2.08 s of it."""
@@ -83,6 +85,7 @@ def test_long_prompts_that_were_read_together_take_no_longer_than_the_wait(says:
     assert 0.9 * 3.0 < sum(cause.seconds for cause in read) <= wait.seconds
 
 
+@pytest.mark.usefixtures("no_what_ifs")
 def test_a_server_that_tells_nothing_leaves_what_cannot_be_known_unexplained(tmp_path: Path) -> None:
     plan = tuple(Sent(number, 100, 1, at=0.06 * number) for number in range(30))
     case = Case(planted.PROMPT, TIMING, 2, None, plan, None)
@@ -106,6 +109,7 @@ def test_a_request_without_a_token_is_told_who_held_the_slots(tmp_path: Path) ->
     assert "never got a token" in words.without(found)
 
 
+@pytest.mark.usefixtures("no_what_ifs")
 def test_what_a_long_prompt_costs_is_its_own_doing(tmp_path: Path) -> None:
     """One prompt of 1,301 tokens: a request that it held up was named, and what slowed steps beside it was said not to show."""
     timing = dataclasses.replace(TIMING, context_s=5e-5)  # a step beside 2,000 tokens takes five times as long
@@ -116,6 +120,7 @@ def test_what_a_long_prompt_costs_is_its_own_doing(tmp_path: Path) -> None:
     assert words.table(behind[:1]).rows[0][4].startswith("#20")
 
 
+@pytest.mark.usefixtures("no_what_ifs")
 def test_what_a_long_answer_costs_is_its_own_doing(tmp_path: Path) -> None:
     """Behind two answers of 2,500 tokens: steps took 2.58 times as long as usual, by "something that no request shows"."""
     timing = dataclasses.replace(TIMING, context_s=5e-5)
@@ -124,6 +129,7 @@ def test_what_a_long_answer_costs_is_its_own_doing(tmp_path: Path) -> None:
     assert explained(path, 21).slow is None
 
 
+@pytest.mark.usefixtures("no_what_ifs")
 def test_who_lost_its_own_cache_is_not_said_to_have_taken_anothers(queued: Path) -> None:
     """Two people evicted by another client: of the second, "since then #72 took a slot", which had lost its own likewise."""
     found = explained(queued, 60)
@@ -136,6 +142,7 @@ def test_who_lost_its_own_cache_is_not_said_to_have_taken_anothers(queued: Path)
     )
 
 
+@pytest.mark.usefixtures("no_what_ifs")
 def test_of_a_request_that_was_refused_nothing_is_laid_on_others(tmp_path: Path) -> None:
     """Of one that ended with status 500: "529 ms while the prompts of #26, #28, #29 and 2 others were read"."""
     played = play(TIMING, [Load(users=6, requests=60)], slots=2)
@@ -159,6 +166,7 @@ def test_a_wait_behind_the_slots_that_the_server_says_is_split(tmp_path: Path, m
     assert found.told.cause.id in (900, 901)
 
 
+@pytest.mark.usefixtures("no_what_ifs")
 def test_what_no_request_shows_is_not_laid_on_those_that_it_held_up_too(tmp_path: Path) -> None:
     """A stranger's long prompt, which no record shows: "3.60 s while #28's 142 prompt tokens were read"."""
     plan = short_requests((Sent(900, 5000, 5, at=17.95), Sent(901, 120, 20, at=17.97)))
@@ -174,6 +182,7 @@ def test_what_no_request_shows_is_not_laid_on_those_that_it_held_up_too(tmp_path
     assert "is not known" in words.without(found)
 
 
+@pytest.mark.usefixtures("no_what_ifs")
 def test_work_on_a_request_whose_client_has_gone_lasts_until_its_batch_is_over(tmp_path: Path) -> None:
     """A prompt of 5,000 tokens was cancelled at 19.5 s, and read until 23 s: "2.28 s waiting for a slot or a step"."""
     timing = dataclasses.replace(TIMING, n_batch=8192)
@@ -189,6 +198,7 @@ def test_work_on_a_request_whose_client_has_gone_lasts_until_its_batch_is_over(t
     assert asked == 5  # without what held it up it would have ended; it was taken to go on for ever
 
 
+@pytest.mark.usefixtures("no_what_ifs")
 @pytest.mark.parametrize("pieces", [1, 30])
 @pytest.mark.parametrize("says", ["ollama", "llamacpp", None])
 def test_no_prompt_is_named_where_answers_come_whole(says: str | None, pieces: int, tmp_path: Path) -> None:
@@ -221,6 +231,7 @@ def test_no_prompt_is_named_where_answers_come_whole(says: str | None, pieces: i
         assert words.without(found).endswith("of it went into is not known, as its answer came whole.")
 
 
+@pytest.mark.usefixtures("no_what_ifs")
 @pytest.mark.parametrize("says", ["ollama", "llamacpp", None])
 def test_what_a_gateway_held_back_is_no_wait_for_slots(says: str | None, tmp_path: Path) -> None:
     """Held back for 4 s before a server of 2 slots: "4.20 s waiting for a slot, … held by #50, #51 and 8 others"."""
@@ -238,6 +249,7 @@ def test_what_a_gateway_held_back_is_no_wait_for_slots(says: str | None, tmp_pat
     assert "is not known" in words.without(found)
 
 
+@pytest.mark.usefixtures("no_what_ifs")
 @pytest.mark.parametrize("says", ["ollama", "llamacpp", None])
 def test_who_was_passed_by_one_is_not_said_to_wait_behind_a_long_prompt(says: str | None, tmp_path: Path) -> None:
     """Held back for 1 s beside a prompt of 2,000 tokens: "1.70 s waiting for a slot", and "Without #900: 103 ms"."""
@@ -250,6 +262,7 @@ def test_who_was_passed_by_one_is_not_said_to_wait_behind_a_long_prompt(says: st
     assert found.told is None
 
 
+@pytest.mark.usefixtures("no_what_ifs")
 @pytest.mark.parametrize("says", ["ollama", "llamacpp"])
 def test_prompts_that_were_read_before_it_can_have_come_are_not_blamed(says: str, tmp_path: Path) -> None:
     """Behind a gateway that holds all back for 300 ms: "150 ms while #40's 150 prompt tokens were read; 141 ms waiting"."""

@@ -33,6 +33,7 @@ from loadtest.simulate.model.timing import StepLaw
 from loadtest.text import seconds
 
 
+@pytest.mark.usefixtures("no_what_ifs")
 @pytest.mark.parametrize("says", ["ollama", "llamacpp", None])
 def test_parts_add_up_and_the_rest_is_printed(says: str | None, tmp_path: Path) -> None:
     run = play(TIMING, [Load(users=5, requests=40, prompt=(50, 400))], slots=2, says=says).write(tmp_path / "run")
@@ -51,6 +52,7 @@ def test_parts_add_up_and_the_rest_is_printed(says: str | None, tmp_path: Path) 
         assert all(each.id != found.id for part in truth for each in part.causes)
 
 
+@pytest.mark.usefixtures("no_what_ifs")
 def test_steps_that_were_faster_than_usual_are_no_more_than_the_answer_took(tmp_path: Path) -> None:
     """Was "673 ms as up to 4 streams shared the steps; −415 ms unexplained" of an answer that took 513 ms."""
     run = play(TIMING, [Load(users=5, requests=40)], slots=2).write(tmp_path / "run")
@@ -64,6 +66,7 @@ def test_steps_that_were_faster_than_usual_are_no_more_than_the_answer_took(tmp_
     assert slower.decode[-1].seconds == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.usefixtures("no_what_ifs")
 @pytest.mark.parametrize("noise_ms", [0.001, 8])
 def test_the_stalled_parts_are_the_stalls_where_tokens_scatter(noise_ms: float, tmp_path: Path) -> None:
     """They came out 3-5 % too long at 8 ms: of gaps that scatter only the longer half counted."""
@@ -83,6 +86,7 @@ def test_the_stalled_parts_are_the_stalls_where_tokens_scatter(noise_ms: float, 
     assert sum(part.seconds for part in every if part.name == parts.STALL) == pytest.approx(truth, rel=0.02)
 
 
+@pytest.mark.usefixtures("no_what_ifs")
 def test_the_whole_time_is_counted_from_the_same_instant_as_the_first_token(tmp_path: Path) -> None:
     """It said "39.8 ms to the first token, 39.4 ms in all": E2E counts from the send, the parts from when it was due."""
     plan = tuple(Sent(number, 100, 1 + number % 2, at=number / 2) for number in range(10))
@@ -141,6 +145,7 @@ def test_json_names_parts_and_requests(queued: Path) -> None:
     assert one["ttft_s"] == ttft[29]
 
 
+@pytest.mark.usefixtures("no_what_ifs")
 def test_the_load_is_named_only_where_neither_the_server_nor_one_request_is_to_blame(queued: Path) -> None:
     """A level in which each step took 1.4 times as long as in the others was said to be slow by its load."""
     found = explained(queued, 60)
@@ -160,6 +165,7 @@ def test_the_load_is_named_only_where_neither_the_server_nor_one_request_is_to_b
     assert not late.usual  # it was due long before it was sent
 
 
+@pytest.mark.usefixtures("no_what_ifs")
 def test_a_cause_that_may_count_is_not_said_to_make_nothing_faster(queued: Path) -> None:
     """Of two prompts of 3,005 tokens, read together, neither was said to make the other faster: a band of 313 ms to 2.95 s."""
     found = explained(queued, 60)
@@ -173,6 +179,7 @@ def test_a_cause_that_may_count_is_not_said_to_make_nothing_faster(queued: Path)
     assert not any("rather than one request" in said for said in words.notes(found))
 
 
+@pytest.mark.usefixtures("no_what_ifs")
 @pytest.mark.parametrize("told", [1, 3])
 def test_the_law_of_short_prompts_says_nothing_of_one_longer_than_most(told: int, queued: Path) -> None:
     """Two prompts of 3,005 tokens among short ones: 1.08 s of the second was "longer than such prompts take here"."""
@@ -183,6 +190,7 @@ def test_the_law_of_short_prompts_says_nothing_of_one_longer_than_most(told: int
     assert math.isfinite(splitter._usual(30)) == (told == 3)
 
 
+@pytest.mark.usefixtures("no_what_ifs")
 def test_a_wait_that_cannot_be_split_may_be_others_doing(queued: Path) -> None:
     """Behind nginx, which buffers: "132 ms waiting for a slot or a step", and "No other request caused a part of it"."""
     analysis = analyse(queued)
@@ -196,6 +204,7 @@ def test_a_wait_that_cannot_be_split_may_be_others_doing(queued: Path) -> None:
     assert words.decode_heading(at_once) is None
 
 
+@pytest.mark.usefixtures("no_what_ifs")
 def test_a_request_does_not_decode_beside_itself(queued: Path) -> None:
     """Of two users of an Ollama, whose tokens are stamped before they come: "beside 2 streams that decoded"."""
     found = analyse(queued)
@@ -205,6 +214,7 @@ def test_a_request_does_not_decode_beside_itself(queued: Path) -> None:
     assert [part.streams for part in parts_of_one if part.name == parts.OWN] == [0]
 
 
+@pytest.mark.usefixtures("no_what_ifs")
 @pytest.mark.parametrize(("block_ms", "said"), [(0.001, False), (50, True)])
 def test_tokens_that_come_in_blocks_leave_parts_unsure(block_ms: float, said: bool, tmp_path: Path) -> None:
     """Behind a proxy that sends text on each 50 ms: "88.4 ms reading its own 250 prompt tokens, 0 ms unexplained" of 74 ms."""
@@ -226,6 +236,7 @@ def test_tokens_that_come_in_blocks_leave_parts_unsure(block_ms: float, said: bo
     assert (found.reads_apart_s is not None) == said
 
 
+@pytest.mark.usefixtures("no_what_ifs")
 def test_nobody_is_said_of_waits_and_prompts_alone(queued: Path) -> None:
     """Of 167 ms, 60 of them for two streams that decoded: "No other request caused a part of it that counts"."""
     found = dataclasses.replace(explained(queued, 60), no_replay=NOBODY)
@@ -250,12 +261,14 @@ def test_a_dash_for_causes_that_count_for_nothing_is_explained(
     assert "\nNo cause of #48, left out alone, makes it clearly faster." in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("no_what_ifs")
 def test_what_had_no_first_token_did_not_take_as_long_to_it_as_others(queued: Path) -> None:
     found = explained(queued, 47)
     usual = dataclasses.replace(found, usual_s=found.parts.total_s)
     assert (usual.usual, dataclasses.replace(usual, ttft_s=math.nan).usual) == (True, False)
 
 
+@pytest.mark.usefixtures("no_what_ifs")
 def test_a_table_of_a_void_level_says_that_it_is_void(queued: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Only the text of a single request said so, and its JSON did not."""
     found = explained(queued, 47)
@@ -299,6 +312,7 @@ def test_beside_embeddings_a_chat_is_explained_and_they_are_not(tmp_path: Path) 
     )
 
 
+@pytest.mark.usefixtures("no_what_ifs")
 def test_a_request_that_gave_up_while_others_held_the_slots_waited_for_one(tmp_path: Path) -> None:
     """Was unexplained for 573 of 700 ms: its own load was not known, so that a slot seemed free for the 4 ms of the others'."""
     levels, truth = grid(Made(slots=2, load_ms=4, batch_ms=40), (4,))
@@ -327,6 +341,7 @@ def test_a_request_that_was_never_sent_has_one_part_and_says_why(tmp_path: Path)
     assert "come to more" not in said
 
 
+@pytest.mark.usefixtures("no_what_ifs")
 @pytest.mark.parametrize(
     ("outcome", "said"),
     [
@@ -341,6 +356,7 @@ def test_an_answer_without_its_end_is_said_to_be_one(queued: Path, outcome: Outc
     assert next(iter(words.notes(found))).startswith(said)
 
 
+@pytest.mark.usefixtures("no_what_ifs")
 def test_steps_of_a_gateway_that_gathers_tokens_are_said_to_be_unsure(queued: Path) -> None:
     """Was "4.01 s steps of up to 2 streams" without a word behind Squid's delay pools, of a server that wrote for 0.5 s."""
     found = explained(queued, 47)
@@ -364,6 +380,7 @@ def test_users_who_hung_up_are_the_slowest_and_failed_requests_are_said_to_be_le
     assert json.loads(command("explain", run, "--json")[1])["left_out"].startswith("7 of 64 requests failed")
 
 
+@pytest.mark.usefixtures("no_what_ifs")
 def test_the_time_before_a_second_send_is_a_part_of_its_own(tmp_path: Path) -> None:
     """Was "198 ms waiting for a slot; slots were held by #4 and #5", for it came when its first send had gone to a dead connection."""
     levels, truth = grid(Made(), (2,))
@@ -387,6 +404,7 @@ def test_of_a_load_that_was_measured_again_the_level_that_is_not_void_is_explain
     assert busiest(levels)["index"] == 2
 
 
+@pytest.mark.usefixtures("no_what_ifs")
 def test_a_request_without_a_connection_waited_for_no_slot(tmp_path: Path) -> None:
     """Was "9.34 s unexplained" behind HAProxy with maxconn 2, and its level "Answers were not as the protocol says"."""
     run = play(TIMING, [Load(users=5, requests=40)], slots=2)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from loadtest.analyse.run import BoolArray, FloatArray, RunData, evenly, finite
 from loadtest.analyse.run.overlaps import Depth, open_within
+from loadtest.metrics import S_PER_US
 
 TIE_S = 0.001  # scatter of arrivals of one batch: an end and a start this close are one slot changing hands
 UNNOTICED_S = 0.005  # the batch loop has not noticed a request yet that came this shortly before a step began
@@ -108,18 +110,20 @@ def delayed_s(run: RunData, gap: float) -> float:
     rows = rows[evenly(len(rows), MOST_STREAMS)]
     if not len(rows):
         return 0.0
-    late, gathered = np.array([caught_up(tokens_of(run, int(row))) for row in rows]).T
-    shares = [share for row in rows for share in _together(run, int(row), min(3 * TIE_S, 0.3 * gap))]
+    tokens = made_tokens(run)
+    late, gathered = np.array([caught_up(tokens(int(row))) for row in rows]).T
+    end, near = len(run.chunks.counts), min(3 * TIE_S, 0.3 * gap)
+    shares = [share for row in rows for share in _together(tokens, int(row), end, near)]
     if float(np.median(gathered)) < GATHERED and (not shares or float(np.median(shares)) >= IN_STEP):
         return 0.0
     return float(np.quantile(late, MOSTLY_LATE))
 
 
-def _together(run: RunData, row: int, near: float) -> Iterator[float]:
+def _together(tokens: Callable[[int], FloatArray], row: int, end: int, near: float) -> Iterator[float]:
     """Yield which share of a stream's tokens came with one of each stream that decoded beside it."""
-    mine = tokens_of(run, row)
-    for other in range(row + 1, min(row + 1 + MOST_BESIDE, len(run.chunks.counts))):
-        theirs = tokens_of(run, other)
+    mine = tokens(row)
+    for other in range(row + 1, min(row + 1 + MOST_BESIDE, end)):
+        theirs = tokens(other)
         if len(theirs) >= FEWEST_TOKENS:
             both = mine[(mine > theirs[0]) & (mine < theirs[-1])]
             if len(both) >= FEWEST_TOKENS:
@@ -136,10 +140,18 @@ def caught_up(at: FloatArray) -> tuple[float, float]:
     return float((ahead - np.minimum.accumulate(ahead[::-1])[::-1]).max()), float((~apart).mean())
 
 
-def tokens_of(run: RunData, row: int) -> FloatArray:
-    """Return when the server made the tokens of a request, or when they came."""
-    places = np.arange(run.chunks.starts[row], run.chunks.starts[row + 1])
-    return run.made_at(np.full(len(places), row), places)
+def made_tokens(run: RunData) -> Callable[[int], FloatArray]:
+    """Return a function of a request's row that tells when the server made its tokens, or when they came."""
+    send, chunks = run.column("send"), run.chunks
+
+    @functools.cache
+    def tokens_of(row: int) -> FloatArray:
+        places = np.arange(chunks.starts[row], chunks.starts[row + 1])
+        late = run.delivery.at(np.full(len(places), row), places) if run.delivery.usable[row] else 0.0
+        made: FloatArray = send[row] + chunks.flat[places] * S_PER_US - late
+        return made
+
+    return tokens_of
 
 
 def distance(at: FloatArray, others: FloatArray) -> FloatArray:

@@ -11,16 +11,16 @@ the rest. Then a gap is a step of some of the streams, and no figure by the numb
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 
 from loadtest.analyse.run import BoolArray, FloatArray, IntArray, RunData, evenly, excerpts
 from loadtest.analyse.run.event_times import blocks
 from loadtest.analyse.run.overlaps import freed_in_order
-from loadtest.analyse.server.queue.at_work import FEWEST_TOKENS, caught_up, distance, tokens_of
+from loadtest.analyse.server.queue.at_work import FEWEST_TOKENS, caught_up, distance, made_tokens
 from loadtest.analyse.server.queue.slots import Slots
 
 EDGE_SHARE = 0.25  # of the median gap, within which tokens of one batch arrive …
@@ -99,7 +99,7 @@ class TokenGaps:
         """Return functions that each read a block of all the run's gaps; their `step_s` is the plain gap."""
         if self.spans is None:
             return [lambda: self]
-        return [partial(_block, self.requests, run, low, high) for low, high in blocks(run.chunks.starts)]
+        return [functools.partial(_block, self.requests, run, low, high) for low, high in blocks(run.chunks.starts)]
 
     def of_row(self, run: RunData, row: int) -> TokenGaps:
         """Read all gaps of the request in one row; their `step_s` is the plain gap."""
@@ -234,6 +234,8 @@ def _pairs(run: RunData, gaps: TokenGaps) -> Iterator[float]:
     if usual < SHORTEST_GAP_S:
         return
     first, last = gaps.requests.first, gaps.requests.last
+    tokens = made_tokens(run)
+    gathered = functools.cache(lambda row: _gathered(tokens(row), usual))
     order = np.argsort(gaps.row[clean], kind="stable")
     rights = gaps.right[clean][order]
     seen, starts, counts = np.unique(gaps.row[clean][order], return_index=True, return_counts=True)
@@ -245,9 +247,8 @@ def _pairs(run: RunData, gaps: TokenGaps) -> Iterator[float]:
         beside = beside[beside != row]
         for other in beside[evenly(len(beside), MOST_BESIDE)]:
             together = mine[(mine > first[other]) & (mine < last[other])]
-            theirs = tokens_of(run, int(other))
-            if len(together) >= FEWEST_TOKENS and not _gathered(theirs, usual):
-                yield float((distance(together, theirs) <= NEAR * usual).mean())
+            if len(together) >= FEWEST_TOKENS and not gathered(int(other)):
+                yield float((distance(together, tokens(int(other))) <= NEAR * usual).mean())
 
 
 def _gathered(at: FloatArray, usual: float) -> bool:
