@@ -253,7 +253,10 @@ ERRORS = {
         done=False,
         error="a web page, titled 'Sign & in'",
     ),
-    "JSON of something else": Case(V1, '{"version":"1"}', done=False, error="""begins with '{"version":"#"}'"""),
+    "JSON of something else": Case(V1, '{"version":"1"}', done=False, error="""it says '{"version":"#"}'"""),
+    "JSON of something else, two rows": Case(
+        V1, sse('{"a":"b"}', '{"c":"d"}'), done=False, error="""it says '{"c":"d"}'"""
+    ),
     "escapes are shown": Case(
         V1, sse(r'{"error":"\u001b]0;x\u0007\u202e\ud83d"}'), done=False, error=r"\x1b]0;x\x07\u202e"
     ),

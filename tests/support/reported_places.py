@@ -260,6 +260,18 @@ ERRORS = {
             ("none of OpenAI's names", json.dumps({"input_token_count": 20, "warnings": WARNED}), {}),
         )
     },
+    **{
+        f"deep in envelopes, {word}": Stream(V1, sse(A, row) + more, "a", **UNENDED)
+        for word, row, more in (
+            ("two (grok2api)", {"result": {"response": {"error": {"message": SAID}, "isThinking": False}}}, ""),
+            ("two, then a good end", {"data": {"payload": {"error": SAID}}}, sse(finish()) + DONE),
+            (
+                "in capitals (Volcengine)",
+                {"ResponseMetadata": {"Error": {"Code": "Busy", "Message": SAID}}},
+                sse(finish()) + DONE,
+            ),
+        )
+    },
     "SGLang's own, aborted": Stream(
         V1,
         sse(of_sglang("a", ABORTED)) + DONE,
@@ -308,6 +320,7 @@ STRANGERS: tuple[Any, ...] = (  # rows that say nothing of the answer
     {"text": "zz"},
     {"content": "zz"},
     {"data": {"text": "zz"}},
+    {"hook_results": {"before": {"error": None, "checks": [{"error": {"message": "late"}}]}}},  # Portkey's
     {"usage": None},
     {"object": "progress"},
     {"choices": []},

@@ -26,6 +26,7 @@ from support.odd_streams import (
 GROWING = ("a", "ab", "abc", "abcd", "abcde", "abcdef")
 GROWN = "".join(GROWING)
 ALL_AGAIN = ("repeats all text",)
+OF_CLOVA = {"promptTokens": 20, "completionTokens": 3, "totalTokens": 23}
 FILTERED: dict[str, Any] = {"content_filter_results": {"hate": {"filtered": False}}}
 
 
@@ -142,6 +143,14 @@ TEXTS = {
     ),
     "DashScope's own, each piece with all before": Stream(
         V1, "".join(map(of_dashscope, GROWING)), GROWN, odd=("another API",), doubts=ALL_AGAIN, **UNCOUNTED
+    ),
+    "CLOVA's own: all of it in the last event": Stream(
+        V1,
+        "".join(
+            f"event: token\ndata: {json.dumps({'message': {'content': t}, 'finishReason': None})}\n\n" for t in "abc"
+        )
+        + f"event: result\ndata: {json.dumps({'message': {'content': 'abc'}, 'finishReason': 'stop', 'usage': OF_CLOVA})}\n\n",
+        odd=("another API", "repeats the whole answer"),
     ),
     "iFlytek: a code and a word of success with every piece": Stream(
         V1,
