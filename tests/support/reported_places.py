@@ -260,18 +260,16 @@ ERRORS = {
             ("none of OpenAI's names", json.dumps({"input_token_count": 20, "warnings": WARNED}), {}),
         )
     },
-    **{
-        f"deep in envelopes, {word}": Stream(V1, sse(A, row) + more, "a", **UNENDED)
-        for word, row, more in (
-            ("two (grok2api)", {"result": {"response": {"error": {"message": SAID}, "isThinking": False}}}, ""),
-            ("two, then a good end", {"data": {"payload": {"error": SAID}}}, sse(finish()) + DONE),
-            (
-                "in capitals (Volcengine)",
-                {"ResponseMetadata": {"Error": {"Code": "Busy", "Message": SAID}}},
-                sse(finish()) + DONE,
-            ),
-        )
-    },
+    "in an envelope, in capitals (Volcengine)": Stream(
+        V1, sse(A, {"ResponseMetadata": {"Error": {"Code": "Busy", "Message": SAID}}}, finish()) + DONE, "a", **UNENDED
+    ),
+    "deep in envelopes (grok2api)": Stream(
+        V1,
+        sse(A, {"result": {"response": {"error": {"message": SAID}, "isThinking": False}}}),
+        "a",
+        doubts=("in the middle",),
+        **UNENDED,
+    ),
     "SGLang's own, aborted": Stream(
         V1,
         sse(of_sglang("a", ABORTED)) + DONE,

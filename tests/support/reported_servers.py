@@ -144,6 +144,9 @@ TEXTS = {
     "DashScope's own, each piece with all before": Stream(
         V1, "".join(map(of_dashscope, GROWING)), GROWN, odd=("another API",), doubts=ALL_AGAIN, **UNCOUNTED
     ),
+    "an error deep in a row of no answer's, which a tool of the server's may have met": Stream(
+        V1, sse(A, {"event": {"data": {"output": {"error": SAID}}}}, B, C) + END, doubts=(f"went wrong: '{SAID}'",)
+    ),
     "CLOVA's own: all of it in the last event": Stream(
         V1,
         "".join(

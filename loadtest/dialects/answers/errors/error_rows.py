@@ -114,19 +114,24 @@ def error_beside_choices(row: dict[str, Any]) -> str | None:
 
 
 def error_in_foreign_row(row: dict[str, Any]) -> str | None:
-    """Return the error in a row of no known format, in envelopes or under another name; None where it has none."""
-    named = (value for name, value in row.items() if value and isinstance(value, str | dict) and _NAMES.fullmatch(name))
-    found = (error_in_row(row), error_in_envelope(row), *(error_in_row({"error": value}) for value in named))
-    return next(filter(None, found), None) or _error_within(row, DEEPEST)
-
-
-def _error_within(row: dict[str, Any], depth: int) -> str | None:
-    """Return the error in an object that lies in a row, however deep gateways put it; None where none has any."""
-    for name, value in row.items() if depth else ():
-        if isinstance(value, dict):
-            said = error_in_row(value | one_spelling(value)) or (
-                error_in_envelope(value) if name in _ENVELOPES else None
-            )
-            if (said := said or _error_within(value, depth - 1)) is not None:
-                return said
+    """Return the error in a row of no known format, in an envelope or under another name; None where it has none."""
+    if (said := error_in_row(row) or error_in_envelope(row)) is not None:
+        return said
+    for name, value in row.items():
+        named = value and isinstance(value, str | dict) and _NAMES.fullmatch(name)
+        if named and (said := error_in_row({"error": value})) is not None:
+            return said
+        if isinstance(value, dict) and (
+            said := error_in_row(value | one_spelling(value))
+            or (error_in_envelope(value) if name in _ENVELOPES else None)
+        ):
+            return said
     return None
+
+
+def error_within(value: Any, depth: int = DEEPEST) -> str | None:
+    """Return the error in an object, however deep it lies in others; None where it has none. It may be a tool's of the server's."""
+    if not isinstance(value, dict) or not depth:
+        return None
+    inside = (error_within(inner, depth - 1) for inner in value.values())
+    return error_in_row(value) or next(filter(None, inside), None)
