@@ -82,6 +82,9 @@ FRAMES = {
     "an object of many lines behind one data:": Stream(
         V1, "".join(f"data: {json.dumps(row, indent=2)}\n\n" for row in (A, B, C, finish(), COUNTS)) + DONE
     ),
+    "no blank lines, and an empty event (one-api#277, wave-agent#1326)": Stream(
+        V1, (sse(A) + "data:\n" + sse(B, C) + END).replace("\n\n", "\n")
+    ),
     "every field of an event": Stream(
         V1, "".join(f"id: {i}\nevent: chunk\nretry: 10\n{sse(row)}" for i, row in enumerate((A, B, C))) + END
     ),

@@ -298,7 +298,7 @@ class StreamDecoder:
             if self._rows(row, data):
                 self._events = True
                 return False
-            if answer.kind in (b"", b"data") and framing.is_keepalive(data):
+            if answer.kind in (b"", b"data") and (not data.strip() or framing.is_keepalive(data)):
                 return False
         if answer.kind not in (b"", b"error", b"data"):
             if data.strip() and answer.kind != b"done":

@@ -175,7 +175,7 @@ class Usage:
         prompt, output, usage = self.prompt, self.output, self.last
         if output is None:
             return None
-        if output and pieces > self.pieces:
+        if pieces > self.pieces and (output or not self.pieces):
             note("the server's last count came before the end of the text: the output's tokens are unknown")
             return None
         if output and self.with_text >= max(FEWEST_USAGES, 2 * self.rises + 1) and pieces > output <= MOST_OF_CHUNK:
