@@ -246,7 +246,7 @@ ERRORS = {
     "text and a code are no error": Case(V1, sse('{"text":"a","code":1}', A, STOP), ["a"]),
     "ollama: an envelope after text": Case(CHAT, chat("a") + '{"code":7,"msg":"m"}\n', ["a"], done=False, error="m"),
     "no error": Case(V1, sse('{"code":0,"message":"ok"}', A, STOP), ["a"]),
-    "text": Case(V1, "upstream is down\n", done=False, error="begins with 'upstream is down'"),
+    "text": Case(V1, "upstream is down\n", done=False, error="it says 'upstream is down'"),
     "a web page": Case(
         CHAT,
         "<!DOCTYPE html>\n<html><head><title>Sign &amp; in</title>",

@@ -278,7 +278,7 @@ CASES = {
         ["5"],
     ),
     "ollama: not JSON": Case(CHAT, chat("a") + "oops\n" + OLLAMA_DONE, ["a"], [], "stop", True, 5, 2, "oops"),
-    "ollama: no object": Case(CHAT, "[1]\n", done=False, error="begins with '[#]'"),
+    "ollama: no object": Case(CHAT, "[1]\n", done=False, error="it says '[#]'"),
     "ollama: a page without a newline": Case(CHAT, "<html>", done=False, error="a web page without a title"),
     "ollama: cut inside a line": Case(CHAT, chat("a") + '{"mess', ["a"], done=False, hint="middle of a line"),
     "ollama: equal pieces, trimmed": Case(

@@ -30,7 +30,6 @@ ERROR_BEHIND = "the server says behind the end of the answer that something went
 ERROR_AMID = "the server says in the middle of the answer that something went wrong: {}"
 OF_ANOTHER = "the server answers in the format of another API"
 _ODD_REASON = "the server ended the answer with finish_reason {}, which is not known"
-_NO_STREAM = "the answer is no stream of a model server: it says {}"
 _ENDED_BEHIND = "the answer ended behind {}, without saying that it is whole"
 _ASIDE = "the answer has text under the name {}: counted where no other comes"
 LONGEST_NAME = 200  # characters kept of a model's name
@@ -153,7 +152,7 @@ class Decoded:
         row = parse_json(words)
         said = error_rows.message_alone(row) or error_rows.error_within(row) if isinstance(row, dict) else None
         if said is None and isinstance(row, dict) and not self.events:
-            said = _NO_STREAM.format(server_errors.quoted_beginning(words, 160))
+            said = server_errors.not_a_stream(words)
         if said is not None:
             self.fail(said)
         elif ending.error is None and ending.hint != server_errors.MID_LINE:

@@ -222,8 +222,7 @@ def usage_in(value: Any) -> Any:
 def first_count(usage: dict[str, Any], kind: str, note: Note) -> int | None:
     """Return the largest count of this kind (see `kind_of_count`); None where there is none."""
     found = [known_number(usage[name], name, note, MOST_TOKENS) for name in usage if kind_of_count(name) == kind]
-    known = [count for count in found if count is not None]
-    return max(known, default=None)
+    return max((count for count in found if count is not None), default=None)
 
 
 def reasoning_in(usage: dict[str, Any], note: Note) -> int:
