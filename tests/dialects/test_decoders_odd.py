@@ -246,14 +246,17 @@ ERRORS = {
     "text and a code are no error": Case(V1, sse('{"text":"a","code":1}', A, STOP), ["a"]),
     "ollama: an envelope after text": Case(CHAT, chat("a") + '{"code":7,"msg":"m"}\n', ["a"], done=False, error="m"),
     "no error": Case(V1, sse('{"code":0,"message":"ok"}', A, STOP), ["a"]),
-    "text": Case(V1, "upstream is down\n", done=False, error="begins with 'upstream is down'"),
+    "text": Case(V1, "upstream is down\n", done=False, error="it says 'upstream is down'"),
     "a web page": Case(
         CHAT,
         "<!DOCTYPE html>\n<html><head><title>Sign &amp; in</title>",
         done=False,
         error="a web page, titled 'Sign & in'",
     ),
-    "JSON of something else": Case(V1, '{"version":"1"}', done=False, error="""begins with '{"version":"#"}'"""),
+    "JSON of something else": Case(V1, '{"version":"1"}', done=False, error="""it says '{"version":"#"}'"""),
+    "JSON of something else, two rows": Case(
+        V1, sse('{"a":"b"}', '{"c":"d"}'), done=False, error="""it says '{"c":"d"}'"""
+    ),
     "escapes are shown": Case(
         V1, sse(r'{"error":"\u001b]0;x\u0007\u202e\ud83d"}'), done=False, error=r"\x1b]0;x\x07\u202e"
     ),

@@ -120,7 +120,7 @@ def test_a_number_that_says_something_stays(text: str) -> None:
             "the answer is no text but binary, with these words in it: ':event-type messageStart'",
         ),  # Bedrock's event stream, which apisix#13307 passes on
         (b"<html><title>Error</title><pre>no", "the answer is a web page, titled 'Error'"),
-        (b"hello 17", "the answer is no stream of a model server: it begins with 'hello #'"),
+        (b"hello 17", "the answer is no stream of a model server: it says 'hello #'"),
     ],
 )
 def test_what_is_no_answer_of_a_model_server(body: bytes, said: str) -> None:

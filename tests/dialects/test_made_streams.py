@@ -278,7 +278,7 @@ CASES = {
         ["5"],
     ),
     "ollama: not JSON": Case(CHAT, chat("a") + "oops\n" + OLLAMA_DONE, ["a"], [], "stop", True, 5, 2, "oops"),
-    "ollama: no object": Case(CHAT, "[1]\n", done=False, error="begins with '[#]'"),
+    "ollama: no object": Case(CHAT, "[1]\n", done=False, error="it says '[#]'"),
     "ollama: a page without a newline": Case(CHAT, "<html>", done=False, error="a web page without a title"),
     "ollama: cut inside a line": Case(CHAT, chat("a") + '{"mess', ["a"], done=False, hint="middle of a line"),
     "ollama: equal pieces, trimmed": Case(
@@ -341,11 +341,13 @@ def test_an_event_is_complete_with_its_line_not_with_the_blank_one_behind_it() -
         assert decoder.events.texts == texts
 
 
-def test_the_engine_died_only_where_an_earlier_chunk_named_the_model() -> None:
-    nameless = '{"model":"","choices":[{"delta":{"content":""},"finish_reason":null}]}'
+def test_the_engine_died_only_where_an_earlier_chunk_named_the_model_and_the_last_is_ollamas() -> None:
+    nameless = '{"model":"","system_fingerprint":"fp_ollama","choices":[{"delta":{"content":""},"finish_reason":null}]}'
     assert "the engine died" in (decode(V1, sse(delta("a"), nameless).encode())[1].hint or "")
     assert decode(V1, sse(nameless, nameless).encode())[1].hint is None
     assert decode(V1, sse(delta("a"), nameless, FINISH).encode())[1].hint is None
+    sign_of_life = '{"model":"","choices":[{"delta":{}}]}'  # a gateway's
+    assert decode(V1, sse(delta("a"), sign_of_life).encode())[1].hint is None
 
 
 @pytest.mark.parametrize("dialect", [CHAT, GENERATE, V1, COMPLETIONS])

@@ -196,6 +196,12 @@ COUNTED = {
         output=None,
         odd=("before the end of the text",),
     ),
+    "counts of none before the text alone": Stream(
+        V1,
+        sse(delta(role="assistant") | {"usage": usage(0)}, A, B, C, finish()) + DONE,
+        output=None,
+        odd=("before the end of the text",),
+    ),
     "counts in mid-text alone": Stream(
         V1, sse(A, B | {"usage": usage(2)}, C, finish()) + DONE, output=None, odd=("before the end of the text",)
     ),

@@ -82,6 +82,9 @@ FRAMES = {
     "an object of many lines behind one data:": Stream(
         V1, "".join(f"data: {json.dumps(row, indent=2)}\n\n" for row in (A, B, C, finish(), COUNTS)) + DONE
     ),
+    "no blank lines, and an empty event (one-api#277, wave-agent#1326)": Stream(
+        V1, (sse(A) + "data:\n" + sse(B, C) + END).replace("\n\n", "\n")
+    ),
     "every field of an event": Stream(
         V1, "".join(f"id: {i}\nevent: chunk\nretry: 10\n{sse(row)}" for i, row in enumerate((A, B, C))) + END
     ),
@@ -171,6 +174,22 @@ ENDS = {
 }
 
 ERRORS = {
+    **{
+        f"a text without a blank line behind it, {word}": Stream(
+            V1,
+            (sse(A) + f"data: sorry: {SAID}\n" + more).replace("\n\n", "\n"),
+            "a" + text,
+            **{**FAILED, **counts},
+            error=f"sorry: {SAID}",
+        )
+        for word, more, text, counts in (
+            ("then the mark", DONE, "", {}),
+            ("then the rest", sse(B, finish(usage=usage(2))) + DONE, "b", {"output": 2, "prompt": 20}),
+        )
+    },
+    "a text and an error in one event": Stream(
+        V1, f"data: sorry\ndata: {json.dumps({'error': {'message': SAID}})}\n\n", "", **FAILED, error=SAID
+    ),
     "a text in the delta": Stream(V1, sse(A, delta(error=SAID), finish()) + DONE, "a", **FAILED, error=SAID),
     "an object in the delta": Stream(
         V1, sse(A, delta("", error={"message": SAID, "code": 500}), finish()) + DONE, "a", **FAILED, error=SAID

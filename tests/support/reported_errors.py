@@ -132,6 +132,18 @@ JSON_SHAPES: dict[str, Shape] = {
         {},
         f"Upstream error: {SAID}",
     ),
+    "a value beside a word for nothing (vercel/ai#18303)": (
+        502,
+        {
+            "error": {
+                "message": "Stream error occurred",
+                "cause": {"message": "[ { invalid_union"},
+                "value": {"error_type": "x", "error_message": json.dumps({"error": {"message": SAID}})},
+            }
+        },
+        {},
+        f"Stream error occurred: {SAID}",
+    ),
     "details beside a word for nothing": (
         400,
         {"error": {"message": "Bad Request", "details": SAID}},

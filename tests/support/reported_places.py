@@ -260,6 +260,16 @@ ERRORS = {
             ("none of OpenAI's names", json.dumps({"input_token_count": 20, "warnings": WARNED}), {}),
         )
     },
+    "in an envelope, in capitals (Volcengine)": Stream(
+        V1, sse(A, {"ResponseMetadata": {"Error": {"Code": "Busy", "Message": SAID}}}, finish()) + DONE, "a", **UNENDED
+    ),
+    "deep in envelopes (grok2api)": Stream(
+        V1,
+        sse(A, {"result": {"response": {"error": {"message": SAID}, "isThinking": False}}}),
+        "a",
+        doubts=("in the middle",),
+        **UNENDED,
+    ),
     "SGLang's own, aborted": Stream(
         V1,
         sse(of_sglang("a", ABORTED)) + DONE,
@@ -308,6 +318,7 @@ STRANGERS: tuple[Any, ...] = (  # rows that say nothing of the answer
     {"text": "zz"},
     {"content": "zz"},
     {"data": {"text": "zz"}},
+    {"hook_results": {"before": {"error": None, "checks": [{"error": {"message": "late"}}]}}},  # Portkey's
     {"usage": None},
     {"object": "progress"},
     {"choices": []},

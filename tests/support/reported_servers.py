@@ -26,6 +26,7 @@ from support.odd_streams import (
 GROWING = ("a", "ab", "abc", "abcd", "abcde", "abcdef")
 GROWN = "".join(GROWING)
 ALL_AGAIN = ("repeats all text",)
+OF_CLOVA = {"promptTokens": 20, "completionTokens": 3, "totalTokens": 23}
 FILTERED: dict[str, Any] = {"content_filter_results": {"hate": {"filtered": False}}}
 
 
@@ -45,6 +46,12 @@ def of_azure(**choice: Any) -> dict[str, Any]:
         "model": "",
         "choices": [{"index": 0, "finish_reason": None, **choice}],
     }
+
+
+def of_sensenova(text: str, count: int, reason: str = "") -> dict[str, Any]:
+    choice = {"index": 0, "role": "assistant", "delta": text, "finish_reason": reason}
+    counts = {**usage(count), "knowledge_tokens": 0}
+    return {"data": {"choices": [choice], "usage": counts}, "status": {"code": 0, "message": "ok"}}
 
 
 def of_dashscope(text: str) -> str:
@@ -142,6 +149,58 @@ TEXTS = {
     ),
     "DashScope's own, each piece with all before": Stream(
         V1, "".join(map(of_dashscope, GROWING)), GROWN, odd=("another API",), doubts=ALL_AGAIN, **UNCOUNTED
+    ),
+    "an error deep in a row of no answer's, which a tool of the server's may have met": Stream(
+        V1, sse(A, {"event": {"data": {"output": {"error": SAID}}}}, B, C) + END, doubts=(f"went wrong: '{SAID}'",)
+    ),
+    "Lambda: a prelude and zeros before the first event (langwatch#3568)": Stream(
+        V1, json.dumps({"statusCode": 200, "headers": {}}) + "\0" * 8 + sse(A, B, C) + END, odd=("not one a line",)
+    ),
+    "Perplexity: steps of a search, then all of it once more": Stream(
+        V1,
+        sse({**piece(""), "object": "chat.reasoning"}, A, B, C)
+        + sse({**of_azure(delta={"content": ""}, message={"content": "abc"}, finish_reason="stop"), "usage": usage()})
+        + DONE,
+        odd=("repeats the whole answer",),
+    ),
+    "SenseNova: an envelope, the delta a text": Stream(
+        V1,
+        sse(*(of_sensenova(text, i) for i, text in enumerate("abc", 1)), of_sensenova("", 3, "stop")) + DONE,
+        odd=("envelope",),
+    ),
+    "KoboldCpp's own: tokens": Stream(
+        V1,
+        "".join(f"event: message\ndata: {json.dumps({'token': t, 'finish_reason': None})}\n\n" for t in "abc")
+        + 'event: message\ndata: {"token":"","finish_reason":"stop"}\n\n',
+        odd=("another API",),
+        **UNCOUNTED,
+    ),
+    "OpenAI: a moderation that failed is no failure": Stream(
+        V1, sse(A, B, C, finish(), {**COUNTS, "moderation": {"output": {"type": "error", "message": SAID}}}) + DONE
+    ),
+    "APISIX: a verdict beside counts of nothing (apisix#13922)": Stream(
+        V1, sse(A, B, C, finish(), COUNTS, {"choices": [], "usage": usage(0, 0), "risk_level": "high"}) + DONE
+    ),
+    "Portkey: hooks behind the mark": Stream(
+        V1, sse(A, B, C) + END + sse({"hook_results": {"checks": [{"error": SAID}]}})
+    ),
+    "vLLM: tokens without text": Stream(
+        V1, sse(*({"choices": [{"index": 0, "token_ids": [i]}]} for i in range(3)), finish("length"), COUNTS) + DONE, ""
+    ),
+    "Open WebUI: sources and a status first": Stream(
+        V1,
+        sse({"sources": [{"document": ["x"]}]}, {"event": {"type": "status", "data": {"done": False}}}, A, B, C) + END,
+    ),
+    "LM Studio: nothing for a prompt beyond the context (lmstudio-bug-tracker#2339)": Stream(
+        V1, sse(delta("", role="assistant"), finish(usage=usage(5, 36000))) + DONE, "", output=5, prompt=36000
+    ),
+    "CLOVA's own: all of it in the last event": Stream(
+        V1,
+        "".join(
+            f"event: token\ndata: {json.dumps({'message': {'content': t}, 'finishReason': None})}\n\n" for t in "abc"
+        )
+        + f"event: result\ndata: {json.dumps({'message': {'content': 'abc'}, 'finishReason': 'stop', 'usage': OF_CLOVA})}\n\n",
+        odd=("another API", "repeats the whole answer"),
     ),
     "iFlytek: a code and a word of success with every piece": Stream(
         V1,

@@ -15,6 +15,7 @@ from loadtest.metrics import S_PER_US
 from loadtest.records import NO_FAILURES, Outcome
 from loadtest.text import capitalised, listed, seconds, shown, some_of
 
+FILTERED = "content_filter"
 MOST_KINDS = 5  # of notes, or of models, that are shown
 LEAST_CONNECT_US = 1000  # below it nobody feels that a connection is opened
 LONGEST_QUOTE = 200  # characters of a server's own words in one reason
@@ -70,6 +71,8 @@ def answer_notes(run: RunData) -> Iterator[str]:
     measured = run.requests[~run.requests["warmup"].astype(bool)]
     found = commonest(note for said in measured["notes"] for note in dict.fromkeys(said))[:MOST_KINDS]
     yield from (f"{said.count} of {len(measured)} requests: {said}." for said in found)
+    if filtered := int((measured["finish_reason"] == FILTERED).sum()):
+        yield f"{filtered} of {len(measured)} answers {'was' if filtered == 1 else 'were'} ended by a content filter or a refusal (finish_reason {FILTERED})."
     for (asked, name), mine in measured.groupby(["model", "said_model"]):
         yield (
             f"{len(mine)} of {len(measured)} requests were answered by the model {shown(str(name))}, by its answers' word; "

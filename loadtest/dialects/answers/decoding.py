@@ -281,6 +281,8 @@ class StreamDecoder:
         answer = self._answer
         if self._stray and self._row_seen:
             self._end_stray()
+        if self._held and (ends.is_done(data) or (isinstance(row := parse_json(data), dict) and self._own.knows(row))):
+            self._end_event(whole=True)  # without a blank line: some servers send none
         if not self._held:
             if data.lstrip().startswith(b"data:"):
                 data = ends.bare_data(data)
@@ -298,7 +300,7 @@ class StreamDecoder:
             if self._rows(row, data):
                 self._events = True
                 return False
-            if answer.kind in (b"", b"data") and framing.is_keepalive(data):
+            if answer.kind in (b"", b"data") and (not data.strip() or framing.is_keepalive(data)):
                 return False
         if answer.kind not in (b"", b"error", b"data"):
             if data.strip() and answer.kind != b"done":
@@ -317,7 +319,6 @@ class StreamDecoder:
             self._stray.append(b"")
         if self._held:
             self._end_event(whole=True)
-            self._held.clear()
         elif answer.kind == b"error":
             comment, self._comment = self._comment, b""
             if framing.is_keepalive(comment):
@@ -339,7 +340,8 @@ class StreamDecoder:
 
         `whole` says that the event ended: what cannot be read then is an error.
         """
-        data = b"\n".join(self._held)
+        held, self._held = self._held, []
+        data = b"\n".join(held)
         row = parse_json(data)
         if isinstance(row, dict):
             self._row(row)
@@ -349,10 +351,10 @@ class StreamDecoder:
         if self._answer.kind == b"error" or not data.strip():
             return True
         if whole:
-            rows = [parse_json(line) for line in self._held]
+            rows = [parse_json(line) for line in held]
             if len(rows) > 1 and any(isinstance(row, dict) for row in rows):
                 is_said = any(isinstance(row, dict) and error_rows.error_in_row(row) for row in rows)
-                for line, row in zip(tuple(self._held), rows, strict=True):  # a row that ends the answer empties _held
+                for line, row in zip(held, rows, strict=True):
                     if self._answer.over:
                         break
                     if isinstance(row, dict):

@@ -337,11 +337,14 @@ def test_not_each_failure_is_said_to_have_met_a_limit_that_one_did_not(tmp_path:
 def test_notes_and_few_resent_requests_are_said_once(tmp_path: Path) -> None:
     levels, truth = grid(Made(), (4,), each=40)
     records = [dataclasses.replace(r, notes=[f"an unknown key of {r.id}"]) if r.id % 2 else r for r in truth.records]
-    records[9] = dataclasses.replace(records[9], resent=(records[9].t_send or 0) + 300_000)
+    records[9] = dataclasses.replace(
+        records[9], resent=(records[9].t_send or 0) + 300_000, finish_reason="content_filter"
+    )
     one = analyse(write(tmp_path / "run", records, levels))
     assert one.summary["verdict"] == "valid"
     said = all_findings(one)
     assert any(line.startswith("80 of 160 requests: for example, an unknown key of") for line in said)
+    assert "1 of 160 answers was ended by a content filter or a refusal (finish_reason content_filter)." in said
     twice = [line for line in said if line.startswith("1 of 160 requests was sent twice")]
     assert [line.partition(". ")[2] for line in twice] == [
         "TTFT counts from the first send, up to 0.30 ms before the second."

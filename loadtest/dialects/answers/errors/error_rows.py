@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from loadtest.dialects.answers.errors.error_words import WORDS, one_spelling, words_in
+from loadtest.dialects.answers.errors.error_words import DEEPEST, WORDS, one_spelling, words_in
 from loadtest.dialects.answers.errors.server_errors import error_sentence
 
 _STATES = ("queued", "pending", "processing", "inprogress", "running")  # of a request that has no answer yet
@@ -122,7 +122,16 @@ def error_in_foreign_row(row: dict[str, Any]) -> str | None:
         if named and (said := error_in_row({"error": value})) is not None:
             return said
         if isinstance(value, dict) and (
-            said := error_in_row(value) or (error_in_envelope(value) if name in _ENVELOPES else None)
+            said := error_in_row(value | one_spelling(value))
+            or (error_in_envelope(value) if name in _ENVELOPES else None)
         ):
             return said
     return None
+
+
+def error_within(value: Any, depth: int = DEEPEST) -> str | None:
+    """Return the error in an object, however deep it lies in others; None where it has none. It may be a tool's of the server's."""
+    if not isinstance(value, dict) or not depth:
+        return None
+    inside = (error_within(inner, depth - 1) for inner in value.values())
+    return error_in_row(value) or next(filter(None, inside), None)

@@ -23,13 +23,13 @@ WORDS = (
     *("faultstring", "detail", "details", "reason", "title", "errordescription", "description", "raw"),
 )
 _ERRORS = ("error", "errors")
-_MORE = ("cause", "innererror", "warnings", "upstream", "body")
+_MORE = ("value", "cause", "innererror", "warnings", "upstream", "body")
 # Words that say no more than a status does: what stands beside them is the cause.
 _SAYS_NO_MORE = re.compile(
     r"(?:(?:http|status|error)\W{0,2})*(?:\d{3}\W{0,2})?"
     r"(?:bad request|bad gateway|internal (?:server )?error|server error|service unavailable|gateway time-?out|not found|forbidden"
     r"|unauthorized|unknown error|error|failed|failure|validation (?:error|failed)|one or more validation errors occurred"
-    r"|request failed|upstream (?:error|request failed)|provider returned error|an (?:unknown )?error (?:has )?occurred)?\W*",
+    r"|request failed|stream error(?: occurred)?|upstream (?:error|request failed)|provider returned error|an (?:unknown )?error (?:has )?occurred)?\W*",
     re.IGNORECASE,
 )
 _TRACEBACK = "Traceback (most recent call last)"

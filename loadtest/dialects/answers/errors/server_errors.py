@@ -106,7 +106,7 @@ def not_a_stream(body: bytes) -> str:
         return f"the answer is no text but binary, with these words in it: {quoted_beginning(words, 200)}"
     if not _is_text(body):
         return "the answer is no text: it may be compressed"
-    return f"the answer is no stream of a model server: it begins with {quoted_beginning(body, 160)}"
+    return f"the answer is no stream of a model server: it says {quoted_beginning(body, 160)}"
 
 
 _PRINTED = re.compile(rb"[\x20-\x7e]{6,}")

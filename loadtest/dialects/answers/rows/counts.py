@@ -175,7 +175,7 @@ class Usage:
         prompt, output, usage = self.prompt, self.output, self.last
         if output is None:
             return None
-        if output and pieces > self.pieces:
+        if pieces > self.pieces and (output or not self.pieces):
             note("the server's last count came before the end of the text: the output's tokens are unknown")
             return None
         if output and self.with_text >= max(FEWEST_USAGES, 2 * self.rises + 1) and pieces > output <= MOST_OF_CHUNK:
@@ -222,8 +222,7 @@ def usage_in(value: Any) -> Any:
 def first_count(usage: dict[str, Any], kind: str, note: Note) -> int | None:
     """Return the largest count of this kind (see `kind_of_count`); None where there is none."""
     found = [known_number(usage[name], name, note, MOST_TOKENS) for name in usage if kind_of_count(name) == kind]
-    known = [count for count in found if count is not None]
-    return max(known, default=None)
+    return max((count for count in found if count is not None), default=None)
 
 
 def reasoning_in(usage: dict[str, Any], note: Note) -> int:

@@ -19,6 +19,7 @@ from loadtest.dialects.answers.rows.counts import (
 )
 from loadtest.dialects.answers.rows.text_shapes import as_marked, texts_in_message
 
+_REASONS = ("done_reason", "finish_reason", "finishReason", "stopReason")
 _COUNTS = ("prompt_tokens", "completion_tokens")
 _CONTENTS = ("response", "content", "text", "delta")  # the text of a line that has no message
 _OTHER_TEXTS = ("thinking", "reasoning", "reasoning_content", "tool_calls")  # text in a line of /api/generate
@@ -85,7 +86,7 @@ class OllamaRows(Rows):
         if not own and any(texts):
             texts = self._answer.of_another(message["role"], texts)
         events = self._answer.events
-        if row.get("done") and len(events.texts) > 1 and self._answer.has_all(texts):
+        if (row.get("done") or _reason(row)) and len(events.texts) > 1 and self._answer.has_all(texts):
             self._answer.note("the last line repeats the whole answer: counted once")
         else:
             self._answer.add(texts)
@@ -122,7 +123,7 @@ class OllamaRows(Rows):
 
 
 def _reason(row: dict[str, Any]) -> Any:
-    return row.get("done_reason") or row.get("finish_reason")
+    return next(filter(None, map(row.get, _REASONS)), None)
 
 
 _INSTANT = re.compile(

@@ -314,7 +314,8 @@ class OpenAIRows(Rows):
 
     def _silence(self) -> str | None:
         """Say why a stream may have ended without a finish_reason."""
-        if self._first.get("model") and self._last.get("model") == "" and len(self._answer.events) == self._before:
+        last = self._last.get("model"), self._last.get("system_fingerprint")
+        if self._first.get("model") and last == ("", "fp_ollama") and len(self._answer.events) == self._before:
             return ENGINE_DIED
         return NO_FINISH if self._answer.marked else None
 

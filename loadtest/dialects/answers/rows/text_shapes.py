@@ -21,20 +21,9 @@ _HIDDEN_PARTS = (*_SECRET, "tool", "function", "input_json")
 # of what a search found: the model did not write it
 _FOUND_PARTS = ("citation", "reference", "source", "search_result")
 _KEYS_OF_TEXT = (
-    "text",
-    "content",
-    "parts",
-    "value",
-    "thinking",
-    "reasoning",
-    "reasoning_content",
-    "reasoningContent",  # Bedrock's, and what lies in it
-    "reasoningText",
-    "citationsContent",
-    "thought",
-    "summary",
-    "refusal",
-    "partial_json",
+    *("text", "content", "parts", "value", "thinking", "reasoning", "reasoning_content"),
+    *("reasoningContent", "reasoningText", "citationsContent"),  # Bedrock's, and what lies in them
+    *("thought", "summary", "refusal", "partial_json"),
 )
 
 # Names in a message that hold no text of the model's; so do those with an ending of _ENDINGS_WITHOUT_TEXT, and search_….
@@ -159,17 +148,7 @@ def _is_secret(part: dict[str, Any]) -> bool:
 
 
 _ENDINGS_WITHOUT_TEXT = (
-    "_opaque",
-    "_encrypted",
-    "_id",
-    "_ids",
-    "_tokens",
-    "signature",
-    "_type",
-    "_state",
-    "_at",
-    "_count",
-    "_duration",
+    *("_opaque", "_encrypted", "_id", "_ids", "_tokens", "signature", "_type", "_state", "_at", "_count", "_duration"),
 )
 
 
