@@ -24,6 +24,7 @@ from loadtest.analyse.server.timing.step_law import fit_law
 from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.summary import analyse
 from loadtest.dialects.answers.rows.counts import MORE_IN_TOTAL
+from loadtest.records import Outcome
 from loadtest.simulate.model.timing import StepLaw, Timing
 
 LINE = Timing(step=StepLaw(0.020, 0.005), prefill_s=0.001, jitter=0.05)
@@ -106,6 +107,23 @@ def test_gaps_that_hold_a_prompt_are_kept_apart(tmp_path: Path) -> None:
     longest = LINE.step.values(4)[0] * 1.3
     assert found.step_s[found.clean].max() < longest
     assert (found.step_s[found.held] > longest).any()
+
+
+@pytest.mark.parametrize("how", [Outcome.LEFT, Outcome.TIMEOUT])
+def test_prompts_of_requests_that_were_given_up_are_in_no_step(how: Outcome, tmp_path: Path) -> None:
+    """Was "step times do not follow a straight line: with 3 streams a step takes 16.3 ms", of 14: the prompts of others were in it."""
+    played = play(LINE, [Load(rate=5, requests=300, prompt=(400, 400), output=(1, 12))], slots=4)
+    records = [
+        made_runs.unanswered(one, how, t_end=(one.t_first_token or 0) - 10**6) if one.output_tokens == 1 else one
+        for one in played.records
+    ]
+    run = frames.load(made_runs.write(tmp_path / "run", records, played.levels))
+    found, of_any = (token_gaps.read_gaps(run, known(number)) for number in (4, None))
+    longest = LINE.step.values(4)[0] * 1.3
+    assert (found.step_s[~found.held & (found.begun > 0)] > longest).any()
+    assert found.step_s[found.clean].max() < longest
+    # With all slots taken there is no room for such a prompt.
+    assert (found.streams == 4).sum() > (of_any.streams == 4).sum()
 
 
 def test_tokens_read_together_do_not_bend_the_steps(tmp_path: Path) -> None:
