@@ -165,7 +165,13 @@ class Judged:
         if self.unjudged is not None:
             return "not judged"
         outcome = "met" if self.met else "missed"
-        return outcome if self.sure or math.isinf(self.value) else f"{outcome}, but not surely"
+        return outcome if self.sure or self._failures_miss else f"{outcome}, but not surely"
+
+    @property
+    def _failures_miss(self) -> bool:
+        """Whether the statistic is a failed request's, and the 95 % interval of their share leaves it no other."""
+        beyond, share = _wilson(self.failed, self.requests), PERCENTILES.get(self.objective.statistic, 1.0)
+        return math.isinf(self.value) and beyond is not None and beyond[0] > 1 - share
 
     def __str__(self) -> str:
         return f"{self.found}: {self.word}"

@@ -138,9 +138,9 @@ def rates_title(analysis: Analysis) -> str:
 
 
 def _draw_percentiles(axes: Axes, analysis: Analysis, series: Series, *, name: str, called: str) -> None:
-    levels = [level for level in series.levels if level.figure(name, "p50") is not None and level.amount]
+    levels = [level for level in series.levels if level.figure(name, "p50") and level.amount]  # log(0) is nowhere
     if not levels:
-        style.empty(axes, f"No level has enough requests for a median of {called.partition(' ')[0]}.")
+        style.empty(axes, f"No level has a median of {called.partition(' ')[0]} above 0.")
         return
     for part, colour, marker, size, width in DRAWN_PERCENTILES:
         if good := list(style.points(believed(levels), name, part)):

@@ -180,6 +180,17 @@ def test_a_cause_that_may_count_is_not_said_to_make_nothing_faster(queued: Path)
 
 
 @pytest.mark.usefixtures("no_what_ifs")
+def test_what_it_would_have_taken_counts_from_when_it_was_due(queued: Path) -> None:
+    """Of a request that left 0.5 s late "1.70 s to the first token" was held against "without …: 0.60 s", from the send."""
+    found = explained(queued, 60)
+    parts = dataclasses.replace(found.parts, total_s=found.ttft_s + 0.5)
+    half = Without(MODEL_LOAD, None, 0.5 * found.ttft_s, (0.4 * found.ttft_s, 0.6 * found.ttft_s))
+    found = dataclasses.replace(found, parts=parts, without=(half,), no_replay=None)
+    likely, low, high = (seconds(share * found.ttft_s + 0.5) for share in (0.5, 0.4, 0.6))
+    assert words.without(found) == f"Without the model load: {likely} to the first token ({low} to {high})."
+
+
+@pytest.mark.usefixtures("no_what_ifs")
 @pytest.mark.parametrize("told", [1, 3])
 def test_the_law_of_short_prompts_says_nothing_of_one_longer_than_most(told: int, queued: Path) -> None:
     """Two prompts of 3,005 tokens among short ones: 1.08 s of the second was "longer than such prompts take here"."""

@@ -113,6 +113,18 @@ def test_so_few_requests_that_nothing_can_be_said_are_not_judged(tmp_path: Path)
     assert str(judged) == ("TTFT p95 is that of a failed request with 4 of 16 requests failed, TTFT p95 ≤ 2 s: missed")
 
 
+@pytest.mark.parametrize(
+    ("name", "failed", "word"),
+    [("ttft_p95", 6, "missed"), ("ttft_p95", 2, "missed, but not surely"), ("ttft_mean", 1, "missed")],
+)
+def test_a_percentile_of_failed_requests_is_surely_missed_only_where_so_many_failed(
+    name: str, failed: int, word: str
+) -> None:
+    """Was "missed" at 2 of 40, although "error rate is 5 % (1.4 % to 17 %)" stood beside it."""
+    (objective,) = parse_objectives(f"{name}=2")
+    assert Judged(objective, math.inf, None, failed, 40).word == word
+
+
 def test_a_percentile_among_requests_that_failed_or_were_left_is_not_said_to_be_of_one_kind() -> None:
     """Was "TTFT p95 is that of a failed request" where it may be that of a user who left, and of a mean too."""
     p95, mean = parse_objectives("ttft_p95=2,ttft_mean=2")

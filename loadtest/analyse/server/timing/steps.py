@@ -42,6 +42,7 @@ ASSUMED_HANDOVER_S = 0.002  # from a free slot to the batch loop, where no reque
 # medians in robust standard deviations are at least so much; and where between the medians lie at most so many of the
 # steps (VALLEY) that an even spread would put there.
 LEAST_KIND_SHARE, LEAST_RATIO, LEAST_SEPARATION, VALLEY = 0.05, 1.2, 6.0, 0.3
+MIRRORED = 0.7  # of the smaller kind: so many gaps on the other side of the larger one are those beside late tokens
 FURTHER_PASS = 0.5  # of the time to read the weights, by which a step of two passes is at least longer than one pass
 
 
@@ -247,11 +248,15 @@ def step_kinds(ordered: FloatArray) -> tuple[StepKind, ...]:
     spread = 0.5 * sum(map(robust_deviation, (low, high)))
     third = ((ordered > centres[0] + apart / 3) & (ordered < centres[1] - apart / 3)).mean()
     smaller = min(len(low), len(high)) / n
+    # A token that comes late makes a long gap and then a short one: neither is a kind of step.
+    usual, other = centres if len(low) >= len(high) else centres[::-1]
+    mirrored = ((ordered - usual) * np.sign(usual - other) > apart / 3).mean()
     if (
         smaller < LEAST_KIND_SHARE
         or centres[1] < LEAST_RATIO * centres[0]
         or apart < LEAST_SEPARATION * spread
         or third > VALLEY * min(1 / 3, smaller)
+        or mirrored > MIRRORED * smaller
     ):
         return one
     return StepKind(centres[0], len(low) / n), StepKind(centres[1], len(high) / n)

@@ -22,6 +22,7 @@ from loadtest.analyse.run.event_times import blocks
 from loadtest.analyse.run.overlaps import freed_in_order
 from loadtest.analyse.server.queue.at_work import FEWEST_TOKENS, caught_up, distance, made_tokens
 from loadtest.analyse.server.queue.slots import Slots
+from loadtest.records import Outcome
 
 EDGE_SHARE = 0.25  # of the median gap, within which tokens of one batch arrive …
 EDGE_MOST_S = 0.005  # … but within no more than this
@@ -49,7 +50,9 @@ class TokenGaps:
     left: FloatArray
     right: FloatArray
     step_s: FloatArray  # the gap; tokens that came together share the gap before them equally
-    streams: IntArray  # streams that decoded all through the gap, its own included; 0 where one began or ended in it
+    # Streams that decoded all through the gap, its own included; 0 where one began or ended in it, or where a prompt may have
+    # been evaluated whose request was given up before its first token.
+    streams: IntArray
     begun: IntArray  # streams that were decoding when the gap began
     held: BoolArray  # another request's prompt was, or may have been, evaluated in it
     requests: TokenInstants
@@ -121,6 +124,9 @@ class TokenInstants:
     lasts: FloatArray
     starts: FloatArray  # starts and ends of the prefills of which both are known
     ends: FloatArray
+    came: FloatArray  # when requests came that were given up without a token, sorted, and when that was
+    gone: FloatArray
+    room: float  # streams from which on no slot is free; inf unknown
 
     @classmethod
     def of(cls, run: RunData, slots: Slots, edge_s: float) -> TokenInstants:
@@ -146,7 +152,10 @@ class TokenInstants:
         if np.array_equal(firsts, ended):
             ended = firsts  # one array, so that `_gaps_of` searches it once
         called = run.one_of("finish_reason", "tool_calls") & (run.column("output_tokens") > counts + CALL_TOKENS)
-        return cls(first, last, free, started, told, called, edge_s, firsts, lasts, begun, ended)
+        given_up = run.one_of("outcome", Outcome.LEFT, Outcome.TIMEOUT) & ~seen & np.isfinite(run.column("reached"))
+        came, gone = (np.sort(run.column(name)[given_up]) for name in ("reached", "end"))
+        room = slots.estimate if slots.limit and slots.estimate is not None else np.inf
+        return cls(first, last, free, started, told, called, edge_s, firsts, lasts, begun, ended, came, gone, room)
 
     def are_steps(self, row: IntArray, at: FloatArray, inside: BoolArray) -> BoolArray:
         """Mark, of the gaps inside streams, those that are no wait for a whole tool call."""
@@ -193,6 +202,7 @@ def _gaps_of(requests: TokenInstants, row: IntArray, at: FloatArray, inside: Boo
     left, right = at[:-1][inside], at[1:][inside]
     began = started[:-1][inside]
     through = began - before[1:][inside]
+    unseen = (through < requests.room) & (np.searchsorted(requests.came, right) > np.searchsorted(requests.gone, left))
     at_left = began - ended[:-1][inside]
     joined = started[1:][inside] > began
     return TokenGaps(
@@ -200,7 +210,7 @@ def _gaps_of(requests: TokenInstants, row: IntArray, at: FloatArray, inside: Boo
         left=left,
         right=right,
         step_s=right - left,
-        streams=np.where((through == at_left) & (through > 0), through, 0),
+        streams=np.where((through == at_left) & (through > 0) & ~unseen, through, 0),
         begun=at_left,
         held=joined | (opened[1:][inside] > done[:-1][inside]),
         requests=requests,
