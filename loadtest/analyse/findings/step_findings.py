@@ -96,6 +96,8 @@ def steps_findings(analysis: Analysis) -> list[Finding]:
 def _by_length(run: RunData, prefill: Prefill) -> str:
     """Say in clauses what a prompt takes besides its tokens, and how fast the shortest and the longest are read; "" where that is one."""
     besides = f", and takes {seconds(prefill.fixed_s)} more for each prompt" if prefill.fixed_s else ""
+    if prefill.alike is not None:
+        return f" in prompts of about {prefill.alike:,.0f} tokens"
     if not prefill.context_s:
         return besides
     tokens = finite(run.uncached_tokens[run.flag("ok")])

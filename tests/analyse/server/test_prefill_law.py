@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import cast
+
 import numpy as np
 import pytest
 
+from loadtest.analyse.findings.step_findings import _by_length
+from loadtest.analyse.run import RunData
 from loadtest.analyse.server.timing.prefill_law import fit_prefill
 
 
@@ -35,3 +40,13 @@ def test_a_fixed_part_of_prompts_is_found_where_there_is_one(
         spent = (0.001 * tokens + share * 0.22) * np.exp(draw.normal(0, jitter, 24))
         found += fit_prefill(tokens, spent, np.zeros(24), np.zeros(24), "made up", 512).fixed_s > 0
     assert least <= found <= most
+
+
+@pytest.mark.parametrize(("longest", "alike"), [(34, 32), (128, None)])
+def test_of_prompts_of_one_length_the_speed_is_that_of_such_prompts(longest: int, alike: int | None) -> None:
+    """Was "Prefill runs at 2563 prompt tokens/s" of 3,600: of 32 tokens each, beside what a prompt takes besides them."""
+    tokens = np.repeat([30.0, 32.0, longest], 4)
+    found = fit_prefill(tokens, 0.01 + tokens / 3600, np.zeros(12), np.zeros(12), "made up", 512)
+    assert found.alike == alike
+    said = _by_length(cast("RunData", SimpleNamespace()), found)
+    assert said == (f" in prompts of about {alike} tokens" if alike else ", and takes 10.0 ms more for each prompt")
