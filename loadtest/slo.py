@@ -129,7 +129,7 @@ class Objective:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """An objective judged by a level's figure; `sure` where the figure's 95 % interval is on one side of the limit."""
+    """An objective judged by a level's figure; `sure` where the outcome would be no other in 95 % of such runs."""
 
     objective: Objective
     value: float  # inf where the percentile falls on a failed request, nan where it is unknown
@@ -148,7 +148,7 @@ class Judged:
 
     @property
     def sure(self) -> bool:
-        if self.far and self.unjudged is None and not self.met:
+        if self.unjudged is None and not self.met and (self.far or self._failures_miss):
             return True
         if self.unjudged is not None or self.interval is None:
             return False
@@ -165,7 +165,7 @@ class Judged:
         if self.unjudged is not None:
             return "not judged"
         outcome = "met" if self.met else "missed"
-        return outcome if self.sure or self._failures_miss else f"{outcome}, but not surely"
+        return outcome if self.sure else f"{outcome}, but not surely"
 
     @property
     def _failures_miss(self) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import socket
 import time
 from collections.abc import Iterable, Sequence
@@ -77,11 +78,12 @@ def _descendants(pid: int) -> Iterable[int]:
 
 
 def _processor() -> str | None:
-    """Return the processor's name; None where Linux's /proc/cpuinfo has none."""
-    with contextlib.suppress(OSError):
+    """Return the processor's name; None where the system says none, as Linux on some cores of ARM."""
+    try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
-    return None
+    except OSError:  # macOS has no such file
+        return platform.processor() or None
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
 
 
 class Host:

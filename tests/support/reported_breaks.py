@@ -6,12 +6,15 @@ import json
 from typing import Any
 
 from support.odd_streams import (
+    BLOCKS,
     CHAT,
     COUNTS,
     DONE,
     END,
     FAILED,
+    MESSAGES,
     SAID,
+    STOP,
     V1,
     WHOLE,
     A,
@@ -22,8 +25,11 @@ from support.odd_streams import (
     finish,
     last,
     message,
+    named,
     ndjson,
     sse,
+    start,
+    stopped,
     usage,
     with_choice,
 )
@@ -50,6 +56,14 @@ FRAMES = {
             "<keepalive>",
             '{"keepalive":true}',
             '{"type":"heartbeat","timestamp":"2025-10-31T11:30:41.100Z"}',
+        )
+    },
+    **{
+        f"{what} under the name of an error": Stream(V1, sse(A, said, B, C) + END)
+        for what, said in (
+            ("a number", {"metrics": {"draft": {"error": 0.02, "accepted": 5}}}),
+            ("a word", {"config": {"log": {"level": {"error": "on"}}}}),
+            ("a schema", {"tool": {"schema": {"properties": {"error": {"type": "string"}}}}}),
         )
     },
     "signs of life as comments of HTML": Stream(
@@ -81,6 +95,17 @@ FRAMES = {
     ),
     "an object of many lines behind one data:": Stream(
         V1, "".join(f"data: {json.dumps(row, indent=2)}\n\n" for row in (A, B, C, finish(), COUNTS)) + DONE
+    ),
+    "an object over three data lines, a whole row in its midst": Stream(
+        V1,
+        "".join(f'data: {{"data":\ndata: {json.dumps(row)}\ndata: }}\n\n' for row in (A, B, C, finish(), COUNTS))
+        + DONE,
+        odd=("in an envelope",),
+    ),
+    "messages: an object over three data lines, one in its midst": Stream(
+        MESSAGES,
+        f'data: {{"type": "message_start", "message":\ndata: {json.dumps(start()["message"])}\ndata: }}\n\n'
+        + named(*BLOCKS, stopped(output_tokens=3), STOP),
     ),
     "no blank lines, and an empty event (one-api#277, wave-agent#1326)": Stream(
         V1, (sse(A) + "data:\n" + sse(B, C) + END).replace("\n\n", "\n")
@@ -174,6 +199,14 @@ ENDS = {
 }
 
 ERRORS = {
+    "an error deep in a row that has a title (grok2api)": Stream(
+        V1,
+        sse(A, {"title": "Searching the web", "result": {"response": {"error": {"message": SAID}}}}),
+        "a",
+        **FAILED,
+        error=SAID,
+        doubts=("beside the answer",),
+    ),
     **{
         f"a text without a blank line behind it, {word}": Stream(
             V1,

@@ -144,6 +144,12 @@ JSON_SHAPES: dict[str, Shape] = {
         {},
         f"Stream error occurred: {SAID}",
     ),
+    "a value that was sent, beside a word for nothing": (
+        400,
+        {"error": {"message": "Bad Request", "value": "gpt-9", "cause": SAID}},
+        {},
+        f"Bad Request: {SAID}",
+    ),
     "details beside a word for nothing": (
         400,
         {"error": {"message": "Bad Request", "details": SAID}},

@@ -267,7 +267,7 @@ ERRORS = {
         V1,
         sse(A, {"result": {"response": {"error": {"message": SAID}, "isThinking": False}}}),
         "a",
-        doubts=("in the middle",),
+        doubts=("beside the answer",),
         **UNENDED,
     ),
     "SGLang's own, aborted": Stream(

@@ -202,6 +202,16 @@ TEXTS = {
         + f"event: result\ndata: {json.dumps({'message': {'content': 'abc'}, 'finishReason': 'stop', 'usage': OF_CLOVA})}\n\n",
         odd=("another API", "repeats the whole answer"),
     ),
+    "CLOVA's own: an answer of one piece": Stream(
+        V1,
+        f"event: token\ndata: {json.dumps({'message': {'content': 'abc'}, 'finishReason': None})}\n\n"
+        f"event: result\ndata: {json.dumps({'message': {'content': 'abc'}, 'finishReason': 'stop', 'usage': OF_CLOVA})}\n\n",
+        odd=("another API", "repeats the whole answer"),
+    ),
+    "Volcengine: success in capitals beside the text": Stream(
+        V1,
+        sse(*({**row, "ResponseMetadata": {"Error": {"Code": "0", "Message": "success"}}} for row in (A, B, C))) + END,
+    ),
     "iFlytek: a code and a word of success with every piece": Stream(
         V1,
         sse(*({**row, "code": 0, "message": "Success", "sid": "x"} for row in (A, B, C, finish())))

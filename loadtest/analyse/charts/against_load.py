@@ -140,7 +140,10 @@ def rates_title(analysis: Analysis) -> str:
 def _draw_percentiles(axes: Axes, analysis: Analysis, series: Series, *, name: str, called: str) -> None:
     levels = [level for level in series.levels if level.figure(name, "p50") and level.amount]  # log(0) is nowhere
     if not levels:
-        style.empty(axes, f"No level has a median of {called.partition(' ')[0]} above 0.")
+        known = any(level.figure(name, "p50") is not None for level in series.levels)
+        what = called.partition(" ")[0]
+        why = f"has a median of {what} above 0" if known else f"has enough requests for a median of {what}"
+        style.empty(axes, f"No level {why}.")
         return
     for part, colour, marker, size, width in DRAWN_PERCENTILES:
         if good := list(style.points(believed(levels), name, part)):

@@ -91,7 +91,7 @@ class Explanation:
     no_replay: str | None  # a clause on why the engine says nothing; None where it does
 
     @property
-    def late_s(self) -> float:
+    def left_late_s(self) -> float:
         """How long after it was due it was sent: TTFT counts from the send, and `parts` from when it was due."""
         return self.parts.total_s - self.ttft_s
 

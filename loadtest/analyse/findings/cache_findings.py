@@ -145,10 +145,9 @@ def _claim(
 def _not_known_of(analysis: Analysis, kept: list[LevelData]) -> str:
     """Say of how many people it is not known, where there were more of them than at the levels that were judged."""
     most = max(level.amount for level in kept)
-    more = [level for level in analysis.believed if level.amount > most and level.get("cached_share") is None]
-    return (
-        f"; whether those of {_people(min(more, key=lambda level: level.amount))} are kept is not known" if more else ""
-    )
+    more = sorted((level for level in analysis.believed if level.amount > most), key=lambda level: level.amount)
+    who = f"{_people(more[0])}{' or more' if len(more) > 1 else ''}" if more else ""
+    return f"; whether those of {who} are kept is not known" if more else ""
 
 
 def _read_again(analysis: Analysis, use: CacheUse, kept: list[LevelData]) -> str:

@@ -94,10 +94,13 @@ def steps_findings(analysis: Analysis) -> list[Finding]:
 
 
 def _by_length(run: RunData, prefill: Prefill) -> str:
-    """Say in clauses what a prompt takes besides its tokens, and how fast the shortest and the longest are read; "" where that is one."""
+    """Say in clauses what a prompt takes besides its tokens, and what is known of lengths; "" where all are read alike.
+
+    Of prompts of one length what each takes besides its tokens is in the speed, which is then said of that length.
+    """
     besides = f", and takes {seconds(prefill.fixed_s)} more for each prompt" if prefill.fixed_s else ""
-    if prefill.alike is not None:
-        return f" in prompts of about {prefill.alike:,.0f} tokens"
+    if prefill.all_about is not None and not prefill.fixed_s:
+        return f" in prompts with about {counted(round(prefill.all_about), 'token')} to read"
     if not prefill.context_s:
         return besides
     tokens = finite(run.uncached_tokens[run.flag("ok")])

@@ -194,7 +194,7 @@ def without(found: Explanation) -> str:
         return (
             f"Of {counted(len(found.without), 'cause')} left out in turn, none makes it clearly faster{_unsure(found)}."
         )
-    likely, band = seconds(told.seconds + found.late_s), _band(told, found.late_s)
+    likely, band = seconds(told.seconds + found.left_late_s), _band(told, found.left_late_s)
     return f"{capitalised(_left_out(told, found))}: {likely} to the first token ({band})."
 
 
@@ -204,11 +204,11 @@ def _unsure(found: Explanation) -> str:
     if one is None:
         return ""
     took = seconds(found.parts.total_s)
-    return f": {_left_out(one, found)} it may have taken {_band(one, found.late_s)}, and measured it took {took}"
+    return f": {_left_out(one, found)} it may have taken {_band(one, found.left_late_s)}, and measured it took {took}"
 
 
-def _band(one: Without, late_s: float = 0.0) -> str:
-    return between(*one.band, lambda ttft_s: seconds(ttft_s + late_s))
+def _band(one: Without, left_late_s: float = 0.0) -> str:
+    return between(*one.band, lambda ttft_s: seconds(ttft_s + left_late_s))
 
 
 def others(found: Explanation) -> str | None:
@@ -216,7 +216,7 @@ def others(found: Explanation) -> str | None:
     rest = [each for each in found.worth if each is not found.told]
     if not rest:
         return None
-    words = [f"{_left_out(each, found)} {seconds(each.seconds + found.late_s)}" for each in rest]
+    words = [f"{_left_out(each, found)} {seconds(each.seconds + found.left_late_s)}" for each in rest]
     return f"Each left out alone: {'; '.join(words)}."
 
 

@@ -227,7 +227,7 @@ def _without_text(e: Evidence) -> Iterator[Doubt]:
             f"each on average, and loadtest understood no text of them{_finish_reason(unread)}",
         )
     if len(empty) > doubts.EMPTY_SHARE * len(ended):
-        has_others = (ended["chunks"] > 0).any()
+        has_others = (ended["ok"].astype(bool) & (ended["chunks"] > 0)).any()
         known = "TTFT and speeds are of the others" if has_others else "there is no TTFT and no speed"
         yield Doubt(
             VOID if len(empty) >= doubts.EMPTY_VOID_SHARE * len(ended) else SUSPECT,

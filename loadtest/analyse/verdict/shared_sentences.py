@@ -13,7 +13,7 @@ import pandas as pd
 from loadtest.analyse.run import RunData, grouped
 from loadtest.metrics import S_PER_US
 from loadtest.records import NO_FAILURES, Outcome
-from loadtest.text import capitalised, listed, seconds, shown, some_of
+from loadtest.text import capitalised, counted, listed, seconds, shown, some_of
 
 FILTERED = "content_filter"
 MOST_KINDS = 5  # of notes, or of models, that are shown
@@ -72,7 +72,9 @@ def answer_notes(run: RunData) -> Iterator[str]:
     found = commonest(note for said in measured["notes"] for note in dict.fromkeys(said))[:MOST_KINDS]
     yield from (f"{said.count} of {len(measured)} requests: {said}." for said in found)
     if filtered := int((measured["finish_reason"] == FILTERED).sum()):
-        yield f"{filtered} of {len(measured)} answers {'was' if filtered == 1 else 'were'} ended by a content filter or a refusal (finish_reason {FILTERED})."
+        answers = "answer" if filtered == 1 else "answers"
+        whose = f"{filtered} of {counted(len(measured), 'request')}"
+        yield f"A content filter or a refusal ended the {answers} of {whose}."
     for (asked, name), mine in measured.groupby(["model", "said_model"]):
         yield (
             f"{len(mine)} of {len(measured)} requests were answered by the model {shown(str(name))}, by its answers' word; "

@@ -27,7 +27,7 @@ TWO_MODELS = "the answer's pieces name more than one model: its figures are of n
 BEGUN_TWICE = "the answer begins a second time behind text: a gateway asked again, and its figures are of both"
 BEHIND_END = "the server went on with text behind the end that it had said: that text is left out"
 ERROR_BEHIND = "the server says behind the end of the answer that something went wrong: {}"
-ERROR_AMID = "the server says in the middle of the answer that something went wrong: {}"
+ERROR_BESIDE = "the server says beside the answer that something went wrong: {}"
 OF_ANOTHER = "the server answers in the format of another API"
 _ODD_REASON = "the server ended the answer with finish_reason {}, which is not known"
 _ENDED_BEHIND = "the answer ended behind {}, without saying that it is whole"
@@ -150,7 +150,7 @@ class Decoded:
         if ending.done or not words:
             return
         row = parse_json(words)
-        said = error_rows.message_alone(row) or error_rows.error_within(row) if isinstance(row, dict) else None
+        said = error_rows.error_within(row) or error_rows.message_alone(row) if isinstance(row, dict) else None
         if said is None and isinstance(row, dict) and not self.events:
             said = server_errors.not_a_stream(words)
         if said is not None:

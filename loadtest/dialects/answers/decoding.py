@@ -28,7 +28,8 @@ class StreamDecoder:
     """Decodes an answer in whatever format: `own` takes the rows of the one that was asked for, `others` all other rows.
 
     A data line that is a JSON object by itself is taken at once, without waiting for the blank line after it, which
-    may come in a later read; any other is held until that blank line, joined with its neighbours as the standard says.
+    may come in a later read. Any other is held until that blank line, joined with its neighbours as the standard says;
+    where it does not begin like JSON, a whole row behind it ends it too.
     """
 
     __slots__ = (
@@ -281,7 +282,7 @@ class StreamDecoder:
         answer = self._answer
         if self._stray and self._row_seen:
             self._end_stray()
-        if self._held and (ends.is_done(data) or (isinstance(row := parse_json(data), dict) and self._own.knows(row))):
+        if self._held and (ends.is_done(data) or self._begins_anew(data)):
             self._end_event(whole=True)  # without a blank line: some servers send none
         if not self._held:
             if data.lstrip().startswith(b"data:"):
@@ -311,6 +312,13 @@ class StreamDecoder:
         self._held.append(data.removeprefix(b" "))
         self._alike.forget()
         return False
+
+    def _begins_anew(self, data: bytes) -> bool:
+        """Whether a data line is an event of its own behind held lines that are none: not a part of their object."""
+        if self._held[0].lstrip().startswith((b"{", b"[")):
+            return False
+        row = parse_json(data)
+        return isinstance(row, dict) and self._own.knows(row)
 
     def _blank(self) -> None:
         """End an event."""

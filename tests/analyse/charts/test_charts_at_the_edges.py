@@ -54,14 +54,22 @@ def test_panels_on_one_axis_hold_the_lines_of_all(tmp_path: Path, chart: Any, *,
         assert all(low <= value <= high for value in drawn)
 
 
-def test_durations_of_nothing_have_no_place_on_a_logarithmic_axis(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("outcome", "said"),
+    [
+        (Outcome.OK, "has a median of TTFT above 0"),
+        (Outcome.HTTP_ERROR, "has enough requests for a median of TTFT"),
+    ],
+)
+def test_durations_of_nothing_have_no_place_on_a_logarithmic_axis(outcome: Outcome, said: str, tmp_path: Path) -> None:
     """Where every TTFT was 0, `report` ended in a traceback."""
     levels, truth = grid(Made(), (1, 2), each=4)
     at_once = [replace(one, t_first_token=one.t_send, t_first_visible=one.t_send) for one in truth.records]
-    analysis = analyse(write(tmp_path / "run", at_once, levels))
+    records = at_once if outcome is Outcome.OK else [unanswered(one, outcome) for one in at_once]
+    analysis = analyse(write(tmp_path / "run", records, levels))
     _, (axes,) = sheet.new(1)
     against_load.ttft_percentiles(axes, analysis, series_of(analysis.summary["levels"])[0])
-    assert [text.get_text() for text in axes.texts] == ["No level has a median of TTFT above 0."]
+    assert [text.get_text() for text in axes.texts] == [f"No level {said}."]
 
 
 def test_the_timeline_of_many_streams_shows_the_level_and_not_its_warm_up(tmp_path: Path) -> None:

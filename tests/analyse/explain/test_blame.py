@@ -249,7 +249,6 @@ def test_what_a_gateway_held_back_is_no_wait_for_slots(says: str | None, tmp_pat
     assert "is not known" in words.without(found)
 
 
-@pytest.mark.usefixtures("no_what_ifs")
 @pytest.mark.parametrize("says", ["ollama", "llamacpp", None])
 def test_who_was_passed_by_one_is_not_said_to_wait_behind_a_long_prompt(says: str | None, tmp_path: Path) -> None:
     """Held back for 1 s beside a prompt of 2,000 tokens: "1.70 s waiting for a slot", and "Without #900: 103 ms"."""

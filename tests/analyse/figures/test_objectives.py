@@ -122,7 +122,9 @@ def test_a_percentile_of_failed_requests_is_surely_missed_only_where_so_many_fai
 ) -> None:
     """Was "missed" at 2 of 40, although "error rate is 5 % (1.4 % to 17 %)" stood beside it."""
     (objective,) = parse_objectives(f"{name}=2")
-    assert Judged(objective, math.inf, None, failed, 40).word == word
+    judged = Judged(objective, math.inf, None, failed, 40)
+    assert judged.word == word
+    assert judged.sure is (word == "missed")
 
 
 def test_a_percentile_among_requests_that_failed_or_were_left_is_not_said_to_be_of_one_kind() -> None:

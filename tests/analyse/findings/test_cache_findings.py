@@ -105,15 +105,19 @@ def test_a_history_that_is_kept_but_for_its_answers_is_kept_in_part(tmp_path: Pa
     assert "are kept in part: later turns read " in found
 
 
-def test_of_more_people_than_were_judged_it_is_said_that_nothing_is_known(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("users", "who"), [((2, 4), "4 people"), ((2, 4, 6), "4 people or more")])
+def test_of_more_people_than_were_judged_it_is_said_that_nothing_is_known(
+    users: tuple[int, ...], who: str, tmp_path: Path
+) -> None:
     """Was "with 4 slots the conversations of 2 people are kept" where 4 people shared every prefill, as if theirs were lost."""
-    loads = [SessionLoad(users=each, sessions=5 * each, first=(250, 300), turns=3) for each in (2, 4)]
+    loads = [SessionLoad(users=each, sessions=5 * each, first=(250, 300), turns=3) for each in users]
     made = play_sessions(TIMING, loads, slots=4)
     analysis = analyse(made.write(tmp_path / "run", scenario=SCENARIO, server=LLAMA))
-    analysis.levels[1]["cached_share"] = None
+    for level in analysis.levels[1:]:
+        level["cached_share"] = None
     [found, *_] = cache_findings(analysis)
-    assert found.startswith("The conversations of 2 people are kept: ")
-    assert found.endswith("; whether those of 4 people are kept is not known.")
+    assert "he conversations of 2 people are kept: " in found
+    assert found.endswith(f"; whether those of {who} are kept is not known.")
 
 
 def test_a_text_that_all_begin_with_is_no_whole_history_lost(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import cast
 
@@ -10,6 +11,7 @@ import pytest
 
 from loadtest.analyse.findings.step_findings import _by_length
 from loadtest.analyse.run import RunData
+from loadtest.analyse.server.timing.prefill import _one_length
 from loadtest.analyse.server.timing.prefill_law import fit_prefill
 
 
@@ -42,11 +44,18 @@ def test_a_fixed_part_of_prompts_is_found_where_there_is_one(
     assert least <= found <= most
 
 
-@pytest.mark.parametrize(("longest", "alike"), [(34, 32), (128, None)])
-def test_of_prompts_of_one_length_the_speed_is_that_of_such_prompts(longest: int, alike: int | None) -> None:
+@pytest.mark.parametrize(
+    ("prompts", "said"),
+    [
+        ((30, 32, 34), " in prompts with about 32 tokens to read"),
+        ((30, 32, 128), ", and takes 10.0 ms more for each prompt"),
+        ((32, 32, 3000), ""),  # no length is that of all
+    ],
+)
+def test_of_prompts_of_one_length_the_speed_is_that_of_such_prompts(prompts: tuple[int, ...], said: str) -> None:
     """Was "Prefill runs at 2563 prompt tokens/s" of 3,600: of 32 tokens each, beside what a prompt takes besides them."""
-    tokens = np.repeat([30.0, 32.0, longest], 4)
-    found = fit_prefill(tokens, 0.01 + tokens / 3600, np.zeros(12), np.zeros(12), "made up", 512)
-    assert found.alike == alike
-    said = _by_length(cast("RunData", SimpleNamespace()), found)
-    assert said == (f" in prompts of about {alike} tokens" if alike else ", and takes 10.0 ms more for each prompt")
+    tokens = np.repeat(np.array(prompts, dtype=np.float64), 4 if said else 1)
+    nothing = np.zeros(len(tokens))
+    found = fit_prefill(tokens, 0.01 + tokens / 3600, nothing, nothing, "made up", 512)
+    found = replace(found, all_about=_one_length(tokens))
+    assert _by_length(cast("RunData", SimpleNamespace()), found) == said

@@ -180,6 +180,14 @@ def test_each_rule(tmp_path: Path, spoil: Spoil, every: int, verdict: str, said:
     assert not said or said in reasons[0]
 
 
+def test_answers_that_failed_are_none_whose_ttft_is_given(tmp_path: Path) -> None:
+    """Was "TTFT and speeds are of the others" where no other answer had ended well."""
+    _, reasons = judged(
+        tmp_path / "run", lambda r: silent(0)(r) if r.id % 2 else {"outcome": Outcome.TRUNCATED}, every=1
+    )
+    assert any(reason.endswith("any text (finish_reason length): there is no TTFT and no speed") for reason in reasons)
+
+
 def test_the_schedule_lag_limit_grows_with_ttft(tmp_path: Path) -> None:
     verdict, reasons = judged(tmp_path / "run", late(6), made=Made(prefill_ms=2000))
     assert (verdict, reasons) == ("valid", [])

@@ -344,7 +344,7 @@ def test_notes_and_few_resent_requests_are_said_once(tmp_path: Path) -> None:
     assert one.summary["verdict"] == "valid"
     said = all_findings(one)
     assert any(line.startswith("80 of 160 requests: for example, an unknown key of") for line in said)
-    assert "1 of 160 answers was ended by a content filter or a refusal (finish_reason content_filter)." in said
+    assert "A content filter or a refusal ended the answer of 1 of 160 requests." in said
     twice = [line for line in said if line.startswith("1 of 160 requests was sent twice")]
     assert [line.partition(". ")[2] for line in twice] == [
         "TTFT counts from the first send, up to 0.30 ms before the second."

@@ -20,6 +20,7 @@ TOLD_SHARE = 0.8  # of the answers must carry durations for the server to count 
 HELD_UP_S, HELD_UP_GAPS = 0.25, 5  # a last token that is later than both, s and token gaps, was held up on the way
 FEWEST_TOKENS = 4  # of a stream while another one decoded
 MOST_STREAMS, MOST_BESIDE = 60, 3  # looked at, evenly spread; of each those sent next
+MOST_KEPT = 256  # streams whose tokens are kept at a time: each beside one asks for them, soon one after the other
 IN_STEP = 0.8  # of a stream's tokens come with a token of another that decodes with it, where the two share steps
 AT_ONCE = 0.1  # of a stream's mean gap: tokens closer together than this came in one read …
 GATHERED = 0.1  # … and so late where so many of a stream did
@@ -144,7 +145,7 @@ def made_tokens(run: RunData) -> Callable[[int], FloatArray]:
     """Return a function of a request's row that tells when the server made its tokens, or when they came."""
     send, chunks = run.column("send"), run.chunks
 
-    @functools.cache
+    @functools.lru_cache(MOST_KEPT)
     def tokens_of(row: int) -> FloatArray:
         places = np.arange(chunks.starts[row], chunks.starts[row + 1])
         late = run.delivery.at(np.full(len(places), row), places) if run.delivery.usable[row] else 0.0
@@ -170,7 +171,7 @@ class RequestInstants:
     last: FloatArray  # last token, made earlier by the scatter of arrivals
     gone: FloatArray  # `last`, or the end of a request without a token
     gap: float  # token_gap
-    late_s: float  # delayed_s
+    delayed_s: float  # see delayed_s
     told: bool  # whether the server reported for nearly every answer when work on it began
 
     @classmethod
@@ -205,7 +206,7 @@ class RequestInstants:
     @property
     def slack(self) -> float:
         """How far from the begin and end of a stream it is known to be at work, or not to be."""
-        return max(self.edge, self.late_s)
+        return max(self.edge, self.delayed_s)
 
     @property
     def unnoticed_s(self) -> float:

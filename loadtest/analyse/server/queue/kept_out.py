@@ -159,7 +159,7 @@ def _idle_ttft(tokens: FloatArray, requests: RequestInstants) -> tuple[FloatArra
     middle = float(np.nanmedian(tokens[taken])) if np.isfinite(tokens[taken]).any() else 0.0
     idle = line[0] + line[1] * np.where(np.isfinite(tokens), tokens, middle)
     off = float(np.median(np.abs(ttft[taken] - idle[taken])))
-    return np.maximum(idle, 0.0), max(2 * off, SCATTER_S, requests.late_s), line
+    return np.maximum(idle, 0.0), max(2 * off, SCATTER_S, requests.delayed_s), line
 
 
 def _longer_beside_others(requests: RequestInstants, idle: FloatArray, peak: int) -> tuple[FloatArray, float]:

@@ -31,6 +31,7 @@ from loadtest.analyse.server.timing.prefill_law import (
     FEWEST_PROMPTS,
     FEWEST_TO_SPLIT,
     HOLDS_FACTOR,
+    LEAST_LENGTH_RATIO,
     Prefill,
     fit_prefill,
     pairs,
@@ -57,9 +58,17 @@ def measure_prefill(run: RunData, gaps: TokenGaps, step: StepTime | None) -> tup
     """Return the prefill speed, or the reason why it is unknown; `step` gives step times by number of streams."""
     whole = (run.flag("ok") & run.flag("whole")).sum() > MOSTLY_WHOLE * run.flag("ok").sum()
     found, reason = _of_whole(run) if whole else _prefill_of(run, gaps, step)
+    if found is not None:
+        found = replace(found, all_about=_one_length(run.uncached_tokens[run.flag("ok")]))
     if found is not None and run.prompts_as_asked:
         found = replace(found, method=f"{found.method}; prompts as long as asked for, since the server counts none")
     return found, reason
+
+
+def _one_length(tokens: FloatArray) -> float | None:
+    """Return the usual length of prompts that are too alike to tell what each takes besides its tokens; else None."""
+    low, usual, high = np.nanquantile(tokens, (0.05, 0.5, 0.95)) if np.isfinite(tokens).any() else (0.0, 0.0, 0.0)
+    return float(usual) if high < LEAST_LENGTH_RATIO * low else None
 
 
 def _of_whole(run: RunData) -> tuple[Prefill | None, str | None]:

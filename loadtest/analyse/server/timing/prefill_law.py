@@ -58,8 +58,7 @@ class Prefill:
     least: bool = False  # whether no more is known than the least speed, of prompts that had the server to themselves
     context_s: float = 0.0  # by which each token costs more for each token before it, where prompts show that
     before: float = 0.0  # tokens before a token of these prompts, on average
-    # how long the usual one of them is, where they are too few or too alike to tell what a prompt takes besides its tokens
-    alike: float | None = None
+    all_about: float | None = None  # uncached tokens of a prompt of the run, where all have about as many
 
     @property
     def bare_s(self) -> float:
@@ -71,7 +70,7 @@ class Prefill:
         return self.fixed_s + self.bare_s * tokens + self.context_s * pairs(tokens)
 
     def to_dict(self) -> dict[str, object]:
-        found = {name: value for name, value in asdict(self).items() if name not in ("jitter", "factors", "alike")}
+        found = {name: value for name, value in asdict(self).items() if name not in ("jitter", "factors")}
         return {**found, "ci95": list(self.ci95)}
 
 
@@ -166,7 +165,6 @@ def fit_prefill(
     few = evenly(len(tokens), MOST_FITTED)
     tokens, spent, shared, least, looks = (each[few] for each in (tokens, spent, shared, least, looks))
     prompts = _Prompts(tokens, spent, shared, least)
-    alike = None if tells_fixed(tokens) else float(np.median(tokens))
     growth, counted = prompts.best_growth(looks) if looks.any() else 0.0, float(tokens.sum())
     tokens = tokens + growth * looks
     prompts = replace(prompts, tokens=tokens)
@@ -200,7 +198,6 @@ def fit_prefill(
         least=bool(np.median(shared + fixed + slope * tokens - HIDDEN * least) < 0),
         context_s=slope * growth,
         before=float(looks.sum()) / counted if growth else 0.0,
-        alike=alike,
     )
 
 

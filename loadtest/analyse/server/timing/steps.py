@@ -232,7 +232,10 @@ def _error(in_time: FloatArray, streams: int) -> float:
 
 
 def step_kinds(ordered: FloatArray) -> tuple[StepKind, ...]:
-    """Return the kinds of step in `ordered` (sorted): two where hardly any step time lies between two clusters, else one."""
+    """Return the kinds of step in `ordered` (sorted): two where hardly any step time lies between two clusters, else one.
+
+    One, too, where about as many lie as far on the other side of the larger cluster: then tokens came late.
+    """
     n = len(ordered)
     one = (StepKind(float(np.median(ordered)), 1.0),)
     if n < 4 * FEWEST_STEPS:

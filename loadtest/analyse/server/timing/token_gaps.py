@@ -54,7 +54,7 @@ class TokenGaps:
     # been evaluated whose request was given up before its first token.
     streams: IntArray
     begun: IntArray  # streams that were decoding when the gap began
-    held: BoolArray  # another request's prompt was, or may have been, evaluated in it
+    held: BoolArray  # the prompt of another request, which got a token, was or may have been evaluated in it
     requests: TokenInstants
     spans: FloatArray | None  # (start, end) of each stretch; None: all gaps of the run are here
     said: str | None  # which part of the run the gaps are from; None: all of it

@@ -59,7 +59,7 @@ def is_no_error(error: Any) -> bool:
     ]
     words = [value for value in said if value and str(value).strip().lower() not in _GOOD_WORDS]
     codes = [error[key] for key in _CODES if error.get(key)]
-    return not words and all(str(code).lower() in ("200", *_GOOD_WORDS) for code in codes)
+    return not words and all(str(code).lower() in (*_GOOD_CODES, *_GOOD_WORDS) for code in codes)
 
 
 def error_in_envelope(row: dict[str, Any]) -> str | None:
@@ -122,7 +122,8 @@ def error_in_foreign_row(row: dict[str, Any]) -> str | None:
         if named and (said := error_in_row({"error": value})) is not None:
             return said
         if isinstance(value, dict) and (
-            said := error_in_row(value | one_spelling(value))
+            said := error_in_row(value)
+            or error_in_row(one_spelling(value))
             or (error_in_envelope(value) if name in _ENVELOPES else None)
         ):
             return said
@@ -130,7 +131,10 @@ def error_in_foreign_row(row: dict[str, Any]) -> str | None:
 
 
 def error_within(value: Any, depth: int = DEEPEST) -> str | None:
-    """Return the error in an object, however deep it lies in others; None where it has none. It may be a tool's of the server's."""
+    """Return the error in an object, or up to DEEPEST objects deep in it, lists apart; None where it has none.
+
+    It may be one that a tool of the server's met.
+    """
     if not isinstance(value, dict) or not depth:
         return None
     inside = (error_within(inner, depth - 1) for inner in value.values())

@@ -23,7 +23,7 @@ WORDS = (
     *("faultstring", "detail", "details", "reason", "title", "errordescription", "description", "raw"),
 )
 _ERRORS = ("error", "errors")
-_MORE = ("value", "cause", "innererror", "warnings", "upstream", "body")
+_MORE = ("cause", "innererror", "warnings", "upstream", "body")
 # Words that say no more than a status does: what stands beside them is the cause.
 _SAYS_NO_MORE = re.compile(
     r"(?:(?:http|status|error)\W{0,2})*(?:\d{3}\W{0,2})?"
@@ -104,7 +104,9 @@ def _with_more(said: str, error: dict[str, Any], name: str, depth: int) -> str:
     if name == "error" and isinstance(error[name], str):
         beside += [error.get(other) for other in WORDS]
     if _SAYS_NO_MORE.fullmatch(said):
-        beside += [error.get(other) for other in (*WORDS, *_MORE)]
+        inner = error.get("value")  # it may as well be what the server was sent
+        of_errors = isinstance(inner, dict) and any(str(key).lower().startswith("err") for key in inner)
+        beside += [inner if of_errors else None, *(error.get(other) for other in (*WORDS, *_MORE))]
         fields = error.get("errors")
         beside += [compact(fields)] if fields and isinstance(fields, dict) else []
     found = (words_in(value, depth) for value in beside)

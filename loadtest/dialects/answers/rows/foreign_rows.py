@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
-from loadtest.dialects.answers.decoded import ERROR_AMID, OF_ANOTHER, Decoded, Rows
+from loadtest.dialects.answers.decoded import ERROR_BESIDE, OF_ANOTHER, Decoded, Rows
 from loadtest.dialects.answers.ends import kind_of, reason_name
 from loadtest.dialects.answers.errors import error_rows, server_errors
 from loadtest.dialects.answers.rows.counts import MOST_TOKENS, kind_of_count, known_number
@@ -238,8 +238,9 @@ class ForeignRows:
             self._answer.fail(said)
             return True
         self._answer.say_last(server_errors.as_json(row))
-        if (said := error_rows.error_within(row)) is not None:
-            self._answer.doubt(ERROR_AMID.format(server_errors.quoted(said, 160)))
+        # a number, one word or a schema under the name of an error says nothing that went wrong
+        if (said := error_rows.error_within(row)) and " " in said and not said.startswith("{"):
+            self._answer.doubt(ERROR_BESIDE.format(server_errors.quoted(said, 160)))
         if any(texts := bare_piece(row)):
             self._answer.add_aside(texts)
         return False
