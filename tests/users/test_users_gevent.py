@@ -253,3 +253,15 @@ def test_a_worker_quits_only_once_its_records_are_complete(monkeypatch: pytest.M
     done.set()
     gevent.joinall([ending, quitting], timeout=20)
     assert quitting.successful()
+
+
+def test_a_worker_s_last_figures_leave_before_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A master ends once it has heard of the end: Locust's table lacked a request that the run folder had, 69 of 70."""
+    sent: list[str] = []
+    runner: Any = SimpleNamespace(
+        _send_stats=lambda: sent.append("stats"), send_message=lambda name, _: sent.append(name)
+    )
+    one = worker.LocustWorker(SimpleNamespace(user_classes=[]), runner)  # type: ignore[arg-type]
+    monkeypatch.setattr(worker.recording, "close_recorder", lambda: None)
+    one._complete(1)
+    assert sent == ["stats", worker.ENDED]

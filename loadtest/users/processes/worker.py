@@ -96,7 +96,6 @@ class LocustWorker:
         """End the test before Locust tells the master that this worker is gone, because it would count as lost."""
         self._stop_users()
         self._stop()
-        self._runner._send_stats()  # noqa: SLF001 - Locust drops what comes after "quit"
 
     def _stop_users(self) -> None:
         """Stop all users, in what --stop-timeout grants them. Where Locust is at it, wait: it would kill those in their on_stop."""
@@ -187,6 +186,8 @@ class LocustWorker:
             steps, failure = len(closed.heartbeat.wall.steps), closed.ledger.failure
             known |= {"seen": list(closed.seen), "clock_steps": steps, "failure": failure}
         broken = log.unhandled_greenlet_exception
+        # Before the end: a master that has heard of that may be gone half a second later, and Locust drops what comes after "quit".
+        self._runner._send_stats()  # noqa: SLF001
         self._runner.send_message(ENDED, {"id": test, "figures": board.take_delta(), "broken": broken, **known})
 
 
