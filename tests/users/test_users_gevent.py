@@ -23,7 +23,8 @@ from loadtest.wire.poller import Poller
 with pytest.MonkeyPatch.context() as patch:  # Locust would patch sockets and threads under the other tests
     patch.setenv("LOCUST_SKIP_MONKEY_PATCH", "1")
 
-    from loadtest.users.processes import gevent_hub, worker
+    from loadtest.users.processes import gevent_hub, recording, worker
+    from loadtest.users.processes.messages import ENDED
 
 
 @pytest.fixture
@@ -262,6 +263,6 @@ def test_a_worker_s_last_figures_leave_before_its_end(monkeypatch: pytest.Monkey
         _send_stats=lambda: sent.append("stats"), send_message=lambda name, _: sent.append(name)
     )
     one = worker.LocustWorker(SimpleNamespace(user_classes=[]), runner)  # type: ignore[arg-type]
-    monkeypatch.setattr(worker.recording, "close_recorder", lambda: None)
+    monkeypatch.setattr(recording, "close_recorder", lambda: None)
     one._complete(1)
-    assert sent == ["stats", worker.ENDED]
+    assert sent == ["stats", ENDED]
