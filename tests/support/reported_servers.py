@@ -208,9 +208,8 @@ TEXTS = {
         f"event: result\ndata: {json.dumps({'message': {'content': 'abc'}, 'finishReason': 'stop', 'usage': OF_CLOVA})}\n\n",
         odd=("another API", "repeats the whole answer"),
     ),
-    "Volcengine: success in capitals beside the text": Stream(
-        V1,
-        sse(*({**row, "ResponseMetadata": {"Error": {"Code": "0", "Message": "success"}}} for row in (A, B, C))) + END,
+    "Volcengine: success in capitals in a row of its own": Stream(
+        V1, sse(A, B, C, {"ResponseMetadata": {"Error": {"Code": "0", "Message": "success"}}}) + END
     ),
     "iFlytek: a code and a word of success with every piece": Stream(
         V1,
