@@ -263,6 +263,13 @@ ERRORS = {
     "in an envelope, in capitals (Volcengine)": Stream(
         V1, sse(A, {"ResponseMetadata": {"Error": {"Code": "Busy", "Message": SAID}}}, finish()) + DONE, "a", **UNENDED
     ),
+    "deep in envelopes, in Chinese": Stream(
+        V1,
+        sse(A, {"result": {"response": {"error": {"message": "额度不足"}}}}),
+        "a",
+        doubts=("beside the answer",),
+        **{**UNENDED, "error": "额度不足"},
+    ),
     "deep in envelopes (grok2api)": Stream(
         V1,
         sse(A, {"result": {"response": {"error": {"message": SAID}, "isThinking": False}}}),

@@ -146,8 +146,9 @@ def _not_known_of(analysis: Analysis, kept: list[LevelData]) -> str:
     """Say of how many people it is not known, where there were more of them than at the levels that were judged."""
     most = max(level.amount for level in kept)
     more = sorted((level for level in analysis.believed if level.amount > most), key=lambda level: level.amount)
-    who = f"{_people(more[0])}{' or more' if len(more) > 1 else ''}" if more else ""
-    return f"; whether those of {who} are kept is not known" if more else ""
+    if not more:
+        return ""
+    return f"; whether those of {_people(more[0])}{' or more' if len(more) > 1 else ''} are kept is not known"
 
 
 def _read_again(analysis: Analysis, use: CacheUse, kept: list[LevelData]) -> str:

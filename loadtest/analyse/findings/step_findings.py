@@ -99,8 +99,8 @@ def _by_length(run: RunData, prefill: Prefill) -> str:
     Of prompts of one length what each takes besides its tokens is in the speed, which is then said of that length.
     """
     besides = f", and takes {seconds(prefill.fixed_s)} more for each prompt" if prefill.fixed_s else ""
-    if prefill.all_about is not None and not prefill.fixed_s:
-        return f" in prompts with about {counted(round(prefill.all_about), 'token')} to read"
+    if prefill.one_length is not None and not prefill.fixed_s:
+        return f" in prompts with about {counted(round(prefill.one_length), 'token')} to read"
     if not prefill.context_s:
         return besides
     tokens = finite(run.uncached_tokens[run.flag("ok")])

@@ -57,5 +57,5 @@ def test_of_prompts_of_one_length_the_speed_is_that_of_such_prompts(prompts: tup
     tokens = np.repeat(np.array(prompts, dtype=np.float64), 4 if said else 1)
     nothing = np.zeros(len(tokens))
     found = fit_prefill(tokens, 0.01 + tokens / 3600, nothing, nothing, "made up", 512)
-    found = replace(found, all_about=_one_length(tokens))
+    found = replace(found, one_length=_one_length(tokens))
     assert _by_length(cast("RunData", SimpleNamespace()), found) == said

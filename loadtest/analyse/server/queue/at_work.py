@@ -10,7 +10,6 @@ import numpy as np
 
 from loadtest.analyse.run import BoolArray, FloatArray, RunData, evenly, finite
 from loadtest.analyse.run.overlaps import Depth, open_within
-from loadtest.metrics import S_PER_US
 
 TIE_S = 0.001  # scatter of arrivals of one batch: an end and a start this close are one slot changing hands
 UNNOTICED_S = 0.005  # the batch loop has not noticed a request yet that came this shortly before a step began
@@ -143,14 +142,11 @@ def caught_up(at: FloatArray) -> tuple[float, float]:
 
 def made_tokens(run: RunData) -> Callable[[int], FloatArray]:
     """Return a function of a request's row that tells when the server made its tokens, or when they came."""
-    send, chunks = run.column("send"), run.chunks
 
     @functools.lru_cache(MOST_KEPT)
     def tokens_of(row: int) -> FloatArray:
-        places = np.arange(chunks.starts[row], chunks.starts[row + 1])
-        late = run.delivery.at(np.full(len(places), row), places) if run.delivery.usable[row] else 0.0
-        made: FloatArray = send[row] + chunks.flat[places] * S_PER_US - late
-        return made
+        places = np.arange(run.chunks.starts[row], run.chunks.starts[row + 1])
+        return run.made_at(np.full(len(places), row), places)
 
     return tokens_of
 
@@ -171,7 +167,7 @@ class RequestInstants:
     last: FloatArray  # last token, made earlier by the scatter of arrivals
     gone: FloatArray  # `last`, or the end of a request without a token
     gap: float  # token_gap
-    delayed_s: float  # see delayed_s
+    delayed_s: float  # how late a token may come
     told: bool  # whether the server reported for nearly every answer when work on it began
 
     @classmethod

@@ -59,7 +59,7 @@ def measure_prefill(run: RunData, gaps: TokenGaps, step: StepTime | None) -> tup
     whole = (run.flag("ok") & run.flag("whole")).sum() > MOSTLY_WHOLE * run.flag("ok").sum()
     found, reason = _of_whole(run) if whole else _prefill_of(run, gaps, step)
     if found is not None:
-        found = replace(found, all_about=_one_length(run.uncached_tokens[run.flag("ok")]))
+        found = replace(found, one_length=_one_length(run.uncached_tokens[run.flag("ok")]))
     if found is not None and run.prompts_as_asked:
         found = replace(found, method=f"{found.method}; prompts as long as asked for, since the server counts none")
     return found, reason

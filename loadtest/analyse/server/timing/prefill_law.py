@@ -58,7 +58,7 @@ class Prefill:
     least: bool = False  # whether no more is known than the least speed, of prompts that had the server to themselves
     context_s: float = 0.0  # by which each token costs more for each token before it, where prompts show that
     before: float = 0.0  # tokens before a token of these prompts, on average
-    all_about: float | None = None  # uncached tokens of a prompt of the run, where all have about as many
+    one_length: float | None = None  # uncached tokens of a prompt of the run, where all have about as many
 
     @property
     def bare_s(self) -> float:

@@ -239,7 +239,8 @@ class ForeignRows:
             return True
         self._answer.say_last(server_errors.as_json(row))
         # a number, one word or a schema under the name of an error says nothing that went wrong
-        if (said := error_rows.error_within(row)) and " " in said and not said.startswith("{"):
+        said = error_rows.error_within(row) or ""
+        if (" " in said or not said.isascii()) and not said.startswith("{"):
             self._answer.doubt(ERROR_BESIDE.format(server_errors.quoted(said, 160)))
         if any(texts := bare_piece(row)):
             self._answer.add_aside(texts)
