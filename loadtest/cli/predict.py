@@ -36,7 +36,8 @@ MOST_LOADS, MOST_REQUESTS = 64, 5000
     "--requests",
     type=click.IntRange(min=1, max=MOST_REQUESTS),
     metavar="N",
-    help="Predict for exactly this many requests a load, drawn now; `loadtest run --prediction` then sends the same ones.",
+    help="Predict for exactly this many requests a load (turns, where users hold conversations), drawn now; `loadtest run "
+    "--prediction` then sends the same ones.",
 )
 @click.option("--out", type=click.Path(path_type=Path), default=None, help="File to write.  [default: prediction.json]")
 @json_option

@@ -173,7 +173,7 @@ class MadeUpScript:
 
     def any_turn(self, number: int) -> Turn:
         """Return a turn, whether the conversation has so many or not."""
-        level = self._lengths_at(number)
+        level = self.lengths(number)
         scenario, counter, fit = self.source.scenario, self.source.counter, self.source.fit
         seed = seed_from(self.seed, "turn", number) if number else self.seed
         asked = level.input_tokens or 1
@@ -192,11 +192,12 @@ class MadeUpScript:
 
     def tokens(self, shared: int) -> int:
         """Return about how long the conversation gets, its last answer included, behind `shared` tokens."""
-        levels = [self._lengths_at(number) for number in range(self.turns)]
+        levels = [self.lengths(number) for number in range(self.turns)]
         said = sum((level.input_tokens or 1) + (level.output_tokens or 0) for level in levels)
         return shared + said + 2 * MESSAGE_TOKENS * (len(levels) - 1)
 
-    def _lengths_at(self, number: int) -> Level:
+    def lengths(self, number: int) -> Level:
+        """Return the level with what a turn adds to the prompt, and with the length of its answer, as they are asked for."""
         level, warmup = self.level, self.warmup
         if number == 0:
             return self.source.lengths.at(level, self.session, warmup=warmup)

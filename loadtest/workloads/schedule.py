@@ -137,11 +137,16 @@ def schedule_of(scenario: Scenario, level: Level, trace: Trace | None = None) ->
 
 def think_time(scenario: Scenario, job: Job) -> float:
     """Return how long the user pauses between the answer before and this job, seconds."""
+    session = job.id if job.session is None else job.session
+    return think_time_of(scenario, job.level, session, job.turn or 0, warmup=job.warmup)
+
+
+def think_time_of(scenario: Scenario, level: int, session: int, turn: int, *, warmup: bool) -> float:
+    """Return the pause before one turn of a session, before there is a job of it, seconds."""
     asked = scenario.think_time
     if not isinstance(asked, str):
         return asked
-    session = job.id if job.session is None else job.session
-    rng = random.Random(seed_from("think", scenario.seed, job.level, session, job.turn or 0, job.warmup))
+    rng = random.Random(seed_from("think", scenario.seed, level, session, turn, warmup))
     return times_of(asked).seconds(rng)
 
 

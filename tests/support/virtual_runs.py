@@ -16,7 +16,7 @@ from loadtest.simulate.model.engine import Engine
 from loadtest.simulate.model.prefix_cache import HostCache
 from loadtest.simulate.model.stream import Emission, EngineRequest, Stream
 from loadtest.simulate.model.timing import NS_PER_S, Timing
-from loadtest.simulate.model.virtual import EngineTurn, closed_loop, cold_prompt, open_loop, people
+from loadtest.simulate.model.virtual import EngineScript, EngineTurn, closed_loop, cold_prompt, open_loop, people
 from support import made_runs
 
 BREAK_NS = 100_000_000  # between levels
@@ -39,13 +39,14 @@ class SessionLoad:
     """One level of people in conversations; lengths drawn evenly from (least, most), thinking exponentially."""
 
     users: int
-    sessions: int
+    sessions: int = 0
     turns: int = 4
     first: tuple[int, int] = (200, 800)
     later: tuple[int, int] = (20, 60)
     answer: tuple[int, int] = (40, 60)
     think_s: float = 5.0
     warmup: bool = False  # the first conversation of each user
+    scripts: tuple[EngineScript, ...] = ()  # the conversations themselves, in place of drawn ones
 
 
 @dataclass(slots=True)
@@ -136,7 +137,7 @@ def play_sessions(
         starts = [start / NS_PER_S + user * load.think_s / load.users for user in range(load.users)]
         turns = people(
             engine,
-            [_script(load, draw) for _ in range(load.sessions)],
+            load.scripts or [_script(load, draw) for _ in range(load.sessions)],
             starts_s=starts,
             num_ctx=1 << 20,
             answers_kept=answers_kept,

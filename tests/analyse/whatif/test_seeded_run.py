@@ -59,6 +59,23 @@ def test_the_requests_of_a_seed_are_known_before_a_run_sends_them(sent: Analysis
     assert np.abs(np.array(other) - known).max() > 2
 
 
+def test_lengths_are_cut_to_the_context_as_a_run_cuts_them(
+    simulated_url: str, loadtest: Loadtest, tmp_path: Path
+) -> None:
+    """The context was looked for where no run.json has it, so that none was cut."""
+    say = ("run", simulated_url, *LENGTHS, "--num-ctx", "150", "--rate", "40", "--requests", "12", "--quiet")
+    loadtest(*say, "--out", tmp_path / "cut")
+    cut = analyse(tmp_path / "cut")
+    mine = (~cut.run.requests["warmup"]).to_numpy()
+    known = np.stack([cut.run.column(name)[mine] for name in ("prompt_tokens", "output_tokens")], axis=1)
+    known = known[np.argsort(cut.run.column("sched")[mine])]
+    assert known.sum(axis=1).max() <= 150
+    said = np.array(planned(cut, 0).lengths([(1, 1)] * 12, warmups=0))
+    np.testing.assert_allclose(said, known, atol=2)
+    free = dataclasses.replace(planned(cut, 0), context=None).lengths([(1, 1)] * 12, warmups=0)
+    assert np.abs(np.array(free) - known).max() > 2, "none was cut"
+
+
 def test_warm_ups_come_first_and_lengths_that_are_numbers_stay_as_seen(sent: Analysis) -> None:
     found = planned(sent, 0)
     assert found.lengths([(1, 1)] * 15, warmups=3)[3:] == found.lengths([(1, 1)] * 12, warmups=0)

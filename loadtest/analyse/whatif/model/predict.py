@@ -45,6 +45,7 @@ from loadtest.analyse.whatif.model.play import (
     figures_of_play,
     queue_grows,
 )
+from loadtest.analyse.whatif.model.seeded_people import SeededPeople
 from loadtest.analyse.whatif.model.seeded_run import SeededRequests
 from loadtest.analyse.whatif.model.sessions import Sessions
 from loadtest.errors import PredictionError
@@ -80,6 +81,7 @@ PROMPTS_AS_ASKED = "The server counts no prompt tokens: prompts are taken to be 
 WHO_WAIT = "predictions are of users who all wait for their answers."
 WHO_FAIL = "predictions are of requests that are all answered."
 SLICED_WAY = "streams share steps, which take in prompts in slices"
+Seeded = SeededRequests | SeededPeople  # what a run to come sends
 
 
 def assumed(run: RunData) -> Iterator[str]:
@@ -137,7 +139,7 @@ class Load:
     requests: int  # measured ones
     warmups: int
     sessions: Sessions | None = None  # people in conversations, in place of single requests
-    seeded: SeededRequests | None = None  # the very requests; None: any of such lengths, at any instants
+    seeded: Seeded | None = None  # the very requests; None: any such ones, at any instants
 
 
 def require_predictable(run: RunData) -> None:
@@ -215,7 +217,7 @@ class ServerModel:
         *,
         slots: int | None = None,
         requests: int | None = None,
-        seeded: SeededRequests | None = None,
+        seeded: Seeded | None = None,
     ) -> Prediction:
         """Predict a closed loop of `concurrency` users.
 
@@ -245,7 +247,7 @@ class ServerModel:
         *,
         slots: int | None = None,
         requests: int | None = None,
-        seeded: SeededRequests | None = None,
+        seeded: Seeded | None = None,
     ) -> Prediction:
         """Predict an open loop of `rate` requests a second with Poisson arrivals; arguments as in closed."""
         requests = seeded.run.requests if seeded else requests
@@ -267,11 +269,16 @@ class ServerModel:
             users, sessions = load.concurrency, load.sessions
             turns = sum(map(len, sessions.scripts)) / len(sessions.scripts)
             # One conversation a person to warm up, and one so that nobody is idle while the last requests count.
-            plan = sessions.draw(requests + round((2 if sessions.warm else 1) * users * turns), users, draw)
+            held = requests + round((2 if sessions.warm else 1) * users * turns)
+            if isinstance(load.seeded, SeededPeople):
+                sessions = replace(sessions, joined_over_s=load.seeded.joined_over_s)
+                plan = load.seeded.conversations(held, users, draw)
+            else:
+                plan = sessions.draw(held, users, draw)
             played = sessions.play(engine, plan, users, tokens.append)
             return counted_turns(played, tokens, requests, users, warm=sessions.warm)
         lengths = draw_lengths(load.lengths, requests + load.warmups, draw)
-        if load.seeded is not None:
+        if isinstance(load.seeded, SeededRequests):
             lengths = load.seeded.lengths(lengths, warmups=load.warmups)
         streams = self._send(load, engine, cold_requests(lengths), draw, tokens.append)
         return Played(streams, tokens, np.arange(len(streams)) >= load.warmups)
@@ -281,7 +288,7 @@ class ServerModel:
     ) -> list[Stream]:
         if load.rate is not None:
             drawn = accumulate(draw.expovariate(load.rate) for _ in requests)
-            arrivals = load.seeded.instants_s(load.rate) if load.seeded else drawn
+            arrivals = load.seeded.instants_s(load.rate) if isinstance(load.seeded, SeededRequests) else drawn
             return open_loop(engine, requests, list(arrivals), see=see)
         users, together = load.concurrency or 1, self.pattern.together
         share = draw.choice(together) if together else 0.0

@@ -10,7 +10,7 @@ import itertools
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 
@@ -55,26 +55,22 @@ class SeededRequests:
     def of(cls, run: RunData, used: Mapping[str, Any], seeded: SeededRun, place: int) -> Self:
         """Take from a run what its next one keeps; `used` is the first level predicted from. Raises PredictionError."""
         used = next(each for each in run.levels if each["index"] == used["index"])  # as it was asked for
-        if refusal := _refusal(run, used):
-            raise PredictionError(f"--requests says which requests are predicted, and {refusal}; leave it out.")
+        if used.get("sessions") or used.get("turns"):
+            refuse_requests(
+                f"the people of {run.path} hold conversations, while a rate is predicted of single requests"
+            )
+        if refusal := refusal_of(run, used):
+            refuse_requests(refusal)
         good = run.flag("ok") & ~run.flag("warmup")
         more = (run.uncached_tokens - run.column("asked_input"))[good]
         as_asked = run.column("output_tokens")[good] == run.column("asked")[good]
         return cls(
             seeded,
             place,
-            Level(
-                index=place,
-                concurrency=None,
-                requests=seeded.requests,
-                input_tokens=used.get("input_tokens"),
-                output_tokens=used.get("output_tokens"),
-                input_lengths=used.get("input_lengths"),
-                output_lengths=used.get("output_lengths"),
-            ),
+            level_like(used, place, seeded.requests),
             template_tokens=round(float(np.median(more[np.isfinite(more)]))) if np.isfinite(more).any() else 0,
             output_as_asked=bool(as_asked.mean() >= AS_LONG_AS_ASKED),
-            context=run.fact("tokens", "context"),
+            context=kept_context(run),
             arrivals=str(run.scenario.get("arrivals") or "poisson"),
             burstiness=run.scenario.get("burstiness"),
         )
@@ -101,16 +97,33 @@ class SeededRequests:
         ]
 
 
-def _refusal(run: RunData, used: Mapping[str, Any]) -> str:
-    """Say in a clause why the requests of a next run are not known; empty where they are."""
+def kept_context(run: RunData) -> int | None:
+    """Return the context that a run cuts its lengths to, and ends its conversations before, in tokens; None where none was known."""
+    context = run.fact("server", "context") or run.fact("server", "facts", "trained_context")
+    return None if context is None else int(context)
+
+
+def level_like(used: Mapping[str, Any], place: int, requests: int) -> Level:
+    """Return a level at this place of a run that draws lengths as `used` did."""
+    keys = ("input_tokens", "output_tokens", "input_lengths", "output_lengths", "system_tokens")
+    lengths: dict[str, Any] = {key: used.get(key) for key in keys}
+    return Level(index=place, concurrency=None, requests=requests, **lengths)
+
+
+def refuse_requests(why: str) -> NoReturn:
+    """Raise PredictionError: the requests of a next run are not known, as a clause says."""
+    raise PredictionError(f"--requests says which requests are predicted, and {why}; leave it out.") from None
+
+
+def refusal_of(run: RunData, used: Mapping[str, Any]) -> str:
+    """Say in a clause why neither requests nor conversations of a next run are known; empty where they are."""
     if run.facts.get("driver") != "asyncio":
         return f"{run.path} was made by Locust, whose users come in another order each time"
-    if used.get("sessions") or used.get("turns"):
-        return f"the people of {run.path} hold conversations, whose next turn comes after the last answer"
     if used.get("trace") or run.scenario.get("trace") or run.scenario.get("duration"):
         return f"{run.path} took its requests from a trace or for a time"
     try:
         texts = [text for key in ("input_lengths", "output_lengths") if (text := used.get(key))]
+        texts += [text for key in ("follow_up_tokens", "turns") if isinstance(text := run.scenario.get(key), str)]
         files = [file for text in texts for file in lengths_of(text).files]
     except ScenarioError as error:
         return str(error)

@@ -23,7 +23,8 @@ from loadtest.analyse.whatif.model import self_check
 from loadtest.analyse.whatif.model.bands import Figures
 from loadtest.analyse.whatif.model.extrapolation import allowing_for_growth
 from loadtest.analyse.whatif.model.fit import NoWayError, fit_models, levels_used
-from loadtest.analyse.whatif.model.predict import SLICED_WAY, ServerModel
+from loadtest.analyse.whatif.model.predict import SLICED_WAY, Seeded, ServerModel
+from loadtest.analyse.whatif.model.seeded_people import SeededPeople
 from loadtest.analyse.whatif.model.seeded_run import SeededRequests, SeededRun
 from loadtest.analyse.whatif.model.sessions import NO_HOST_CACHE, SIZED_HOST_CACHE, UNSEEN_HOST_CACHE
 from loadtest.analyse.whatif.predictions.prediction_file import (
@@ -102,6 +103,7 @@ def predict_loads(
     except NoWayError as error:
         raise PredictionError(f"No prediction: {error}. Measure the loads that you ask about instead.") from None
     known, models, said = fitted.slots, fitted.models, list(fitted.ruled_out)
+    first = next(iter(models.values()))
     seen = known.estimate or 0
     loads = [
         _predicted_load(
@@ -109,7 +111,7 @@ def predict_loads(
             load,
             used,
             known.number or max(seen, 1),
-            None if seeded is None else SeededRequests.of(run, used[0], seeded, load.place),
+            None if seeded is None else _seeded(run, used[0], seeded, load, people=first.sessions is not None),
         )
         for load in _asked_loads(concurrencies, rates, slots)
     ]
@@ -121,7 +123,6 @@ def predict_loads(
         said.append(
             f"Void, so the prediction does not rest on {'it' if len(void) == 1 else 'them'}: {levels_in_words(void)}."
         )
-    first = next(iter(models.values()))
     if rates and first.sessions is not None:
         said.append(SINGLE_REQUESTS)
     said += first.assumed
@@ -238,12 +239,18 @@ def _asked_loads(concurrencies: Sequence[int], rates: Sequence[float], slots: Se
     ]
 
 
+def _seeded(run: RunData, used: dict[str, Any], seeded: SeededRun, load: AskedLoad, *, people: bool) -> Seeded:
+    """Return what a run to come sends to a load: conversations where people hold them, else single requests."""
+    kind = SeededPeople if people and load.users is not None else SeededRequests
+    return kind.of(run, used, seeded, load.place)
+
+
 def _predicted_load(
     models: dict[str, ServerModel],
     load: AskedLoad,
     used: Sequence[dict[str, Any]],
     servers: int,
-    seeded: SeededRequests | None,
+    seeded: Seeded | None,
 ) -> PredictedLoad:
     if load.slots is not None:
         models = {AS_ASKED: next(iter(models.values()))}
