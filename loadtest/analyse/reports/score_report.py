@@ -36,7 +36,7 @@ MODELS = (ERLANG, USL, LINE, SEGMENTS)
 CACHED_SHARE = "cached_share.mean"
 CHANCE = 3.0  # standard errors by which mean lengths may differ
 MANY_MORE = 1.25  # times as many requests, from where on a band for the others is another one
-EXPENDABLE = ("Winkler", *reversed(MODELS), "case")
+EXPENDABLE = ("Winkler", *reversed(MODELS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,12 +261,13 @@ def _cached_share(load: PredictedLoad, case: Case, level: Mapping[str, Any]) -> 
 
 
 def table(figures: Sequence[ScoredFigure]) -> Grid:
-    """Return a row a figure: said, its band, measured, error, and the errors of the textbook's models."""
+    """Return a row a figure, the load in the first of its rows: said, its band, measured, error, and the errors of the textbook's models."""
     models = [name for name in MODELS if any(name in each.others for each in figures)]
+    loads = [each.load if each.case == AS_KNOWN else f"{each.load} ({each.case})" for each in figures]
     rows = tuple(
         (
-            f"{each.load}: {FIGURE_NAMES[each.figure]}",
-            each.case,
+            "" if load == before else load,
+            FIGURE_NAMES[each.figure],
             writer_of(each.figure)(each.said),
             between(*each.band, writer_of(each.figure)),
             writer_of(each.figure)(each.measured),
@@ -275,10 +276,11 @@ def table(figures: Sequence[ScoredFigure]) -> Grid:
             percent(each.winkler),
             *(signed(each.others[name]) if name in each.others else UNKNOWN for name in models),
         )
-        for each in figures
+        for each, load, before in zip(figures, loads, (None, *loads), strict=False)
     )
-    found = Grid(("figure", "case", "said", "95 % band", "measured", "error", "inside", "Winkler", *models), rows)
-    return found.without("case") if all(each.case == AS_KNOWN for each in figures) else found
+    return Grid(
+        ("load", "figure", "said", "95 % band", "measured", "error", "inside", "Winkler", *models), rows, names=2
+    )
 
 
 def heading(found: Score) -> str:

@@ -79,6 +79,39 @@ def test_a_textbook_model_is_held_against_ours_on_the_figures_that_it_predicts()
     )
 
 
+def test_rows_of_two_cases_are_told_apart_on_a_narrow_terminal() -> None:
+    """The column of cases was left out, so that one figure of one load stood there twice, with two values."""
+
+    def figure(case: str, name: str, said: float) -> score.ScoredFigure:
+        others = dict.fromkeys(score_report.MODELS, 0.1)
+        return score.ScoredFigure(
+            load="6 people",
+            case=case,
+            figure=name,
+            said=said,
+            band=(0.5, 2.0),
+            measured=1.0,
+            interval=None,
+            others=others,
+        )
+
+    figures = [
+        figure(case, name, said)
+        for case, said in (("no host cache", 1.1), ("a host cache too small to show", 0.9), (AS_KNOWN, 1.0))
+        for name in ("ttft_s.p50", "ttft_s.p95")
+    ]
+    table, left_out = score_report.table(figures).fitted(80, score_report.EXPENDABLE)
+    assert left_out
+    assert [(row[0], row[1]) for row in table.rows] == [
+        ("6 people (no host cache)", "TTFT p50"),
+        ("", "TTFT p95"),
+        ("6 people (a host cache too small to show)", "TTFT p50"),
+        ("", "TTFT p95"),
+        ("6 people", "TTFT p50"),
+        ("", "TTFT p95"),
+    ]
+
+
 def test_errors_are_signed_shares_of_the_measured_value(tmp_path: Path) -> None:
     """A server whose prompts cost twice as much: too little TTFT was said, and the band does not hold it."""
     document = predicted(measured(tmp_path / "fit", (1, 2, 4)), concurrencies=(3,))
