@@ -75,6 +75,8 @@ def predict(
         raise ScenarioError("say which load to predict: --concurrency 6,8, --rate 2 or --slots 4.")
     if (len(concurrency or ()) + len(rate or ()) or 1) * len(slots or (None,)) > MOST_LOADS:
         raise ScenarioError(f"that is more than {MOST_LOADS} loads; predict fewer at a time.")
+    if requests is not None and (users := max(concurrency or (0,))) > requests:
+        raise ScenarioError(f"--requests {requests} cannot keep {users} users busy; ask for {users} or more.")
     path = _free(out)
     with at_work("Reading the run") as tell:
         analysis = analyse(run)

@@ -182,3 +182,11 @@ def test_the_waits_of_open_loops_are_foretold_up_to_more_than_the_server_can_do(
     for row in rows:
         assert all(row.inside), row
         assert max(map(abs, row.errors)) < 0.2, row
+
+
+def test_fewer_requests_than_users_are_refused(loadtest: Loadtest, tmp_path: Path) -> None:
+    """It was a traceback; a run of so few is refused as well."""
+    fit = measured(tmp_path / "fit", 3, users=(1, 2, 4))
+    code, _, err = loadtest("predict", fit, "--concurrency", "2,8", "--requests", "3", "--out", tmp_path / "said.json")
+    assert (code, err) == (2, "loadtest: --requests 3 cannot keep 8 users busy; ask for 8 or more.\n")
+    assert not (tmp_path / "said.json").exists()
