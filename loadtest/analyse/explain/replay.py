@@ -186,7 +186,7 @@ def replay_models(
     if any(model.way == SLICED_WAY for model in fitted):
         return fitted
     try:
-        return (*fitted, ServerModel.of(run, known_slots(run, slots), steps))
+        return (*fitted, ServerModel.of_requests(run, known_slots(run, slots), steps))
     except PredictionError as error:
         return fitted or str(error).removeprefix("No prediction: ").rstrip(".")
 

@@ -56,12 +56,16 @@ class HostCache:
         size = token_count(content)
         if not size or (self.limit is not None and size > self.limit):
             return
-        if any(common_prefix(copy, content) == size for copy in self.copies):
+        shared = [common_prefix(copy, content) for copy in self.copies]
+        if size in shared:
             return
-        self.copies = [copy for copy in self.copies if common_prefix(copy, content) < token_count(copy)]
+        # most copies share nothing: only of the others is it asked how long they are, for that takes as long again
+        both = zip(self.copies, shared, strict=True)
+        self.copies = [copy for copy, here in both if not here or here < token_count(copy)]
         self.copies.append(content)
-        while self.limit is not None and len(self.copies) > 1 and sum(map(token_count, self.copies)) > self.limit:
-            del self.copies[0]
+        held = 0 if self.limit is None else sum(map(token_count, self.copies))
+        while self.limit is not None and len(self.copies) > 1 and held > self.limit:
+            held -= token_count(self.copies.pop(0))
 
     def restore(self, prompt: Prompt, content: Prompt) -> Prompt:
         """Return the copy that serves a prompt better than a slot's own content, which it leaves; else that content."""
@@ -70,8 +74,10 @@ class HostCache:
         kept, best = shared / size if size else -1.0, None
         for number, copy in enumerate(self.copies):
             here = common_prefix(copy, prompt)
+            if here <= shared:
+                continue
             of_copy = here / token_count(copy)
-            if of_copy >= WORTH_RESTORING and of_copy > kept and here > shared:
+            if of_copy >= WORTH_RESTORING and of_copy > kept:
                 kept, shared, best = of_copy, here, number
         return content if best is None else self.copies.pop(best)
 

@@ -36,7 +36,7 @@ from loadtest.analyse.whatif.model import self_check
 from loadtest.analyse.whatif.model.extrapolation import allowing_for_growth
 from loadtest.analyse.whatif.model.lengths import with_lengths_of, with_likely_lengths
 from loadtest.analyse.whatif.model.predict import SLICED_WAY, Prediction, ServerModel, assumed, require_predictable
-from loadtest.analyse.whatif.model.sessions import Sessions, cache_cases
+from loadtest.analyse.whatif.model.sessions import Sessions, cache_cases, sessions_of
 from loadtest.analyse.whatif.predictions.prediction_file import AS_KNOWN, LIMIT_SEEN, NO_LIMIT
 from loadtest.doubts import VOID
 from loadtest.errors import PredictionError
@@ -135,12 +135,14 @@ def fit_models(
 def _by_cache(name: str, run: RunData, slots: Slots, steps: Steps) -> dict[str, Sessions | None]:
     """Return the conversations of a run, in a case for each host cache that the server may have; None of single requests."""
     try:
-        model = ServerModel.of(run, slots, steps)
+        ServerModel.of_requests(run, slots, steps)
     except PredictionError:  # what is fitted next says so, unless streams have a clock each
         return {name: None}
-    if model.sessions is None:
+    use = measure_cache(run, slots, steps)
+    held = sessions_of(run, use)
+    if held is None:
         return {name: None}
-    found = cache_cases(model.sessions, run, model.slots, measure_cache(run, slots, steps))
+    found = cache_cases(held, run, slots.number, use)
     return {
         named if name == AS_KNOWN and named else joined(" and ", name, named): each for named, each in found.items()
     }
@@ -191,12 +193,11 @@ def fitted_way(
     require_predictable(run)
     missed = ""
     try:
-        for way, model in _ways(run, slots, steps):
+        for way, model in _ways(run, slots, steps, sessions):
             if sessions is not None and way.startswith(CLOCKS_WAY):
                 continue  # no cache of prompts is known of such servers
             tell(f"Trying whether the server works so: {way}")
-            holding = model if sessions is None else replace(model, sessions=sessions)
-            mine = with_likely_lengths(holding, run, [level["index"] for level in used])
+            mine = with_likely_lengths(model, run, [level["index"] for level in used])
             wrong = self_check.misread(mine, run) or self_check.worst_miss(partial(own_level, mine, run), used)
             if wrong is None:
                 return replace(mine, way=way)
@@ -217,11 +218,16 @@ def own_level(model: ServerModel, run: RunData, level: Mapping[str, Any]) -> Pre
     return mine.open(level["rate"], requests=int(level["requests"]))
 
 
-def _ways(run: RunData, slots: Slots, steps: Steps) -> Iterator[tuple[str, ServerModel]]:
+def _ways(
+    run: RunData, slots: Slots, steps: Steps, sessions: Sessions | None = None
+) -> Iterator[tuple[str, ServerModel]]:
     """Yield each way with its model, the usual one first; those of shared steps only where step times are known."""
     refused = None
     try:
-        usual = ServerModel.of(run, slots, steps)
+        if sessions is None:
+            usual = ServerModel.of(run, slots, steps)
+        else:
+            usual = replace(ServerModel.of_requests(run, slots, steps), sessions=sessions)
     except PredictionError as error:
         usual, refused = None, error
     limits: list[tuple[int | None, str]] = [(None, "")]

@@ -182,6 +182,12 @@ class ServerModel:
     @classmethod
     def of(cls, run: RunData, slots: Slots, steps: Steps) -> Self:
         """Build the model; raise PredictionError, one sentence, where the run does not say enough."""
+        single = cls.of_requests(run, slots, steps)
+        return replace(single, sessions=sessions.likeliest(run, slots, measure_cache(run, slots, steps)))
+
+    @classmethod
+    def of_requests(cls, run: RunData, slots: Slots, steps: Steps) -> Self:
+        """Build the same without conversations, whose host cache takes long to find; raises as `of` does."""
         require_predictable(run)
         if not steps.times:
             raise PredictionError("No prediction: no steps between tokens were seen; measure answers of more tokens.")
@@ -208,7 +214,6 @@ class ServerModel:
             paces=tuple(steps.paces.items()),
             guess=guess,
             assumed=tuple(assumed(run)),
-            sessions=sessions.likeliest(run, slots, measure_cache(run, slots, steps)),
         )
 
     def closed(

@@ -122,9 +122,13 @@ def _whole(run: RunData, levels: Sequence[int] | None = None) -> Iterator[Engine
     if levels is not None:
         frame = frame[frame["level"].isin(list(levels))]
     frame = frame[np.isfinite(frame["session"])].sort_values(["level", "session", "turn"], kind="stable")
-    for _, rows in frame.groupby(["level", "session"], sort=False):
-        lengths = rows[["prompt", "answer", "think"]].to_numpy(dtype=np.float64)
-        whole = (rows["turn"].to_numpy() == np.arange(len(rows))).all() and rows["ok"].all()
+    turns, ok = frame["turn"].to_numpy(), frame["ok"].to_numpy()
+    values = frame[["prompt", "answer", "think"]].to_numpy(dtype=np.float64)
+    names = frame[["level", "session"]].to_numpy(dtype=np.float64)
+    begins = np.flatnonzero((np.diff(names, axis=0) != 0).any(axis=1)) + 1
+    for rows in np.split(np.arange(len(frame)), begins):
+        lengths = values[rows]
+        whole = (turns[rows] == np.arange(len(rows))).all() and ok[rows].all()
         if whole and len(rows) and np.isfinite(lengths).all() and (lengths[:, :2] >= 1).all():
             yield tuple(EngineTurn(int(prompt), int(answer), float(think)) for prompt, answer, think in lengths)
 
