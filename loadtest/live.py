@@ -294,7 +294,8 @@ def durations_of(record: Record) -> Iterator[tuple[str, float]]:
     yield "ttft_s", ttft
     yield "ttft_sched_s", metrics.ttft_sched(record.t_first_token, record.t_sched)
     headers = math.nan if record.t_headers is None else record.t_headers
-    wait = metrics.queue_wait(record.t_send, headers, record.t_first_token, said)
+    reached = record.t_send if record.resent is None else record.resent  # the server cannot have had it before
+    wait = metrics.queue_wait(reached, headers, record.t_first_token, said)
     pieces, span = len(record.chunks), record.chunks[-1] * metrics.S_PER_US - ttft if record.chunks else math.nan
     lag = record.lag_us * metrics.S_PER_US
     at_once = metrics.held_back(pieces, record.sent_tokens, ttft, span, said.decode_s, lag)

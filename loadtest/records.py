@@ -38,7 +38,7 @@ class Outcome(StrEnum):
     TRUNCATED = "truncated"  # the stream ended without done:true or finish_reason
     CONNECT_ERROR = "connect_error"
     TIMEOUT = "timeout"
-    LEFT = "left"  # the user hung up, as the scenario says: no error, but no answer either
+    LEFT = "left"  # the user hung up, or a locustfile's code gave the request up: no error, but no whole answer
     CANCELLED = "cancelled"  # loadtest stopped it
     CLIENT_ERROR = "client_error"  # a bug of loadtest: makes the whole level void
 

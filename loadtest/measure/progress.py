@@ -13,7 +13,8 @@ from loadtest import metrics
 from loadtest.records import Outcome, Record
 from loadtest.scenario import Level
 
-_OF_TALLY = ("level", "done", "failed", "planned", "released", "shed", "left", "textless")  # as a tally has them
+# fields that Progress takes from Tally as they are
+_OF_TALLY = ("level", "done", "failed", "planned", "released", "shed", "left", "textless")
 _SUMMED = (  # what several processes say of the same level adds up
     *("done", "failed", "planned", "in_flight", "decoding", "released", "shed", "left"),
     *("tokens_per_s", "input_tokens_per_s"),
@@ -35,13 +36,13 @@ class Progress:
     tokens_per_s: float
     elapsed: float  # s, in this level
     eta: float | None  # s, to the end of this level
-    due: int | None = None  # open loop: requests due by now …
-    released: int = 0  # … of which so many were sent or shed …
-    shed: int = 0  # … and so many shed
+    due: int | None = None  # open loop: requests that are due by now
+    released: int = 0  # of those due, the ones that were sent or shed
+    shed: int = 0  # of those released, the ones that --max-in-flight kept back
     left: int = 0  # users who hung up
-    textless: bool = False  # answers have no text, as those of embeddings …
-    e2es: Sequence[float] = ()  # s, of the last of them …
-    input_tokens_per_s: float = 0.0  # … and the rate of theirs
+    textless: bool = False  # answers have no text, as those of embeddings
+    e2es: Sequence[float] = ()  # s, of the last answers without text
+    input_tokens_per_s: float = 0.0  # of answers without text: tokens of the texts sent
 
     @property
     def e2e_p50(self) -> float | None:
@@ -100,7 +101,7 @@ class Tally:
 
     def add(self, record: Record) -> None:
         self.done += 1
-        self.failed += record.outcome not in (Outcome.OK, Outcome.LEFT) and not record.was_shed
+        self.failed += record.failed
         self.left += record.outcome is Outcome.LEFT
         self.output_tokens += record.output_tokens or 0
         if record.t_first_token is not None and not record.warmup:

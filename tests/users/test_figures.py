@@ -138,11 +138,13 @@ def test_queue_wait_is_known_only_where_the_server_says_enough(tmp_path: Path) -
     odd = dataclasses.replace(record, server={**(record.server or {}), "prompt_eval_duration": 10**12})
     assert dict(durations_of(odd))["queue_wait_s"] == 0.0
     headless = dataclasses.replace(headers, t_headers=None)
-    both = [dataclasses.replace(one, id=number) for number, one in enumerate((silent, headers, odd, headless))]
+    twice = dataclasses.replace(headers, t_send=record.t_send - 5 * MS, resent=record.t_send)
+    assert dict(durations_of(twice))["queue_wait_s"] == pytest.approx(0.007)
+    both = [dataclasses.replace(one, id=number) for number, one in enumerate((twice, silent, headers, odd, headless))]
     reported = frames.load(write(tmp_path / "run", both, [])).column("queue_wait_s")
     live = [dict(durations_of(one)).get("queue_wait_s", np.nan) for one in both]
     assert live == pytest.approx(reported.tolist(), nan_ok=True)
-    assert np.isnan(live).tolist() == [True, False, False, True]
+    assert np.isnan(live).tolist() == [False, True, False, False, True]
 
 
 @pytest.mark.parametrize(

@@ -119,3 +119,11 @@ def test_a_percentile_that_falls_on_a_user_who_left_is_at_least_what_that_user_w
     assert judge_by_figures(parse_objectives("ttft_p95=2")[0], {"ttft_s": found}).word.startswith("missed")
     without = describe_waits(values[:92], left[:92], waited[:92])
     assert "at_least" not in without
+
+
+def test_a_request_that_loadtest_stopped_is_no_failure_while_the_level_runs() -> None:
+    """After a Ctrl-C the last line of progress called those in flight failed, which no report does."""
+    tally = Tally(LEVEL, 8, 0)
+    for outcome in (Outcome.CANCELLED, Outcome.TIMEOUT):
+        tally.add(record(outcome, first=None))
+    assert (tally.done, tally.failed) == (2, 1)

@@ -24,11 +24,12 @@ from loadtest.analyse.charts import (
     ttft,
     turns,
 )
-from loadtest.analyse.reports.pages import BY_LOAD
+from loadtest.analyse.reports.pages import BY_LOAD, CAPTIONS
 from loadtest.analyse.run import Series, axis_of, evenly, groups, has_tokens
 from loadtest.analyse.summary import Analysis
 from loadtest.text import joined
 
+PREDICTION = "prediction.png"  # `loadtest predict` may have drawn it there
 GUIDES = "lines from point to point only guide the eye; bars: 95 % intervals"
 
 
@@ -46,7 +47,10 @@ def draw_all(analysis: Analysis, out: Path) -> list[Path]:
             drawn = _draw_with_tokens(analysis, out)
         else:
             drawn = _draw_without_tokens(analysis, out)
-    return [path for path in drawn if path is not None]
+    written = [path for path in drawn if path is not None]
+    for name in {*CAPTIONS} - {path.name for path in written if path.parent == out} - {PREDICTION}:
+        (out / name).unlink(missing_ok=True)  # of an earlier report
+    return written
 
 
 def _draw_with_tokens(analysis: Analysis, out: Path) -> list[Path | None]:
@@ -81,7 +85,7 @@ def _draw_with_tokens(analysis: Analysis, out: Path) -> list[Path | None]:
             "a point a request, coloured by its level's load",
         ),
         _streams(out, analysis),
-        prediction.draw(out / "prediction.png", analysis, analysis.curve) if analysis.curve else None,
+        prediction.draw(out / PREDICTION, analysis, analysis.curve) if analysis.curve else None,
         machine.draw(out / "machine.png", analysis),
     ]
 
