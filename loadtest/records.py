@@ -99,9 +99,8 @@ class Record:
     arrivals: int = 0  # reads in all: stamped == arrivals means that every stamp is the kernel's
     lag_us: int = 0  # client lag, worst of its reads
     lag_mean_us: int = 0
-    late: int = (
-        0  # reads whose client lag exceeded the stream's own median token gap; of bursts, also the mean one or 1 ms
-    )
+    # reads whose client lag exceeded the stream's own median token gap; of bursts, also the mean one or 1 ms
+    late: int = 0
     late_tokens: int | None = None  # content events with a wrong instant for that; None: no late reads, or not counted
     late_gaps: int | None = None  # gaps that begin or end at such an event
     first_coalesced: bool = False  # the first token came together with a later one

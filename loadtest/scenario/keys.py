@@ -35,8 +35,8 @@ class Key:
     text: Text | None = None
     table: str | None = None  # TOML table that the key stands in; keys of the first releases stand above all tables
     also_in: str | None = None  # a second table in which it may stand
-    length: bool = False  # of tokens: a number, or a distribution as a text
-    span: bool = False  # of seconds: a number, or a distribution as a text
+    length: bool = False  # its value is a number of tokens, or a distribution of them as a text
+    span: bool = False  # its value is a number of seconds, or a distribution of them as a text
     share: bool = False  # may be written `5%`
     locust: tuple[str, ...] = ()  # where Locust's users can set the key: ATTRIBUTE, OPTION
     # of a list that belongs to every level: the metavar of its option, which is given once a value

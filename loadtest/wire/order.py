@@ -37,9 +37,8 @@ class Timeouts:
     first_token: float | None = 3600.0
     idle: float | None = 300.0  # since the last content, or while the server takes no more of the request
     total: float | None = None  # from the request's first byte to the answer's last
-    patience: float | None = (
-        None  # how long the user waits for the first token; past it the request is `left`, no timeout
-    )
+    # how long the user waits for the first token; past it the request is `left`, no timeout
+    patience: float | None = None
 
     @property
     def sharp(self) -> bool:

@@ -32,8 +32,8 @@ class Turn:
     """What a user says in one turn, and the answer that it asks for."""
 
     text: str
-    tokens: int  # that the text adds to the prompt by the server's count; of a text of the user's about so many
-    sure_tokens: int  # of those the ones that are counted whatever the vocabulary and the template
+    tokens: int  # tokens that the text adds to the prompt by the server's count; about so many where the user wrote it
+    sure_tokens: int  # how many of those are counted whatever the vocabulary and the template
     seed: int
     input_tokens: int | None  # asked for
     output_tokens: int | None

@@ -77,7 +77,7 @@ class Job:
     encoded: EncodedMessages | None = None  # the messages of a conversation, sent as they are too, but JSON already
     session: int | None = None  # which session this is a turn of; None: a request by itself
     turn: int | None = None  # in that session, from 0
-    sure_tokens: int = 0  # that this turn's own text adds to the prompt, however they are counted
+    sure_tokens: int = 0  # tokens that this turn's text adds to the prompt, whatever the vocabulary and the template
     row: str | None = None  # of the data file that it comes from
     body: Mapping[str, Any] | None = None  # laid over the request's body; None takes a key out
     inputs: tuple[str, ...] = ()  # texts to be embedded in one request, `prompt` among them; empty: `prompt` alone

@@ -147,9 +147,9 @@ class LevelReplay:
     def what_if(self, change: Omission) -> tuple[float, Interval] | None:
         """Return TTFT with the change, and where it would lie in 95 of 100 cases; None unknown.
 
-        It is that of the replay, by as much of its miss as it has of the time.
-
-        What the replay misses of a long wait says nothing of the little that is left without its cause.
+        The measured TTFT is scaled by what the change does in the replay. The replay misses the measured TTFT by a little: where
+        the change takes nearly all of the time away, the replay's own TTFT stands; where it takes nothing away, the measured one;
+        in between, the nearer of the two counts for more.
         """
         played = [(self.base[seed].get(self.row), self._play(change, seed).get(self.row)) for seed in range(SEEDS)]
         if not all(before and after is not None for before, after in played):

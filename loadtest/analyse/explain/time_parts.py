@@ -68,7 +68,7 @@ class LostCache:
     tokens: int
     of: int  # that it had
     before: Cause  # the request that had left them in the cache
-    # whose prompts were read in between: those that took a slot of another's, the longest first
+    # requests whose prompts were read in between, in slots that held another conversation; the longest first
     since: tuple[Cause, ...]
-    # who began that chain: requests that found nothing of their own in the cache, or that pushed these out
+    # the first of that chain: requests that found nothing of their own in the cache, or that took the others' place there
     newcomers: tuple[Cause, ...]

@@ -16,7 +16,7 @@ from loadtest.dialects.base import ContentEvents, Ending
 from loadtest.metrics import VLLM_METRICS
 
 FEW_PIECES = 8  # by which an answer may have more of them than tokens: a letter of several bytes that was cut
-# as where a gateway had another server go on with an answer, and that one counts its own part
+# A piece may be less than a token. Or a gateway had a second server go on with the answer, and that one counts its own part.
 MORE_PIECES = "the answer came in more pieces than the server counts tokens: a piece may be less than a token, or the count of a part alone"
 GATEWAYS_OWN = "a gateway wrote into the answer before the model did (llama-swap's loading state): that is left out, and TTFT is the model's"
 _NOT_OF_MODEL = "the answer has text of a {}, not of the model: left out"

@@ -85,9 +85,8 @@ class Timing:
     prefill_way: str = SLICED  # how prompts are evaluated: SLICED into steps, BEFORE the next step, or BESIDE the steps
     # no steps: each stream gets its next token a step time after its last; prompts go on beside
     own_clocks: bool = False
-    aligned: bool = (
-        False  # with own_clocks: tokens come at whole step times, so that those of all streams come together
-    )
+    # with own_clocks: tokens come at whole step times, so that those of all streams come together
+    aligned: bool = False
     beside_s: float = 0.0  # by which a prompt takes longer for each other request at work; with own_clocks alone
     # tokens of prompts and answers that all requests at work may hold; None: no such limit
     kv_tokens: int | None = None

@@ -98,10 +98,10 @@ class Received:
         self._waiting: list[bytes] = []  # the latest reads, still in their HTTP framing
         self._most_waiting = _most_waiting()
         # The last bytes of the latest read without a needle. A read that ends in the same bytes waits, and only `look` searches
-        # it: a search takes a µs, and a line that ends an answer, or its framing, nearly always ends in other bytes. With b""
-        # no read waits.
+        # it: a search takes a µs, and a line that ends an answer, or its framing, nearly always ends in other bytes. b"": every
+        # read is searched at once.
         self._ordinary_end = b""
-        # Those bytes without what may be text: a read that ends so waits unless a needle is in it. With () none waits.
+        # Those bytes without what may be text: a read that ends so waits unless a needle is in it. (): every such read is searched.
         self._behind_text: bytes | tuple[()] = ()
         self._quiet_ns = 0  # an answer is over when so long after its finish_reason no data came
         self._sent: SendInstants | None = None

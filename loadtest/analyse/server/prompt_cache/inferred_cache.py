@@ -176,10 +176,8 @@ def _cached(
 def _prefills_alone(run: RunData, gaps: TokenGaps, slots: Slots) -> tuple[BoolArray, FloatArray, FloatArray]:
     """Mark the prefills that no other prompt shared, and return what each took, and beside how many streams.
 
-    They lasted as the server's durations say, else from send to first token.
-
-    Without durations a request also must not have waited for a slot: then it found fewer streams at work than there are
-    slots, or none.
+    They lasted as the server's durations say, else from send to first token. Without durations a request also must not have
+    waited for a slot: then it found fewer streams at work than there are slots, or none.
     """
     requests, edge, first = gaps.requests, gaps.requests.edge_s, gaps.requests.first
     told = bool(requests.told.any())

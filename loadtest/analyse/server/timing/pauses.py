@@ -17,8 +17,8 @@ from loadtest.analyse.server.timing.prefill_law import Prefill
 from loadtest.metrics import S_PER_US
 
 LEAST_S = 1.0  # the tail of ITL tells of shorter ones
-UNUSUAL = 5.0  # times the gap between tokens of any stream, in which or in shorter ones USUAL_TIME of a level lies
-USUAL_TIME = 0.5
+UNUSUAL = 5.0  # a pause is at least so many typical gaps between the tokens of any stream
+USUAL_TIME = 0.5  # share of a level's time that passes in gaps no longer than the typical one
 FAR_LONGER = 2.0  # times what the prompts that may have been read in it take
 CLIENT_ASLEEP = 0.5  # of a pause: the client was not awake for it either
 SAMPLED_S = 1.0  # between two samples of the client

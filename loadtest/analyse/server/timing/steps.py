@@ -38,9 +38,9 @@ SLOPE_CARRIED_STREAMS = 64  # how many streams past the last measured number the
 HELD_UP = 0.2  # of a prompt token's time, by which it holds up a running stream where both share steps
 ASSUMED_HANDOVER_S = 0.002  # from a free slot to the batch loop, where no request had the server to itself
 
-# Steps are of two kinds where the smaller kind's share of them, the ratio of the kinds' medians, and the distance of the
-# medians in robust standard deviations are at least so much; and where between the medians lie at most so many of the
-# steps (VALLEY) that an even spread would put there.
+# Steps are of two kinds where three figures are at least so much: the smaller kind's share of them, the ratio of the kinds'
+# medians, and the distance of the medians in robust standard deviations. And few steps must lie between the medians: at most
+# this share (VALLEY) of those that an even spread would put there.
 LEAST_KIND_SHARE, LEAST_RATIO, LEAST_SEPARATION, VALLEY = 0.05, 1.2, 6.0, 0.3
 MIRRORED = 0.7  # of the smaller kind: so many gaps on the other side of the larger one are those beside late tokens
 FURTHER_PASS = 0.5  # of the time to read the weights, by which a step of two passes is at least longer than one pass

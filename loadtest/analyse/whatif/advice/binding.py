@@ -14,7 +14,7 @@ from typing import Any
 from loadtest.text import counted, percent, seconds
 
 BUSY = 0.6  # of the server's time: prefill that takes as much leaves no room for more, however many slots there are
-# of the slots' time: below, requests wait for a slot in bursts alone, and for what those in it wait for
+# share of the slots' time in use; below it requests wait for a slot in bursts alone, and slots are not what lacks
 SLOTS_TAKEN = 0.45
 NEARLY_ALWAYS = 0.8  # utilisation from which on slots are taken, and below which they are so in bursts
 # of the server's time, and of a request's: where reading takes less of both, it is steps that take long

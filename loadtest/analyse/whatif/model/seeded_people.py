@@ -37,9 +37,9 @@ FEWEST_GROWN = 8  # later turns of which the growth of prompts is read
 class PromptTokens(NamedTuple):
     """What a server counts in prompts, beyond what was asked for."""
 
-    first: float  # tokens that a first turn's prompt has more
-    later: float  # that a later turn's prompt grows by more, beside the answer before it
-    answer: float  # by what share of that answer it grows
+    first: float  # tokens that a first turn's prompt has beyond the text asked for
+    later: float  # tokens by which a later turn's prompt grows beyond the text asked for and the answer before it
+    answer: float  # share of the answer before it by which the prompt grows
 
     @classmethod
     def of(cls, run: RunData, scenario: Scenario, level: Level) -> Self:

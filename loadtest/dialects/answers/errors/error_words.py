@@ -157,9 +157,7 @@ _XML_WORDS = re.compile(r"<(?:\w+:)?(?:message|detail|reason|faultstring)\b[^<>]
 def page_words(body: bytes) -> tuple[str, str] | None:
     """Return a web page's title and the cause that a proxy's own page names behind it, "" for either that is not there.
 
-    None for no page.
-
-    A title that says no more than "Error" gives way to the first heading or text of the page.
+    None for no page. A title that says no more than "Error" gives way to the first heading or text of the page.
     """
     text = in_utf8(body[:LONGEST_PAGE]).decode(errors="replace")
     if not text.lstrip(" \t\r\n").startswith("<") or not _MARKUP.search(text[:2000]):
