@@ -36,6 +36,9 @@ PROMISE = "prediction.json"  # ends the name of the file that holds the promise
 OTHER_NAME = f"advice-{PROMISE}"
 
 
+NOT_PREDICTED = ("e2e_tokens_per_s", "ttft_sched_s")
+
+
 @click.command()
 @click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
 @click.option(
@@ -67,6 +70,8 @@ def advise(run: Path, slo: str | None, gpu_memory: str | None, out: Path | None,
     objectives = () if slo is None else parse_objectives(slo)
     if any(each.figure == ERRORS for each in objectives):
         raise ScenarioError("advise predicts times, not failures; leave errors out of --slo.")
+    if unknown := [each for each in objectives if each.figure in NOT_PREDICTED]:
+        raise ScenarioError(f"advise predicts no {unknown[0].words}; leave {unknown[0].name} out of --slo.")
     room = None if gpu_memory is None else parse_size(gpu_memory)
     folder = out_folder(run, out)
     with at_work("Reading the run"):

@@ -180,10 +180,11 @@ class SearchResult:
         loads: Loads = STREAMS,
         binds: str = "",
         most: int | None = None,
+        unjudged: str = "",
     ) -> str:
         """Say what the server carries while it meets `asked`, e.g. "TTFT p95 ≤ 2 s", and what binds past that.
 
-        `most` is the load that the search was not to go past.
+        `most` is the load that the search was not to go past; `unjudged` says why the next load tells nothing of `asked`.
         """
         if self.void is not None:
             return self._void(asked, loads)
@@ -204,6 +205,8 @@ class SearchResult:
             surely = f"surely {loads.name(self.met)}" if self.met else NOT_SURELY
             sure = "" if self.met == self.answer else f" ({surely})"
             carried = f"{server} {verb} at least {loads.of_this_kind(self.answer)} within {asked}{sure}"
+            if unjudged:
+                return f"{carried}; of the next load nothing is known: {unjudged}."
             return f"{carried}; {'--find-max was to go no further' if self.answer == most else 'no higher load was measured to its end'}."
         past = f"past that {binds}" if binds else f"{loads.name(self.beyond)} {loads.misses(self.beyond)} it"
         return f"{server} {verb} {loads.of_this_kind(self.answer)}{self._between(loads)} within {asked}; {past}."

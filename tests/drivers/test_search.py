@@ -325,6 +325,24 @@ def test_a_search_for_what_the_server_does_not_say_ends_at_once(tmp_path: Path) 
     assert sentence.startswith("Nothing is known about queue wait p95 ≤ 2 s: queue wait p95 is unknown (this server")
 
 
+def test_what_a_lower_load_showed_is_kept_where_the_next_one_tells_nothing(tmp_path: Path) -> None:
+    """4 requests/s surely met it, and "nothing is known" stood there, with exit code 0."""
+    levels, truth = grid(Made(), [1, 2], each=40)
+    records = [dataclasses.replace(one, server=None) if one.level else one for one in truth.records]
+    folder = write(tmp_path / "run", records, levels)
+    finder = Finder(Scenario(), parse_objectives("queue_wait_p95=2"), 8, print)
+    each = [
+        Level(index=index, concurrency=users, input_tokens=1, output_tokens=1, words=None, requests=40)
+        for index, users in enumerate((1, 2))
+    ]
+    assert finder(folder, each[:1]) is not None
+    assert finder(folder, each) is None
+    found, sentence = finder.conclude(folder)
+    assert found.answer == 1
+    assert sentence.startswith("The server takes at least 1 stream")
+    assert "; of the next load nothing is known: queue wait p95 is unknown" in sentence
+
+
 @pytest.mark.parametrize(("users", "said"), [((2, 4), "decode"), ((4, 8), None)])
 def test_streams_that_wait_for_a_slot_are_not_why_steps_take_longer(
     users: tuple[int, ...], said: str | None, tmp_path: Path

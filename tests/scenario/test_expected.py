@@ -74,6 +74,19 @@ def test_it_is_said_beforehand_what_will_be_sent_or_cannot_be_judged() -> None:
     )
 
 
+def test_what_a_rate_or_a_file_decides_is_said_of_these() -> None:
+    """How long 20 requests at 5 a second take was to be said later, and never was; no --requests was given to leave out."""
+    objectives = parse_objectives("ttft_p95=2")
+    said = requests_sentence(Scenario(rate=(5.0, 2.0), requests=20), objectives)
+    assert said == "The 2 levels will take about 14 s, plus the time for the last answers."
+    rows = Scenario(concurrency=(1,), data="rows.jsonl", data_once=True, requests=12)
+    said = requests_sentence(rows, objectives)
+    assert said is not None
+    assert said.endswith(
+        "sends 12, one for each row of the file; give it more rows, or send rows again without --data-once."
+    )
+
+
 def test_after_the_first_answers_the_time_is_said_once() -> None:
     """One stream does a request in 2 s: 21 requests take 42 s; four streams' 36 take 18 s, or 72 s one by one."""
     said: list[str] = []

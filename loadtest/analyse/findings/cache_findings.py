@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from loadtest.analyse.findings.finding import Finding
-from loadtest.analyse.run import BoolArray, LevelData, grouped
+from loadtest.analyse.run import BoolArray, LevelData, grouped, name_among
 from loadtest.analyse.server.prompt_cache.cache import CacheUse
 from loadtest.analyse.server.prompt_cache.cache_replay import CacheReplay, is_paged
 from loadtest.analyse.server.queue.waits import INFERRED, UNKNOWN
@@ -74,9 +74,10 @@ def _of_single_requests(analysis: Analysis, use: CacheUse) -> list[Finding]:
     if not shares or max(share for _, share in shares) < LEAST_CACHED:
         return []
     least, most = (choose(shares, key=lambda one: one[1]) for choose in (min, max))
-    said = f"The server had {percent(most[1])} of the prompt tokens cached at {most[0].load}"
+    levels = [level for level, _ in shares]
+    said = f"The server had {percent(most[1])} of the prompt tokens cached at {name_among(most[0], levels)}"
     if most[1] - least[1] >= LEAST_CACHED:
-        said += f", and {percent(least[1])} at {least[0].load}"
+        said += f", and {percent(least[1])} at {name_among(least[0], levels)}"
     elif len(shares) > 1:
         said += ", and about as much at the other loads"
     return [Finding(f"{said}: it did not read these again.", f"{capitalised(use.method)}.")]

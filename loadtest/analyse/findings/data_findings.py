@@ -24,12 +24,14 @@ def batch_findings(run: RunData, levels: Sequence[dict[str, Any]]) -> list[Findi
         return []
     name, found = Path(str(run.scenario["data"])).name, []
     asked = {level["index"]: level.get("requests") for level in run.levels}
-    for level in levels:
+    own = {level["index"]: level.get("label") for level in run.levels}  # without the names of models and servers
+    for level in {level["index"]: level for level in levels}.values():  # of several servers, which share its rows, once
+        verdicts = {each["verdict"] for each in levels if each["index"] == level["index"]}
         every, ended = run.requests[run.measured(level["index"])], run.requests[run.sent(level["index"])]
         span = float(every["end"].max() - every["sched"].min()) if len(ended) else 0.0
-        if level["verdict"] == VOID or not span > 0:
+        if VOID in verdicts or not span > 0:
             continue
-        load = level["label"].partition(" · ")[0]
+        load = str(own[level["index"]] or level["label"]).partition(" · ")[0]
         good, of = run.requests[run.good(level["index"])], asked.get(level["index"]) or 0
         speeds = [
             f"{number(float(good[column].sum()) / span)} {word} tokens/s"

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from loadtest.analyse.findings.finding import Finding
-from loadtest.analyse.run import LevelData, believed
+from loadtest.analyse.run import LevelData, believed, name_among
 from loadtest.analyse.server.energy import IN_USE, NOT_SAMPLED
 from loadtest.scenario.price import Price
 from loadtest.text import capitalised, number, percent
@@ -37,9 +37,9 @@ def _energy(levels: Sequence[LevelData]) -> Iterator[Finding]:
     mark = " (simulated)" if least["energy"]["simulated"] else ""
     above = least["energy"]["joules_per_output_token_above_idle"]
     more = f", {number(above)} J of it above idle" if above is not None else ""
-    said = f"An output token takes {number(_joules(least))} J{mark} at {least.load}{more}"
+    said = f"An output token takes {number(_joules(least))} J{mark} at {name_among(least, told)}{more}"
     if most is not least:
-        said = f"{said}, and {number(_joules(most))} J at {most.load}"
+        said = f"{said}, and {number(_joules(most))} J at {name_among(most, told)}"
     yield Finding(f"{said}.", _how(least["energy"]))
     use = least["energy"].get("idle_use")
     if use is not None and use > IN_USE:
@@ -79,9 +79,9 @@ def _cost(levels: Sequence[LevelData], key: str, per: str, mark: str) -> Iterato
     least, most = (pick(told, key=lambda level: level[key]["per_million_output_tokens"]) for pick in (min, max))
     cost = least[key]
     price = Price(cost["price_per_hour" if key == "cost_by_hour" else "price_per_kwh"], cost["currency"])
-    said = f"At {price.written(price.amount)} {per}, a million output tokens{mark} cost {_million(least, key, price)}"
+    said = f"At {price.written(price.amount)} {per}, a million output tokens{mark} cost {_million(least, told, key, price)}"
     if most is not least:
-        said = f"{said}, and {_million(most, key, price)}"
+        said = f"{said}, and {_million(most, told, key, price)}"
     if key == "cost_by_hour":
         every = cost["per_million_tokens"]
         how = (
@@ -94,5 +94,5 @@ def _cost(levels: Sequence[LevelData], key: str, per: str, mark: str) -> Iterato
     yield Finding(f"{said}.", f"{how}{also}")
 
 
-def _million(level: LevelData, key: str, price: Price) -> str:
-    return f"{price.written(level[key]['per_million_output_tokens'])} at {level.load}"
+def _million(level: LevelData, levels: Sequence[LevelData], key: str, price: Price) -> str:
+    return f"{price.written(level[key]['per_million_output_tokens'])} at {name_among(level, levels)}"

@@ -102,6 +102,8 @@ def _shared_servers(analysis: Analysis) -> Iterator[str]:
     for url, names in grouped((group.url, group.name) for group, _ in analysis.groups if group.beside).items():
         # Of models that are never loaded together none has a step beside another's.
         whole = len(in_turn.get(url, ())) < len(analysis.run.levels)
+        if len(names) < 2:  # the others had next to no requests
+            continue
         used, what = ("in use", "waits, step times and speeds") if whole else ("asked for", "waits")
         yield f"{listed(names)} were {used} at the same time at {url}: the {what} of each include what the others cost it."
     yield from (one.sentence for one in analysis.alternating)
@@ -117,7 +119,7 @@ def _in_step(analysis: Analysis) -> Iterator[str]:
         for group, _ in analysis.groups
     )
     paced = analysis.run.scenario.get("think_time")
-    closed = any(level.get("rate") is None for level in analysis.run.facts.get("levels") or [])
+    closed = any(level.get("concurrency") is not None for level in analysis.run.facts.get("levels") or [])
     if paced or not closed or max(len(set(urls)) for urls in alike.values()) < 2:
         return
     why = "then the same ones come second each time, and their TTFT holds the others' prefill"

@@ -169,7 +169,7 @@ MANY_CUT_OFF = 0.1  # of a level's requests
 
 
 def cut_off(run: RunData) -> str | None:
-    """Return a sentence on the last level of which many requests still waited for a token when the run ended."""
+    """Return a sentence on the last level of which many requests still waited for a token when it was stopped."""
     silent = np.isfinite(run.column("send")) & np.isnan(run.column("first_token"))
     cut = silent & run.one_of("outcome", Outcome.CANCELLED)
     for level in reversed(run.levels):  # of the whole run: of several models each has but a part of the streams
@@ -177,9 +177,8 @@ def cut_off(run: RunData) -> str | None:
         count, whole = int(cut[rows].sum()), int(rows.sum())
         if count > MANY_CUT_OFF * whole:
             which = capitalised(some_of(count, whole, "request"))
-            return (
-                f"{which} at {level.load} had no token yet when the run ended: its figures leave out what these waited."
-            )
+            when = "the run ended" if level is run.levels[-1] else "the level was stopped"
+            return f"{which} at {level.load} had no token yet when {when}: its figures leave out what these waited."
     return None
 
 

@@ -70,6 +70,8 @@ def left_out(one: Analysis, pictures: Sequence[Path]) -> str:
         return ""
     any_good = any(level["outcomes"].get(Outcome.OK) for level in levels)
     why = "too few requests or tokens ended well" if any_good else "no request ended well"
+    if any_good and {*missing} <= {"itl.png", "itl-tail.png"}:
+        why = "too few gaps between tokens were seen"
     return f"Not drawn, because {why}: {', '.join(missing)}."
 
 

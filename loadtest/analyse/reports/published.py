@@ -267,7 +267,7 @@ def _prefix_cache(found: Published) -> Iterator[str]:
         counts = listed([f"{value:.1f}" for value in times])
         where = listed([str(row.cell.concurrency) for row in warm])
         said = (
-            f"Input table, no nonce: the longest TTFT at {where} streams is {counts} times one prefill "
+            f"Input table, no nonce: the longest TTFT at {where} stream{'' if where == '1' else 's'} is {counts} times one prefill "
             f"({seconds(alone)}). "
         )
         if not cold and max(times) > max(row.cell.concurrency for row in warm) + 0.5:

@@ -94,10 +94,9 @@ def _slots(one: Analysis) -> str:
 
 def _loop(levels: list[LevelData]) -> str:
     """Say whether users waited for their answers before they sent again; empty where some did and some did not."""
-    due = [level.is_open for level in levels]
-    if due and all(due):
+    if levels and all(level.is_open for level in levels):
         return "open loop: requests were due by the clock, however many were unanswered"
-    if not due or any(due):
+    if not levels or not all(level.is_closed for level in levels):
         return ""
     paused = "a think time " * any(level.get("thinks") for level in levels)
     return f"closed loop: each user sent its next request {paused}after its last answer had ended"
@@ -131,7 +130,8 @@ def _prompts(analysis: Analysis) -> str:
             what if alike else f"{what}, {nonce}, against prefix caches",
             told if alike else f"{told} all the same",
         )
-    return joined("; ", what if alike else f"{what}, {nonce}, so that no prefix cache {answers}", told)
+    why = "" if analysis.run.fact("sent_before") else f", so that no prefix cache {answers}"
+    return joined("; ", what if alike else f"{what}, {nonce}{why}", told)
 
 
 def _slowest(one: Analysis) -> str:

@@ -90,7 +90,8 @@ class LevelData(dict[str, Any]):
     @property
     def left_out_said(self) -> str:
         """Name the failed requests that its figures leave out; empty where none failed."""
-        return f"{some_of(self.failed, self['requests'], 'request')} failed and are left out" if self.failed else ""
+        verb = "is" if self.failed == 1 else "are"
+        return f"{some_of(self.failed, self['requests'], 'request')} failed and {verb} left out" if self.failed else ""
 
     @property
     def hung_up_said(self) -> str:

@@ -78,7 +78,7 @@ def what_helps(run: RunData) -> str:
         )
     return (
         "Requests to such models wait for each other's answers and model loads. To keep them loaded together a server needs "
-        "memory for both, and an Ollama OLLAMA_MAX_LOADED_MODELS of as many and no OLLAMA_KEEP_ALIVE of 0."
+        "memory for all of them, and an Ollama OLLAMA_MAX_LOADED_MODELS of as many and no OLLAMA_KEEP_ALIVE of 0."
     )
 
 

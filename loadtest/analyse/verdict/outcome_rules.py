@@ -42,7 +42,7 @@ def _nothing_succeeded(e: Evidence, how: str) -> Iterator[Doubt]:
         return
     if _are_warmups(e):
         return  # _only_warmups says it
-    if len(_left_waiting(e)) >= max(doubts.FAILED_SHARE * len(_ended_by_itself(e)), 1):
+    if _most_left_waiting(e):
         return  # which users do where the server is too slow for them: that was measured
     these = e.measured if len(e.measured) else e.everyone
     # A server that dies ends all answers at one instant, and one that is gone is given up after a gateway's own tries.
@@ -77,7 +77,7 @@ def _failed(e: Evidence, how: str) -> Iterator[Doubt]:
     """Doubt a level for its failed requests, where most of these failed in this way: each way asks for another remedy."""
     ended = _ended_by_itself(e)
     bad = ended[~ended["outcome"].isin((Outcome.OK, Outcome.LEFT, Outcome.CLIENT_ERROR))]
-    if not len(bad) or not len(e.requests):
+    if not len(bad) or not (len(e.requests) or _most_left_waiting(e)):
         return
     stopped = _stopped_answering(e)
     gone = _behind_broken_ones(ended)[bad.index] | (stopped is not None)
@@ -119,16 +119,20 @@ def _way(outcome: str, status: float, gone: bool) -> str:
 def _most_left(e: Evidence) -> Iterator[Doubt]:
     ended = _ended_by_itself(e)
     waiting = _left_waiting(e)
-    if len(waiting) and len(waiting) >= doubts.FAILED_SHARE * len(ended):
+    if _most_left_waiting(e):
         yield Doubt(
             SUSPECT,
             f"in {len(waiting)} of {len(ended)} requests users hung up before their first token: "
             + (
-                f"speeds and whole answers are of the {counted(len(ended) - len(waiting), 'other')}"
-                if len(waiting) < len(ended)
+                f"speeds and whole answers are of the {counted(len(e.requests), 'other')}"
+                if len(e.requests)
                 else "no speed and no whole answer was measured"
             ),
         )
+
+
+def _most_left_waiting(e: Evidence) -> bool:
+    return len(_left_waiting(e)) >= max(doubts.FAILED_SHARE * len(_ended_by_itself(e)), 1)
 
 
 def _left_waiting(e: Evidence) -> pd.DataFrame:

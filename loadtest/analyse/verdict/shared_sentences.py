@@ -83,7 +83,9 @@ def answer_notes(run: RunData) -> Iterator[str]:
     opened = measured["connect_us"][measured["connect_us"] >= LEAST_CONNECT_US]
     if 2 * len(opened) > len(measured):
         took = seconds(float(opened.median()) * S_PER_US)
-        yield f"For {len(opened)} of {len(measured)} requests a connection was opened first, in {took} (p50), which no TTFT holds."
+        due = any(level.get("rate") is not None for level in run.levels)
+        held = "only TTFT from t_sched holds" if due else "no TTFT holds"
+        yield f"For {len(opened)} of {len(measured)} requests a connection was opened first, in {took} (p50), which {held}."
     warm = run.requests[run.requests["warmup"].astype(bool)]
     failed = warm[~warm["outcome"].isin(NO_FAILURES)]
     if len(failed) and measured["ok"].any():

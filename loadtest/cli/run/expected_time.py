@@ -39,11 +39,11 @@ def requests_sentence(scenario: Scenario, objectives: Sequence[Objective]) -> st
     ):
         most = max(each.requests for each in few) * share
         names = ", ".join(each.name for each in few)
-        return (
-            f"--slo {names}: a level needs {most} requests, and this run sends {scenario.requests}; leave out --requests, "
-            f"or ask for {most}."
-        )
-    if scenario.rate and scenario.duration is not None:
+        short = f"--slo {names}: a level needs {most} requests, and this run sends {scenario.requests}"
+        if scenario.data_once:
+            return f"{short}, one for each row of the file; give it more rows, or send rows again without --data-once."
+        return f"{short}; leave out --requests, or ask for {most}."
+    if scenario.rate:
         seconds = sum(_level_seconds(scenario, level) for level in levels)
         return f"{_the_levels(levels)} will take about {about(seconds)}, plus the time for the last answers."
     if scenario.duration is not None:
@@ -146,7 +146,8 @@ def _work(level: Level, first: Level) -> float:
 def _level_seconds(scenario: Scenario, level: Level) -> float:
     rate = level.rate or 0.0
     mean = (rate + (rate if level.rate_to is None else level.rate_to)) / 2
-    return max(scenario.duration or 0.0, (scenario.least_requests or 0) / mean if mean else 0.0)
+    least = max(scenario.least_requests or 0, level.requests)
+    return max(scenario.duration or 0.0, least / mean if mean else 0.0)
 
 
 def _the_levels(levels: Sequence[Level]) -> str:

@@ -134,7 +134,8 @@ class Finder:
         from loadtest.analyse.run.frames import load
         from loadtest.analyse.summary import analyse
 
-        found = SearchResult.of(self.tried)
+        unjudged = self._unknown or ""
+        found = SearchResult.of(self.tried[:-1] if unjudged and self.tried[1:] else self.tried)
         asked = " and ".join(map(str, self._objectives))
         facts = RunFolder.open(folder).read_run()
         simulated = (facts.get("server") or {}).get("simulated")
@@ -142,10 +143,10 @@ class Finder:
         analysis = analyse(folder, self._objectives) if self.tried else None
         binds = self._binds(analysis, found)
         past, most = binds["sentence"] if binds else "", self._search.most
-        sentence = found.sentence(asked, server=server, loads=self._loads, binds=past, most=most)
+        sentence = found.sentence(asked, server=server, loads=self._loads, binds=past, most=most, unjudged=unjudged)
         sentence = joined(" ", sentence, self._pace(analysis, found), cut_short(load(folder)))
-        if self._unknown is not None:
-            sentence = f"Nothing is known about {asked}: {self._unknown}."
+        if unjudged and found.answer is None:
+            sentence = f"Nothing is known about {asked}: {unjudged}."
         facts["find_max"] = {
             "slo": {each.name: each.limit for each in self._objectives},
             **dataclasses.asdict(found),

@@ -79,6 +79,13 @@ def test_what_a_batch_took_is_said_of_the_rows_that_were_over(
     )
     found = data_findings.batch_findings(cast("RunData", run), [LEVEL | {"verdict": "valid"}])
     assert found == [said]
+    # rows that two servers shared were all said of each, at its name
+    run.levels[0]["label"] = "8 streams"
+    apart = [
+        LEVEL | {"verdict": verdict, "label": f"{name} · 8 streams"}
+        for name, verdict in (("a", "valid"), ("b", "suspect"))
+    ]
+    assert data_findings.batch_findings(cast("RunData", run), apart) == [said]
 
 
 @pytest.mark.parametrize(

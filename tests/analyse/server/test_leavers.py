@@ -33,6 +33,22 @@ def test_a_server_worked_on_where_it_worked_for_most_of_the_rest(
     assert found.seen is seen
 
 
+def test_a_server_with_more_slots_than_were_seen_may_work_on_unseen(tmp_path: Path) -> None:
+    """16 slots, four users: "the server stops working for a user who hangs up", while it wrote all answers whole."""
+    timing = Timing(step=StepLaw(0.02, 0.004), prefill_s=0.002)
+    played = play(timing, [Load(users=4, requests=80, output=(40, 60))], slots=16)
+    gone = [
+        dataclasses.replace(
+            one, outcome=Outcome.LEFT, chunks=one.chunks[:9], t_end=(one.t_send or 0) + one.chunks[8] * 1000
+        )
+        if one.id % 4 == 1
+        else one
+        for one in played.records
+    ]
+    level = analyse(write(tmp_path / "run", gone, played.levels)).summary["levels"][0]
+    assert level["left"]["worked_on_s_reason"] == "the server's slots are not known"
+
+
 def test_users_who_left_behind_others_in_the_queue_show_nothing_of_a_server_that_works_on(tmp_path: Path) -> None:
     """Was "the server stops working for a user who hangs up" of a real Ollama that had begun work for none of those who did."""
     timing = Timing(step=StepLaw(0.02, 0.004), prefill_s=0.002)

@@ -373,6 +373,21 @@ def test_warm_ups_that_failed_are_said(tmp_path: Path) -> None:
     assert said in all_findings(one)
 
 
+def test_failures_beside_users_who_hung_up_are_said(tmp_path: Path) -> None:
+    """15 errors were "the others" whose speeds were told, and stood in no reason."""
+    gone: dict[str, Any] = {"t_first_token": None, "t_first_visible": None, "chunks": [], "output_tokens": None}
+
+    def change(record: Record) -> dict[str, Any]:
+        if record.id % 4:
+            return {**gone, "outcome": Outcome.LEFT}
+        return {**gone, "outcome": Outcome.HTTP_ERROR, "status": 500, "error": "HTTP 500"}
+
+    verdict, reasons = judged(tmp_path / "run", change)
+    assert verdict == "suspect"
+    assert any("no speed and no whole answer was measured" in reason for reason in reasons), reasons
+    assert any("HTTP 500" in reason for reason in reasons), reasons
+
+
 @pytest.mark.parametrize(
     ("left", "said"),
     [

@@ -103,7 +103,7 @@ def left_figures(run: RunData, index: int, slots: Slots) -> dict[str, Any]:
 
 def worked_on(run: RunData, rows: BoolArray, slots: Slots) -> WorkedOn | str:
     """Return how long the server worked for nobody in the level of `rows`; a reason where that cannot be told."""
-    limit = run.fact("server", "slots_said") or slots.estimate
+    limit = run.fact("server", "slots_said") or slots.number  # of more slots than were seen, one may work on unseen
     if not limit:
         return "the server's slots are not known"
     requests = RequestInstants.of(run, rows)
