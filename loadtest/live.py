@@ -302,7 +302,8 @@ def durations_of(record: Record) -> Iterator[tuple[str, float]]:
     if record.first_coalesced or at_once or pieces < metrics.HELD_BACK_PIECES:
         early = metrics.made_before_s(pieces, record.sent_tokens, span, said.decode_s)
         if early and math.isnan(said.queue_s):
-            wait = max(ttft - early - said.prefill_s - (0.0 if said.starts_with_headers else said.load_s), 0.0)
+            since = metrics.ttft(record.t_first_token, reached)
+            wait = max(since - early - said.prefill_s - (0.0 if said.starts_with_headers else said.load_s), 0.0)
     if not math.isnan(wait):
         yield "queue_wait_s", wait
     if not record.chunks:

@@ -90,7 +90,7 @@ class Answer:
 
     @property
     def left(self) -> bool:
-        """Whether the user hung up (--patience, --leave): neither a whole answer nor a failure."""
+        """Whether the user hung up, or the test's own code gave the request up: neither a whole answer nor a failure."""
         return self.record.outcome is Outcome.LEFT
 
     @property
