@@ -21,7 +21,6 @@ from loadtest.workloads.tokens import Counter, TokenFit
 
 WORKER_STRIDE = 10**9  # ordinals of one worker's requests; every worker counts in a stretch of its own
 GOLDEN = (5**0.5 - 1) / 2  # the fractional parts of its multiples lie far apart
-BATCH_PATHS = ("/responses", "/embeddings", "/messages", "/completions")  # of requests in a batch file
 MOST_NAMED, MOST_NAME = 8, 40  # columns in a sentence, characters of each
 MOST_COUNTED = 20_000  # rows whose tokens are counted to see whether they fit the context, the longest first
 
@@ -127,14 +126,27 @@ def data_notes(file: DataFile, scenario: Scenario) -> Iterator[str]:
         )
     if file.template is not None:
         yield f"{path}: {file.template} in a prompt is sent as it stands; loadtest fills nothing in."
-    to = file.sent_to.rstrip("/")
-    if scenario.endpoint == "chat" and to.endswith(BATCH_PATHS) and not to.endswith("/chat/completions"):
-        named = to.rpartition("/")[2]
-        yield f"{path}: its rows are requests to {named}, and go to the chat endpoint; --endpoint {named} sends them there."
+    yield from _endpoint_notes(file, scenario)
     if file.with_body is not None:
         yield f"{path}: rows lay {file.with_body} over the request's body, as they are."
     if not scenario.has_sessions:
         yield from _repeat_notes(file, scenario)
+
+
+def _endpoint_notes(file: DataFile, scenario: Scenario) -> Iterator[str]:
+    """Yield which rows of a batch file are requests to another endpoint than the one measured."""
+    to, rows = scenario.endpoint, counted(len(file), "row")
+    for named, count in file.sent_to.items():
+        if named == to or (named == "messages" and scenario.api == "anthropic"):
+            continue
+        if count == len(file):
+            said = f"its rows are requests to {named}, and go to the {to} endpoint; --endpoint {named} sends them there"
+        else:
+            said = (
+                f"of its {rows} {count} {'is' if count == 1 else 'are'} for {named}, and the {to} endpoint gets all; split the file, "
+                f"and send that part with --endpoint {named}"
+            )
+        yield f"{file.path}: {said}."
 
 
 def _roles(names: Iterable[str]) -> str:

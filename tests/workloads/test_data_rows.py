@@ -168,6 +168,7 @@ def test_a_batch_files_body_is_laid_over_the_request(tmp_path: Path) -> None:
         ("/v1/completions", "chat", "--endpoint completions"),
         ("/v1/embeddings", "embeddings", ""),
         ("/v1/chat/completions", "chat", ""),
+        ("/v1/chat/completions", "embeddings", "to the embeddings endpoint; --endpoint chat sends them"),
     ],
 )
 def test_a_batch_file_for_another_endpoint_is_told(tmp_path: Path, url: str, endpoint: str, told: str) -> None:
@@ -179,6 +180,21 @@ def test_a_batch_file_for_another_endpoint_is_told(tmp_path: Path, url: str, end
     assert file is not None
     said = [note for note in data_notes(file, scenario) if "endpoint" in note]
     assert [told in note for note in said] == [True] * bool(told)
+
+
+def test_rows_of_a_batch_file_for_several_endpoints_are_told(tmp_path: Path) -> None:
+    """Only the first row's was looked at: a text to embed between chats was asked as a question without a word."""
+    urls = ["/v1/chat/completions", "/v1/embeddings", "/v1/chat/completions"]
+    rows = [{"custom_id": f"{i}", "url": url, "body": {"input": f"Hello {i}"}} for i, url in enumerate(urls)]
+    path = write(tmp_path, "a.jsonl", "\n".join(map(json.dumps, rows)))
+    scenario = Scenario.from_dict({"data": str(path), "api": "openai", "output_tokens": [9]})
+    file = data_file(scenario)
+    assert file is not None
+    (said,) = (note for note in data_notes(file, scenario) if "endpoint" in note)
+    assert said == (
+        f"{path}: of its 3 rows 1 is for embeddings, and the chat endpoint gets all; split the file, and send that part "
+        "with --endpoint embeddings."
+    )
 
 
 def test_a_prompt_file_of_rows_names_the_option_for_them(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from loadtest.scenario.files import is_utf8, not_regular, not_rows
 from loadtest.text import counted
 from loadtest.workloads.files.columns import SESSION_IDS, TURNS, NoPromptError, RowError, RowShape, is_plain, row_json
 from loadtest.workloads.files.csv_mistakes import LONE_RETURNS, MOST_ROW, wrong_cells, wrong_csv
-from loadtest.workloads.files.data_row import HOLDS_COLUMNS, WITHOUT, Row, read_row
+from loadtest.workloads.files.data_row import HOLDS_COLUMNS, WITHOUT, Row, endpoint_of, read_row
 from loadtest.workloads.files.json_rows import BLOCK, RowSpan, array_rows, is_spread, object_rows, remedy
 from loadtest.workloads.files.turns import SENT_ROLES
 from loadtest.workloads.files.wrong_row import holds_columns, read_head, without_prompt
@@ -56,7 +56,9 @@ class DataFile:
     left_out: int = 0  # conversations in which no user speaks
     own_lengths: int = 0  # rows that say how long their answer may be
     recorded: int = 0  # rows that end in an answer, which is not sent
-    sent_to: str = ""  # where a batch file has its first row sent
+    sent_to: dict[str, int] = field(
+        default_factory=dict
+    )  # endpoints that a batch file names, each with its number of rows
     with_body: str | None = None  # the keys that the first such row lays over its request's body
     systems: int | None = None  # number of the first row with a system prompt of its own
     same_ids: int = 0  # rows with the id of one before
@@ -114,8 +116,8 @@ class DataFile:
             if not shape.has(value):
                 shape = RowShape.of(value, self.column)
                 self.unsent.update(dict.fromkeys(shape.unsent))
-                url = value.get("url") if isinstance(value, dict) and "body" in value else None
-                self.sent_to = self.sent_to or (url if isinstance(url, str) else "")
+            if isinstance(value, dict) and "body" in value and (to := endpoint_of(value.get("url"))):
+                self.sent_to[to] = self.sent_to.get(to, 0) + 1
             plain = shape.text is not None and is_plain(value[shape.text])
             row = PLAIN_ROW if plain else self._read(span, value, rows)
             if shape.id is not None and value[shape.id]:

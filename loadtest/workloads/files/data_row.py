@@ -36,6 +36,11 @@ from loadtest.workloads.messages import WITHOUT_CONTENT, calls_a_tool, text_of
 
 # keys of a batch body that are not sent as they are
 OWN = {"model", "messages", "prompt", "input", "stream", *LENGTH_KEYS}
+# how paths of requests in a batch file end, and the endpoint of each; the first that fits holds
+BATCH_PATHS = {
+    "/chat/completions": "chat",
+    **{f"/{name}": name for name in ("responses", "embeddings", "messages", "completions")},
+}
 HEARD = ("system", "user", "assistant")  # roles of a data set's conversation that are sent
 MOST_NAMES, MOST_NAME = 12, 40  # in a sentence; characters of each
 MESSAGE = ("role", "content", "name", *WITHOUT_CONTENT)  # of what data sets say of a message, what servers take
@@ -132,6 +137,12 @@ def _inner_row(given: dict[str, Any], name: str, row_id: str | None, length: int
     if row is None:
         return None
     return replace(row, id=row_id or row.id, output_tokens=length if length is not None else row.output_tokens)
+
+
+def endpoint_of(url: Any) -> str | None:
+    """Return the endpoint that a row of a batch file names with its path, None for what names none that is known."""
+    path = url.rstrip("/") if isinstance(url, str) else ""
+    return next((name for end, name in BATCH_PATHS.items() if path.endswith(end)), None)
 
 
 def _batch_row(body: dict[str, Any], row_id: str | None) -> Row | None:
