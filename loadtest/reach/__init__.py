@@ -4,7 +4,6 @@ from loadtest.reach.cache_headers import Headers, cached_by, header_quoted
 from loadtest.reach.proxy import (
     Place,
     Proxy,
-    authority,
     ignored_proxies,
     proxy_named,
     proxy_to,
@@ -19,7 +18,6 @@ __all__ = [
     "Place",
     "Proxy",
     "alert_words",
-    "authority",
     "cached_by",
     "header_quoted",
     "ignored_proxies",
