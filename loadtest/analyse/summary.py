@@ -102,8 +102,8 @@ class Analysis:
         if self.groups or not has_tokens(*self.levels) or any(level.get("beside") for level in self.levels):
             return None
         some_void = "group" not in self.summary and 0 < len(self.believed) < len(self.levels)
-        one = without_void(self) if some_void else self
-        return predicted_curve(one.run, one.slots, one.steps, self.levels)
+        basis = without_void(self) if some_void else self
+        return predicted_curve(basis.run, basis.slots, basis.steps, self.levels)
 
 
 def analyse(path: Path, asked: Sequence[Objective] | None = ()) -> Analysis:
@@ -113,21 +113,21 @@ def analyse(path: Path, asked: Sequence[Objective] | None = ()) -> Analysis:
     is worked out for each of them by itself.
     """
     run = frames.load(path)
-    asked = _given(run) if asked is None else asked
+    objectives = _objectives_of(run) if asked is None else asked
     parts = groups.groups_of(run)
     if parts:
-        lost = alternating_models.mark_model_loads(run, parts)
-        turns = bool(lost)
-        found = _analysed_together(run, [(part, _analysed(part.run, asked, part, turns=turns)) for part in parts], lost)
+        alternating = alternating_models.mark_model_loads(run, parts)
+        analyses = [_analyse_part(part.run, objectives, part, models_alternate=bool(alternating)) for part in parts]
+        analysis = _analysis_of_groups(run, [*zip(parts, analyses, strict=True)], alternating)
     else:
-        found = _analysed(run, asked)
-    for one in (found, *(one for _, one in found.groups)):
-        one.summary["hardware"] = list(run.machine.hardware)
-    energy.add_energy(run, found.summary)
-    return found
+        analysis = _analyse_part(run, objectives)
+    for each in (analysis, *(part for _, part in analysis.groups)):
+        each.summary["hardware"] = list(run.machine.hardware)
+    energy.add_energy(run, analysis.summary)
+    return analysis
 
 
-def _given(run: RunData) -> Sequence[Objective]:
+def _objectives_of(run: RunData) -> Sequence[Objective]:
     """Return the objectives that `loadtest run --slo` kept in run.json; none where it has none, or none that can be read."""
     slo = run.fact("asked", "slo")
     with contextlib.suppress(ScenarioError):
@@ -135,34 +135,36 @@ def _given(run: RunData) -> Sequence[Objective]:
     return ()
 
 
-def without_void(one: Analysis) -> Analysis:
+def without_void(analysis: Analysis) -> Analysis:
     """Return what a run of one model shows without its void levels; raise PredictionError where none is left.
 
     What is inferred of the server then rests on no request of a void level.
     """
-    void = {level["index"] for level in one.levels if level.is_void}
+    void = {level["index"] for level in analysis.levels if level.is_void}
     if not void:
-        return one
-    if len(void) == len(one.levels):
+        return analysis
+    if len(void) == len(analysis.levels):
         raise PredictionError(
-            f"No prediction: every level of {one.run.path} is void; measure again, and see the report for why."
+            f"No prediction: every level of {analysis.run.path} is void; measure again, and see the report for why."
         )
-    return _analysed(one.run.without_levels(void), ())
+    return _analyse_part(analysis.run.without_levels(void), ())
 
 
-def _analysed(run: RunData, asked: Sequence[Objective], group: Group | None = None, *, turns: bool = False) -> Analysis:
-    """Work out what one model at one server shows; `turns`: the models of a server took turns."""
-    found = slots.estimate_slots(run)
+def _analyse_part(
+    run: RunData, objectives: Sequence[Objective], group: Group | None = None, *, models_alternate: bool = False
+) -> Analysis:
+    """Work out what one model at one server shows; `models_alternate`: those of one server were loaded in turn."""
+    slots_found = slots.estimate_slots(run)
     # Only Ollama is known to give each model slots of its own, and two names of one file are one model to it.
     own = (
         group is None
         or not group.beside
-        or (run.fact("server", "kind") == "ollama" and (turns or _all_loaded(run, group)))
+        or (run.fact("server", "kind") == "ollama" and (models_alternate or _all_loaded(run, group)))
     )
-    if group is not None and not own and found.limit:
-        why = f"{found.method}; those may be slots that {', '.join(group.beside)} had to share, so they are no limit"
-        found = replace(found, limit=False, method=why, witnesses=found.witnesses[:1])
-    waited = waits.split_waits(run, slots.known_slots(run, found) if own else found)
+    if group is not None and not own and slots_found.limit:
+        why = f"{slots_found.method}; those may be slots that {', '.join(group.beside)} had to share, so they are no limit"
+        slots_found = replace(slots_found, limit=False, method=why, witnesses=slots_found.witnesses[:1])
+    waited = waits.split_waits(run, slots.known_slots(run, slots_found) if own else slots_found)
     run.requests["queue_wait_s"], run.requests["wait_source"] = waited.queue, waited.source
     run.requests["slot_wait_s"], run.requests["batch_wait_s"] = waited.slot, waited.batch
     rest = np.where(np.isfinite(waited.queue) & np.isnan(waited.batch), waited.queue - waited.slot, 0.0)
@@ -170,19 +172,19 @@ def _analysed(run: RunData, asked: Sequence[Objective], group: Group | None = No
     run.requests["prefill_tokens_per_s"] = prompt_length.prefill_speed(run)
     if group is not None:
         run.requests.loc[run.requests["accompanied"], "prefill_tokens_per_s"] = np.nan
-    measured = steps.measure_steps(run, found)
+    steps_found = steps.measure_steps(run, slots_found)
     if group is not None and group.beside:
         why = f"{', '.join(group.beside)} loaded the same server meanwhile, so no prompt had it to itself"
-        measured = replace(measured, prefill=None, prefill_reason=why)
-    run.requests["stall_s"] = measured.stall_s
-    memory = compare_memory(run, found)
-    cached = cache.measure_cache(run, found, measured)
-    replayed = None if cached is None else cache_replay.replay(run, found, cached)
-    summary = summarise(run, found, measured, memory, asked, cached)
+        steps_found = replace(steps_found, prefill=None, prefill_reason=why)
+    run.requests["stall_s"] = steps_found.stall_s
+    memory = compare_memory(run, slots_found)
+    cached = cache.measure_cache(run, slots_found, steps_found)
+    replayed = None if cached is None else cache_replay.replay(run, slots_found, cached)
+    summary = summarise(run, slots_found, steps_found, memory, objectives, cached)
     if group is not None:
         summary = {"group": group.name, **summary}
     compared = None if isinstance(memory, str) else memory
-    return Analysis(run, found, measured, summary, compared, cache=cached, replayed=replayed)
+    return Analysis(run, slots_found, steps_found, summary, compared, cache=cached, replayed=replayed)
 
 
 def _all_loaded(run: RunData, group: Group) -> bool:
@@ -191,14 +193,14 @@ def _all_loaded(run: RunData, group: Group) -> bool:
     return all(ends) or not any(ends)
 
 
-def _analysed_together(
-    run: RunData, parts: Sequence[tuple[Group, Analysis]], lost: Sequence[AlternatingModels]
+def _analysis_of_groups(
+    run: RunData, parts: Sequence[tuple[Group, Analysis]], alternating: Sequence[AlternatingModels]
 ) -> Analysis:
     """Put the parts of a run side by side: what is inferred stays theirs, counts are of the whole run."""
     for name in INFERRED:
         known = np.empty(len(run.requests), dtype=object)
-        for group, one in parts:
-            known[group.rows] = one.run.requests[name].to_numpy()
+        for group, analysis in parts:
+            known[group.rows] = analysis.run.requests[name].to_numpy()
         run.requests[name] = known if name == "wait_source" else known.astype(np.float64)
     nothing = Steps(
         law_reason=SEE_GROUPS,
@@ -206,18 +208,22 @@ def _analysed_together(
         interference_reason=SEE_GROUPS,
         stall_s=run.column("stall_s"),
     )
-    summary = _of_all(run, parts, lost)
-    return Analysis(run, Slots(None, limit=False, method=SEE_GROUPS), nothing, summary, None, tuple(parts), tuple(lost))
+    summary = _summary_of_groups(run, parts, alternating)
+    return Analysis(
+        run, Slots(None, limit=False, method=SEE_GROUPS), nothing, summary, None, tuple(parts), tuple(alternating)
+    )
 
 
-def _of_all(run: RunData, parts: Sequence[tuple[Group, Analysis]], lost: Sequence[AlternatingModels]) -> dict[str, Any]:
+def _summary_of_groups(
+    run: RunData, parts: Sequence[tuple[Group, Analysis]], alternating: Sequence[AlternatingModels]
+) -> dict[str, Any]:
     """Return summary.json of a run of several models or servers: its levels are rows by group and level."""
     own = ("slots", "step_law", "step_law_reason", "knee", "lengths", "memory", "memory_reason", "verdict", "levels")
-    summaries = [one.summary for _, one in parts]
+    summaries = [analysis.summary for _, analysis in parts]
     levels = [level for summary in summaries for level in summary["levels"]]
     targets, servers = ([summary[key] for summary in summaries] for key in ("target", "server"))
     return {
-        **_about(run),
+        **_run_header(run),
         "simulated": next((found for summary in summaries if (found := summary["simulated"])), None),
         "target": _same_for_all(targets),
         "server": _same_for_all(servers),
@@ -232,16 +238,19 @@ def _of_all(run: RunData, parts: Sequence[tuple[Group, Analysis]], lost: Sequenc
         "requests": sum(level["requests"] for level in levels),
         "outcomes": outcome_counts(run.requests[~run.flag("warmup")]),
         "verdict": verdict.of_run(run, levels),
-        "turns": [one.to_dict() for one in lost],
+        "turns": [one.to_dict() for one in alternating],
         "groups": [
-            {**group.to_dict(), **{key: one.summary[key] for key in ("target", "server", *own) if key in one.summary}}
-            for group, one in parts
+            {
+                **group.to_dict(),
+                **{key: analysis.summary[key] for key in ("target", "server", *own) if key in analysis.summary},
+            }
+            for group, analysis in parts
         ],
         "levels": levels,
     }
 
 
-def _about(run: RunData) -> dict[str, Any]:
+def _run_header(run: RunData) -> dict[str, Any]:
     said = {key: run.facts.get(key) for key in ("driver", "started", "state")}
     return {"schema": SCHEMA, "name": run.name, **said, "trouble": run.trouble}
 
@@ -252,29 +261,29 @@ def _same_for_all(facts: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def summarise(
     run: RunData,
-    found: Slots,
-    measured: Steps,
+    slots_found: Slots,
+    steps_found: Steps,
     memory: MemoryComparison | str,
-    asked: Sequence[Objective],
+    objectives: Sequence[Objective],
     cached: CacheUse | None,
 ) -> dict[str, Any]:
     """Return summary.json of a run whose requests carry their waits; seconds and per second, None for unknown.
 
     A figure that is None has its reason beside it, under the same name with `_reason`.
     """
-    levels = [level_summary(run, level, found, asked, cached) for level in run.levels]
+    levels = [level_summary(run, level, slots_found, objectives, cached) for level in run.levels]
     for level in levels:
-        level["pace"] = None if measured.apart else measured.paces.get(level["index"])
+        level["pace"] = None if steps_found.apart else steps_found.paces.get(level["index"])
     facts = run.facts
     if facts.get("find_max"):  # a search goes up and down
         levels.sort(key=lambda level: level.amount)
     return {
-        **_about(run),
+        **_run_header(run),
         "simulated": run.simulated,
         "target": facts.get("target") or {},
         "server": facts.get("server") or {},
-        "slots": found.to_dict(),
-        **or_reason("step_law", measured.to_dict() if measured.times else None, measured.law_reason),
+        "slots": slots_found.to_dict(),
+        **or_reason("step_law", steps_found.to_dict() if steps_found.times else None, steps_found.law_reason),
         "knee": [_knee_of(series) for series in series_of(levels)],
         "lengths": [line.to_dict() for line in prompt_length.prompt_length_series(run, levels)],
         **(or_reason("memory", None, memory) if isinstance(memory, str) else {"memory": memory.to_dict()}),

@@ -21,6 +21,8 @@ APART = {
     "users": {"asyncio_driver"},
     "monitor": {"workloads", "dialects", "measure", "targets", "asyncio_driver"},
 }
+# folders that import each other: a run's admission is read off its steps, and the processes of a test share one board
+BOTH_WAYS = {(("analyse", "server"), "queue", "timing"), (("users",), "processes", "results")}
 HEAVY = {"pandas", "matplotlib", "locust", "gevent"}
 FORBIDDEN = {
     **dict.fromkeys(("workloads", "dialects", "wire", "measure", "targets", "asyncio_driver", "monitor"), HEAVY),
@@ -72,6 +74,16 @@ def test_inside_analyse_imports_run_down_too() -> None:
     for path, own, other in ours():
         if own[0] == other[0] == "analyse" and len(own) > 1 and len(other) > 1 and own[1] != "__init__":
             assert ANALYSE.index(other[1]) <= ANALYSE.index(own[1]), f"{path} imports {other} above it"
+
+
+def test_of_two_folders_beside_each_other_only_one_imports_the_other() -> None:
+    pairs = set()
+    for _, own, other in ours():
+        shared = next((n for n, (one, two) in enumerate(zip(own, other, strict=False)) if one != two), None)
+        if shared is not None and all((PACKAGE / Path(*names[: shared + 1])).is_dir() for names in (own, other)):
+            pairs.add((own[:shared], own[shared], other[shared]))
+    both = {(place, *sorted((one, two))) for place, one, two in pairs if (place, two, one) in pairs}
+    assert both == BOTH_WAYS
 
 
 @pytest.mark.parametrize("room", FORBIDDEN)

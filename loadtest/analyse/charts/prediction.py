@@ -16,10 +16,11 @@ from loadtest.analyse.charts import sheet, style
 from loadtest.analyse.run import LevelData, grouped, users_axis
 from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif.advice.slot_advice import Advice
+from loadtest.analyse.whatif.model.cases import NO_LIMIT
 from loadtest.analyse.whatif.model.fit import ClosedLoopSeries, PredictedCurve
 from loadtest.analyse.whatif.model.predict import SLICED_WAY
 from loadtest.analyse.whatif.model.sessions import NO_HOST_CACHE
-from loadtest.analyse.whatif.predictions.prediction_file import NO_LIMIT, Case, Document, PredictedLoad
+from loadtest.analyse.whatif.predictions.prediction_file import Case, Document, PredictedLoad
 from loadtest.metrics import Interval
 from loadtest.text import counted, joined, listed, number, percent, seconds
 

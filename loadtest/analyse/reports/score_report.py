@@ -11,11 +11,11 @@ from loadtest.analyse.comparison import comparable
 from loadtest.analyse.run import LevelData
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.summary import Analysis
+from loadtest.analyse.whatif.model.cases import AS_KNOWN
 from loadtest.analyse.whatif.model.predict import WHO_FAIL, WHO_WAIT
 from loadtest.analyse.whatif.model.seeded_run import SeededRun
 from loadtest.analyse.whatif.predictions.predict_loads import length_of
 from loadtest.analyse.whatif.predictions.prediction_file import (
-    AS_KNOWN,
     FILE_NAME,
     Case,
     Document,

@@ -12,7 +12,7 @@ from loadtest.dialects.answers.decoded import Decoded, Rows
 from loadtest.dialects.answers.errors import error_rows, server_errors
 from loadtest.dialects.answers.lines import framing
 from loadtest.dialects.answers.lines.alike_lines import AlikeLines
-from loadtest.dialects.answers.lines.lenient_json import parse_json
+from loadtest.dialects.answers.lines.lenient_json import objects_in, parse_json
 from loadtest.dialects.answers.rows import event_rows
 from loadtest.dialects.answers.rows.foreign_rows import ALL_FORMATS, ForeignRows, Formats
 from loadtest.dialects.base import Ending
@@ -270,7 +270,7 @@ class StreamDecoder:
         if not self._row_seen:
             self._whole(body)
             return
-        rows = event_rows.rows_of(parse_json(body))
+        rows = objects_in(parse_json(body))
         for row in rows:
             self._row(row)
         if rows or whole:

@@ -14,11 +14,7 @@ from support.virtual_runs import Load, play
 from loadtest.analyse.reports import prediction_report
 from loadtest.analyse.server.queue.slots import known_slots
 from loadtest.analyse.summary import analyse
-from loadtest.analyse.whatif.predictions.prediction_file import (
-    AS_KNOWN,
-    LIMIT_SEEN,
-    NO_LIMIT,
-)
+from loadtest.analyse.whatif.model.cases import AS_KNOWN, LIMIT_SEEN, NO_LIMIT
 from loadtest.errors import PredictionError
 
 

@@ -18,10 +18,11 @@ from loadtest.analyse.reports import prediction_report, score_report
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.analyse.whatif.model import sessions
 from loadtest.analyse.whatif.model.bands import prediction_band
+from loadtest.analyse.whatif.model.cases import AS_KNOWN, LIMIT_SEEN, NO_LIMIT
 from loadtest.analyse.whatif.model.predict import ServerModel
 from loadtest.analyse.whatif.predictions import prediction_file
 from loadtest.analyse.whatif.predictions.predict_loads import predict_loads
-from loadtest.analyse.whatif.predictions.prediction_file import AS_KNOWN, Document
+from loadtest.analyse.whatif.predictions.prediction_file import Document
 from loadtest.simulate.model.prefix_cache import HostCache
 from loadtest.simulate.model.timing import StepLaw, Timing
 
@@ -135,12 +136,12 @@ def test_people_no_more_than_the_slots_seen_do_not_rule_out_that_there_are_more(
     found = talked(tmp_path / "run", 1, 2, 4, slots=4)
     document = said(found, 8)
     names = [case.name for case in document.loads[0].cases]
-    assert names[0] == prediction_file.NO_LIMIT
-    assert all(name.startswith(prediction_file.LIMIT_SEEN) for name in names[1:])
+    assert names[0] == NO_LIMIT
+    assert all(name.startswith(LIMIT_SEEN) for name in names[1:])
     assert len(names) > 1
     assert not any("Ruled out" in sentence for sentence in document.said)
     measured = talked(tmp_path / "held", 8, slots=8, seed=5, host=HostCache(None))
-    [(_, share)] = held_against(document, prediction_file.NO_LIMIT, measured)
+    [(_, share)] = held_against(document, NO_LIMIT, measured)
     assert abs(share) < 0.05
 
 

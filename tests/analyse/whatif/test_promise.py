@@ -11,7 +11,8 @@ from click.testing import CliRunner
 from support.virtual_runs import Load, play
 
 from loadtest.analyse.whatif.model import predict
-from loadtest.analyse.whatif.predictions.prediction_file import AS_ASKED, read_document
+from loadtest.analyse.whatif.model.cases import AS_ASKED
+from loadtest.analyse.whatif.predictions.prediction_file import read_document
 from loadtest.cli import cli
 from loadtest.simulate.model.timing import StepLaw, Timing
 from loadtest.text import number, seconds

@@ -21,14 +21,9 @@ from support.virtual_runs import Load, play
 from loadtest.analyse.report import write_report
 from loadtest.analyse.reports import score_report
 from loadtest.analyse.summary import analyse
+from loadtest.analyse.whatif.model.cases import AS_KNOWN, LIMIT_SEEN, NO_LIMIT
 from loadtest.analyse.whatif.predictions import score
-from loadtest.analyse.whatif.predictions.prediction_file import (
-    AS_KNOWN,
-    LIMIT_SEEN,
-    NO_LIMIT,
-    parse_document,
-    read_document,
-)
+from loadtest.analyse.whatif.predictions.prediction_file import parse_document, read_document
 from loadtest.cli.run.beforehand import kept_prediction
 from loadtest.errors import PredictionError
 from loadtest.run_folder import RunFolder

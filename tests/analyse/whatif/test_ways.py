@@ -20,10 +20,11 @@ from loadtest.analyse.run import RunData
 from loadtest.analyse.server.queue.slots import known_slots
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.analyse.whatif.model import fit
+from loadtest.analyse.whatif.model.cases import AS_KNOWN
 from loadtest.analyse.whatif.model.fit import NoWayError, fitted_way, levels_used, predicted_curve
 from loadtest.analyse.whatif.model.predict import SLICED_WAY, ServerModel
 from loadtest.analyse.whatif.predictions.predict_loads import predict_loads
-from loadtest.analyse.whatif.predictions.prediction_file import AS_KNOWN, Case
+from loadtest.analyse.whatif.predictions.prediction_file import Case
 from loadtest.cli import cli
 from loadtest.errors import PredictionError
 from loadtest.simulate.model.timing import BEFORE, BESIDE, SLICED, StepLaw, Timing

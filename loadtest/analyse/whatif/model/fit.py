@@ -33,11 +33,11 @@ from loadtest.analyse.server.queue.waits import LEAST_BATCH_WAIT, held_by_others
 from loadtest.analyse.server.timing.step_law import FEWEST_STEPS, StepTimes, growth_per_stream
 from loadtest.analyse.server.timing.steps import Steps, step_table, times_by_number
 from loadtest.analyse.whatif.model import self_check
+from loadtest.analyse.whatif.model.cases import AS_KNOWN, LIMIT_SEEN, NO_LIMIT
 from loadtest.analyse.whatif.model.extrapolation import allowing_for_growth
 from loadtest.analyse.whatif.model.lengths import with_lengths_of, with_likely_lengths
 from loadtest.analyse.whatif.model.predict import SLICED_WAY, Prediction, ServerModel, assumed, require_predictable
 from loadtest.analyse.whatif.model.sessions import Sessions, cache_cases, sessions_of
-from loadtest.analyse.whatif.predictions.prediction_file import AS_KNOWN, LIMIT_SEEN, NO_LIMIT
 from loadtest.doubts import VOID
 from loadtest.errors import PredictionError
 from loadtest.simulate.model.timing import BEFORE, BESIDE, SLICED, StepLaw, Timing

@@ -21,20 +21,14 @@ from loadtest.analyse.server.timing.steps import Steps
 from loadtest.analyse.whatif.advice.slot_advice import Advice
 from loadtest.analyse.whatif.model import self_check
 from loadtest.analyse.whatif.model.bands import Figures
+from loadtest.analyse.whatif.model.cases import AS_ASKED, AS_KNOWN, NO_LIMIT
 from loadtest.analyse.whatif.model.extrapolation import allowing_for_growth
 from loadtest.analyse.whatif.model.fit import NoWayError, fit_models, levels_used
 from loadtest.analyse.whatif.model.predict import SLICED_WAY, Seeded, ServerModel
 from loadtest.analyse.whatif.model.seeded_people import SeededPeople
 from loadtest.analyse.whatif.model.seeded_run import SeededRequests, SeededRun
 from loadtest.analyse.whatif.model.sessions import NO_HOST_CACHE, SIZED_HOST_CACHE, UNSEEN_HOST_CACHE
-from loadtest.analyse.whatif.predictions.prediction_file import (
-    AS_ASKED,
-    AS_KNOWN,
-    NO_LIMIT,
-    Case,
-    Document,
-    PredictedLoad,
-)
+from loadtest.analyse.whatif.predictions.prediction_file import Case, Document, PredictedLoad
 from loadtest.analyse.whatif.predictions.textbook import MeasuredLevel, textbook
 from loadtest.doubts import VOID
 from loadtest.errors import PredictionError

@@ -26,6 +26,7 @@ from loadtest.analyse.run.files.facts import (
     holds_wrong_values,
 )
 from loadtest.analyse.whatif.model.bands import Figures
+from loadtest.analyse.whatif.model.cases import AS_ASKED, AS_KNOWN, LIMIT_SEEN, NO_LIMIT  # noqa: F401 - values of Case.name
 from loadtest.analyse.whatif.model.predict import Prediction
 from loadtest.analyse.whatif.model.seeded_run import SeededRun
 from loadtest.credentials import scrubber
@@ -48,7 +49,6 @@ SCORED = {
     "loads": ListOf({**LOAD, "textbook": ObjectOf(ObjectOf(ANY))}),
     "plan": {"requests": SMALL, "seed": COUNT},
 }
-AS_KNOWN, AS_ASKED, NO_LIMIT, LIMIT_SEEN = "as known", "as asked", "no limit", "the limit at what was seen"
 
 
 @dataclass(frozen=True, slots=True)

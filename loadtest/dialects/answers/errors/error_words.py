@@ -10,8 +10,7 @@ from typing import Any
 
 import orjson
 
-from loadtest.dialects.answers.lines.lenient_json import parse_json
-from loadtest.dialects.answers.rows.event_rows import rows_of
+from loadtest.dialects.answers.lines.lenient_json import objects_in, parse_json
 
 DEEPEST = 6  # objects within objects
 MOST_OF_LIST = 3  # entries of a list of errors
@@ -70,7 +69,7 @@ def _of_text(text: str, depth: int) -> str:
     Of a web page in it, as gateways quote the answer of another one, the title is enough.
     """
     bare = text.strip()
-    rows = rows_of(parse_json(bare.encode(errors="replace"))) if depth and bare.startswith(("{", "[")) else []
+    rows = objects_in(parse_json(bare.encode(errors="replace"))) if depth and bare.startswith(("{", "[")) else []
     if said := words_in(rows, depth):
         return said
     if (

@@ -23,6 +23,14 @@ def parse_json(data: bytes) -> Any:
         return _parse_leniently(data)
 
 
+def objects_in(value: Any) -> list[dict[str, Any]]:
+    """Return the objects in a value: an object is one, a list of objects several, anything else none."""
+    if isinstance(value, dict):
+        return [value]
+    found = value if isinstance(value, list) else []
+    return found if all(isinstance(row, dict) for row in found) else []
+
+
 def _parse_leniently(data: bytes) -> Any:
     begin = data.lstrip(b" \t\r\n")
     if not begin.startswith(b"{"):

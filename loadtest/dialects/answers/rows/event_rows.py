@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from loadtest.dialects.answers.lines.lenient_json import parse_json
+from loadtest.dialects.answers.lines.lenient_json import objects_in, parse_json
 from loadtest.dialects.base import Note
 
 FRAMED_TWICE = 'the answer\'s events say "data:" more than once'
@@ -27,14 +27,6 @@ _JSON = json.JSONDecoder(strict=False)
 Ended = tuple[dict[str, Any], int]  # a row, and the offset behind it
 
 
-def rows_of(value: Any) -> list[dict[str, Any]]:
-    """Return the rows in a value: an object is one, a list of objects several, anything else none."""
-    if isinstance(value, dict):
-        return [value]
-    found = value if isinstance(value, list) else []
-    return found if all(isinstance(row, dict) for row in found) else []
-
-
 def rows_within(value: Any, data: bytes, note: Note, knows: Callable[[dict[str, Any]], bool]) -> list[Ended]:
     """Return the rows in the JSON of `data`, and where in `data` each ends; `value` is that JSON as far as it can be read.
 
@@ -43,11 +35,11 @@ def rows_within(value: Any, data: bytes, note: Note, knows: Callable[[dict[str, 
     """
     size = len(data)
     if isinstance(value, str) and (text := value[_behind(value, 0) :]).startswith("{"):
-        rows = rows_of(parse_json(text.encode(errors="surrogatepass")))
+        rows = objects_in(parse_json(text.encode(errors="surrogatepass")))
         if rows:
             note(IN_A_TEXT)
         return [(row, size) for row in rows]
-    rows = rows_of(value)
+    rows = objects_in(value)
     if len(rows) == 1 or (value is not None and not rows):
         return [(row, size) for row in rows]
     found = run_together(data)

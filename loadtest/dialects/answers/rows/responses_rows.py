@@ -10,7 +10,7 @@ from typing import Any
 from loadtest.dialects.answers.decoded import Decoded, Rows, as_name
 from loadtest.dialects.answers.ends import LAST_OF_RESPONSES, kind_of, reason_name
 from loadtest.dialects.answers.errors import error_rows, server_errors
-from loadtest.dialects.answers.rows.event_rows import rows_of
+from loadtest.dialects.answers.lines.lenient_json import objects_in
 from loadtest.dialects.answers.rows.text_shapes import NO_TEXTS, Texts, plain_text, texts_in, texts_of_bare, tool_text
 from loadtest.dialects.base import Note
 from loadtest.text import join_text
@@ -113,7 +113,7 @@ class ResponsesRows(Rows):
             output = response.get("output")
             seen, hidden = _texts_in_output(output, response.get("output_text"))
             if not (seen or hidden or answer.events):
-                hidden = "".join(plain_text(item.get(key)) for item in rows_of(output) for key in _ACTS)
+                hidden = "".join(plain_text(item.get(key)) for item in objects_in(output) for key in _ACTS)
             answer.add((seen, "" if answer.events else hidden))
         if usage := response.get("usage"):
             answer.take_usage(usage)
