@@ -15,6 +15,7 @@ from loadtest.analyse.figures import knee
 from loadtest.analyse.level_summary import level_summary, or_reason, outcome_counts
 from loadtest.analyse.run import LevelData, RunData, Series, believed, frames, groups, has_tokens, series_of
 from loadtest.analyse.run.groups import Group
+from loadtest.analyse.run.request_columns import INFERRED_COLUMNS
 from loadtest.analyse.server import alternating_models, energy, prompt_length
 from loadtest.analyse.server.alternating_models import AlternatingModels
 from loadtest.analyse.server.model_memory.memory_comparison import MemoryComparison, compare_memory
@@ -32,16 +33,6 @@ from loadtest.errors import PredictionError, ScenarioError
 from loadtest.records import SCHEMA
 from loadtest.slo import Objective, parse_objectives
 
-# Columns that are worked out for one model at one server.
-INFERRED = (
-    "queue_wait_s",
-    "slot_wait_s",
-    "batch_wait_s",
-    "wait_source",
-    "unsplit_wait_s",
-    "prefill_tokens_per_s",
-    "stall_s",
-)
 SEE_GROUPS = "requests went to several models or servers: `groups` has it for each"
 
 
@@ -197,7 +188,7 @@ def _analysis_of_groups(
     run: RunData, parts: Sequence[tuple[Group, Analysis]], alternating: Sequence[AlternatingModels]
 ) -> Analysis:
     """Put the parts of a run side by side: what is inferred stays theirs, counts are of the whole run."""
-    for name in INFERRED:
+    for name in ("queue_wait_s", *INFERRED_COLUMNS):
         known = np.empty(len(run.requests), dtype=object)
         for group, analysis in parts:
             known[group.rows] = analysis.run.requests[name].to_numpy()

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.levels import LevelData, believed
+from loadtest.analyse.run.run_data import RunData
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.summary import Analysis
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from loadtest.analyse.run import frames
 from loadtest.analyse.run.arrays import FloatArray
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run.run_data import RunData
 from loadtest.analyse.server.queue import slots, waits
 from loadtest.records import Outcome
 from loadtest.simulate.model.timing import StepLaw, Timing

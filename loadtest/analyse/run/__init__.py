@@ -1,7 +1,6 @@
 """A run folder as arrays. What nearly everything that reads one needs can be had from here."""
 
 from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray, evenly, finite, grouped
-from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.levels import (
     LENGTH_KEYS,
     SERIES_KEYS,
@@ -19,6 +18,7 @@ from loadtest.analyse.run.levels import (
     users_axis,
     with_most,
 )
+from loadtest.analyse.run.run_data import RunData
 
 __all__ = [
     "LENGTH_KEYS",

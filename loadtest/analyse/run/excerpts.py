@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from loadtest.analyse.run.arrays import BoolArray, FloatArray, IntArray
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run.run_data import RunData
 
 MOST_READ_EVENTS = 2_000_000  # content events; more of them give the same step times
 EXCERPTS_A_LEVEL = 8  # per level, evenly spaced

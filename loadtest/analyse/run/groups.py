@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from loadtest.analyse.run.arrays import BoolArray, grouped
-from loadtest.analyse.run.frames import RunData, join_levels
+from loadtest.analyse.run.frames import join_levels
 from loadtest.analyse.run.levels import LevelData
 from loadtest.analyse.run.overlaps import open_within, peak_at_once
+from loadtest.analyse.run.run_data import RunData
 from loadtest.errors import LoadTestError
 from loadtest.scenario import rotation
 

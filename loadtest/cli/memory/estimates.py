@@ -33,7 +33,7 @@ from loadtest.text import shown
 from loadtest.urls import parse_url
 
 if TYPE_CHECKING:
-    from loadtest.analyse.run.frames import RunData
+    from loadtest.analyse.run.run_data import RunData
 
 DEFAULT_QUANTIZATION = "q4_K_M"  # that of most tags in Ollama's library
 

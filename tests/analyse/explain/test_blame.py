@@ -23,7 +23,7 @@ from loadtest.analyse.explain.explanation import Explainer, row_of
 from loadtest.analyse.explain.replay import LevelReplay, Omission, _outputs, _predecessors
 from loadtest.analyse.explain.timeline import Timeline
 from loadtest.analyse.reports import explain_report as words
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run.run_data import RunData
 from loadtest.analyse.server.queue import slots
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.summary import analyse

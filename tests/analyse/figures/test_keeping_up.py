@@ -14,8 +14,8 @@ from support.virtual_runs import Load, play
 from loadtest.analyse.figures import keeping_up, rates, stationarity
 from loadtest.analyse.reports.answers import _levels_off
 from loadtest.analyse.run import frames
-from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.levels import LevelData, Series
+from loadtest.analyse.run.run_data import RunData
 from loadtest.simulate.model.timing import StepLaw, Timing
 
 TIMING = Timing(step=StepLaw(0.020, 0.004), prefill_s=0.0005, jitter=0.05)

@@ -15,8 +15,8 @@ from support.made_runs import Made, grid, write
 from loadtest.analyse.figures import knee
 from loadtest.analyse.findings import run_findings as findings
 from loadtest.analyse.findings import slot_findings, waiting_findings
-from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.levels import LevelData, Series
+from loadtest.analyse.run.run_data import RunData
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.summary import analyse
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from loadtest.analyse.findings import data_findings
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run.run_data import RunData
 from loadtest.records import Outcome
 
 LEVEL = {"index": 0, "label": "8 streams", "concurrency": 8, "rate": None}

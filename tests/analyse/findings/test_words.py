@@ -23,8 +23,8 @@ from loadtest.analyse.findings.measured_on import simulated_warning
 from loadtest.analyse.reports import pages, prediction_report, run_table
 from loadtest.analyse.reports.answers import verdict_in_words
 from loadtest.analyse.reports.run_again import command
-from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.levels import LevelData, Series
+from loadtest.analyse.run.run_data import RunData
 from loadtest.analyse.summary import Analysis, analyse
 from loadtest.analyse.whatif.model.fit import predicted_curve
 from loadtest.records import Outcome

@@ -12,7 +12,7 @@ from support.virtual_runs import Load, play
 from loadtest.analyse.figures import intervals, rates, stats
 from loadtest.analyse.run import event_times, excerpts, frames
 from loadtest.analyse.run.arrays import FloatArray
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run.run_data import RunData
 from loadtest.analyse.server.queue import slots
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing import prefill, steps, token_gaps

@@ -10,8 +10,8 @@ import pytest
 
 from loadtest.analyse.findings import waiting_findings
 from loadtest.analyse.run.event_times import Ragged
-from loadtest.analyse.run.frames import RunData
 from loadtest.analyse.run.levels import LevelData, Series
+from loadtest.analyse.run.run_data import RunData
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.queue.waits import begin_after_all, passed_share
 from loadtest.analyse.server.timing.steps import Steps

@@ -18,7 +18,7 @@ from support.virtual_runs import Load, play
 
 from loadtest.analyse.reports import answers
 from loadtest.analyse.run import frames
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run.run_data import RunData
 from loadtest.analyse.server.queue import slots
 from loadtest.analyse.summary import analyse
 from loadtest.records import Outcome

@@ -15,7 +15,7 @@ from support import made_runs
 from support.virtual_runs import Load, Played, play
 
 from loadtest.analyse.run import frames
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run.run_data import RunData
 from loadtest.analyse.server.prompt_length import prefill_speed
 from loadtest.analyse.server.queue import at_work, slots
 from loadtest.analyse.server.queue.slots import Slots

@@ -14,7 +14,7 @@ from support.virtual_runs import Load, Played, play
 from loadtest.analyse.findings.run_findings import all_findings
 from loadtest.analyse.run import frames
 from loadtest.analyse.run.arrays import FloatArray
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run.run_data import RunData
 from loadtest.analyse.server.queue import slots, waits
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.summary import Analysis, analyse

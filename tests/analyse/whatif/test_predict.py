@@ -15,7 +15,7 @@ from support.virtual_runs import Load, play
 
 from loadtest.analyse.figures import rates
 from loadtest.analyse.run import frames
-from loadtest.analyse.run.frames import RunData
+from loadtest.analyse.run.run_data import RunData
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing import steps
 from loadtest.analyse.whatif.model.predict import Prediction, ServerModel
