@@ -168,7 +168,7 @@ class RequestInstants:
     gone: FloatArray  # `last`, or the end of a request without a token
     gap: float  # token_gap
     delayed_s: float  # how late a token may come
-    told: bool  # whether the server reported for nearly every answer when work on it began
+    mostly_told: bool  # whether the server reported for nearly every answer when work on it began
 
     @classmethod
     def of(cls, run: RunData, rows: BoolArray | None = None) -> RequestInstants:
@@ -185,9 +185,9 @@ class RequestInstants:
         gone = np.where(np.isfinite(last), last, end)
         keep = np.isfinite(send) & (rows if rows is not None else True)
         seen = keep & np.isfinite(first)
-        told = bool(seen.any()) and float(np.isfinite(started[seen]).mean()) >= TOLD_SHARE
+        mostly_told = bool(seen.any()) and float(np.isfinite(started[seen]).mean()) >= TOLD_SHARE
         arrived, started, first, last, gone = (values[keep] for values in (arrived, started, first, last, gone))
-        return cls(arrived, started, first, last, gone, gap, late, told)
+        return cls(arrived, started, first, last, gone, gap, late, mostly_told)
 
     @property
     def in_flight(self) -> Depth:
@@ -212,7 +212,7 @@ class RequestInstants:
     @property
     def begun(self) -> FloatArray:
         """When work on each request was seen to begin: its prefill where the server reports durations, else its first token."""
-        return np.where(np.isfinite(self.started), self.started, self.first) if self.told else self.first
+        return np.where(np.isfinite(self.started), self.started, self.first) if self.mostly_told else self.first
 
     def peak(self, least: float = LEAST_HELD) -> int:
         """Return the most streams at work at once; a number held for less than this share of the time at work does not count."""

@@ -121,7 +121,7 @@ def idle_while_waiting(requests: RequestInstants, ttft: UnwaitedTtft, slots: int
     """Return the share of the time with more than `slots` in flight in which nobody was at work, so that no slot kept them out."""
     seen = np.isfinite(requests.first) & np.isfinite(ttft.seconds)
     begun = ttft.begun(requests)[seen]
-    if requests.told:
+    if requests.mostly_told:
         begun = np.fmin(begun, requests.started[seen])
     _, work, asked, seconds = _depths(begun, np.maximum(requests.last[seen], begun), requests.arrived[seen])
     crowded = asked > slots

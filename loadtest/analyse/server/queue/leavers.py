@@ -144,7 +144,7 @@ def _never_begun(requests: RequestInstants, waiting: BoolArray, gone: FloatArray
     order = np.argsort(requests.arrived, kind="stable")
     latest = np.maximum.accumulate(np.nan_to_num(requests.begun[order], nan=-np.inf))
     behind = np.zeros(len(keep), dtype=np.bool_)
-    behind[np.flatnonzero(keep)[order]] = waiting[order] & (latest > gone[order]) & requests.told
+    behind[np.flatnonzero(keep)[order]] = waiting[order] & (latest > gone[order]) & requests.mostly_told
     return behind
 
 

@@ -121,20 +121,20 @@ def estimate_slots(run: RunData) -> Slots:
     reports no durations, the requests at work while others wait are a witness in place of the batches.
     """
     requests = RequestInstants.of(run)
-    doing = "in prefill or decoding" if requests.told else "decoding"
+    doing = "in prefill or decoding" if requests.mostly_told else "decoding"
     peak = requests.peak()
     if peak == 0:
         return Slots(None, limit=False, method="no stream was seen decoding")
     most = Witness("peak", peak, f"at most {counted(peak, 'request')} {doing} at the same time")
     asked = int(requests.in_flight.depth.max(initial=0))
-    whole = requests.told and mostly_held_back(run)
+    whole = requests.mostly_told and mostly_held_back(run)
     if whole and 1 < asked <= peak:  # what was at work one after another may have been let go together
         return Slots(1, limit=False, method=CAME_WHOLE, witnesses=(most,), unknown=CAME_WHOLE)
     if asked <= peak:
         return Slots(peak, limit=False, method=f"{most.said}; never more were in flight than that", witnesses=(most,))
     events, ttft = excerpts.events(run), UnwaitedTtft.of(run, requests, peak)
     passed = _passed_over(run, requests, events)
-    if requests.told:
+    if requests.mostly_told:
         # of whole answers a cluster of arrivals is an answer, and no batch
         full = _full_batches(requests, events, near=requests.slack if whole else REFILLED_S)
         full = None if full is not None and full.slots != peak and whole else full
@@ -205,7 +205,9 @@ class _ObservedSteps:
 def _passed_over(run: RunData, requests: RequestInstants, events: TimedEvents) -> Witness | None:
     """Return how many streams were at work in the steps that passed a request over; None where there are too few."""
     steps = _observed_steps(requests, events)
-    tell = steps.passed if requests.told else steps.passed & (_without_prompt(steps) | _beyond_prefill(run, steps))
+    tell = (
+        steps.passed if requests.mostly_told else steps.passed & (_without_prompt(steps) | _beyond_prefill(run, steps))
+    )
     readings = _Readings(steps.at_work, steps.weight, steps.asked, tell, steps.refilled)
     return _witness("passed_over", readings, "steps")
 
@@ -260,12 +262,12 @@ def _observed_steps(requests: RequestInstants, events: TimedEvents) -> _Observed
     seen = np.isfinite(requests.first)
     begun, last = requests.begun, requests.last
     decoding = Depth.of(requests.first[seen], last[seen]).at(middle)
-    at_work = Depth.of(begun[seen], np.maximum(last, begun)[seen]).at(middle) if requests.told else decoding
+    at_work = Depth.of(begun[seen], np.maximum(last, begun)[seen]).at(middle) if requests.mostly_told else decoding
     quiet = (count_within(last[seen], left - slack, right - slack) == 0) & (
         count_within(begun[seen], left + requests.edge, right + _seen_late(seconds, slack)) == 0
     )
     # A request for which a reporting server gave no durations may be in prefill unseen: steps beside one do not count.
-    unsure = ~np.isfinite(requests.started) if requests.told else np.zeros(len(seen), dtype=np.bool_)
+    unsure = ~np.isfinite(requests.started) if requests.mostly_told else np.zeros(len(seen), dtype=np.bool_)
     until = np.where(seen, begun, requests.gone)
     if (unsure & seen).any():
         quiet &= Depth.of(requests.arrived[unsure & seen], until[unsure & seen]).at(middle) == 0

@@ -26,7 +26,7 @@ def kv_budget(run: RunData) -> int | None:
     if not peak:
         return None
     ttft = UnwaitedTtft.of(run, requests, peak)
-    found = at_work_while_waiting(requests, ttft, peak) if not requests.told else None
+    found = at_work_while_waiting(requests, ttft, peak) if not requests.mostly_told else None
     budget = budget_instead_of(run, requests, ttft, found[0] if found is not None else None)
     return budget[0] if budget is not None else None
 
@@ -56,7 +56,7 @@ def _held_while_waiting(run: RunData, requests: RequestInstants, ttft: UnwaitedT
     The rows: requests at work, the tokens that these hold in the end, the same with the one that waits longest, seconds.
     """
     tokens = (run.column("prompt_tokens") + run.column("output_tokens"))[np.isfinite(run.column("send"))]
-    begun = np.clip(requests.begun, requests.arrived, requests.first) if requests.told else ttft.begun(requests)
+    begun = np.clip(requests.begun, requests.arrived, requests.first) if requests.mostly_told else ttft.begun(requests)
     known = np.isfinite(begun) & np.isfinite(tokens) & np.isfinite(requests.last)
     begun, last, arrived, tokens = (
         each[known][:MOST_LOOKED_AT] for each in (begun, requests.last, requests.arrived, tokens)

@@ -120,13 +120,15 @@ class TokenInstants:
     told: BoolArray  # whether `started` comes from the server's durations
     called: BoolArray  # whether its last piece holds many tokens, as a whole tool call does
     edge_s: float  # tokens of one batch arrive within this
-    firsts: FloatArray  # the known values of `first`, sorted; likewise the next three
+    # sorted: the known first tokens, the known last tokens, and of prefills of which both are known their starts and ends
+    firsts: FloatArray
     lasts: FloatArray
-    starts: FloatArray  # starts and ends of the prefills of which both are known
+    starts: FloatArray
     ends: FloatArray
-    came: FloatArray  # when requests came that were given up without a token, sorted, and when that was
-    gone: FloatArray
-    room: float  # streams from which on no slot is free; inf unknown
+    # sorted: when requests that were given up without a token were sent, and when they were given up
+    given_up_sends: FloatArray
+    given_up_ends: FloatArray
+    slot_limit: float  # the server's slots; inf where their limit is not known
 
     @classmethod
     def of(cls, run: RunData, slots: Slots, edge_s: float) -> TokenInstants:
@@ -153,9 +155,10 @@ class TokenInstants:
             ended = firsts  # one array, so that `_gaps_of` searches it once
         called = run.one_of("finish_reason", "tool_calls") & (run.column("output_tokens") > counts + CALL_TOKENS)
         given_up = run.one_of("outcome", Outcome.LEFT, Outcome.TIMEOUT) & ~seen & np.isfinite(run.column("reached"))
-        came, gone = (np.sort(run.column(name)[given_up]) for name in ("reached", "end"))
-        room = slots.estimate if slots.limit and slots.estimate is not None else np.inf
-        return cls(first, last, free, started, told, called, edge_s, firsts, lasts, begun, ended, came, gone, room)
+        sends, gone = (np.sort(run.column(name)[given_up]) for name in ("reached", "end"))
+        most = slots.estimate if slots.limit and slots.estimate is not None else np.inf
+        sorted_ones = (firsts, lasts, begun, ended, sends, gone)
+        return cls(first, last, free, started, told, called, edge_s, *sorted_ones, most)
 
     def are_steps(self, row: IntArray, at: FloatArray, inside: BoolArray) -> BoolArray:
         """Mark, of the gaps inside streams, those that are no wait for a whole tool call."""
@@ -202,7 +205,8 @@ def _gaps_of(requests: TokenInstants, row: IntArray, at: FloatArray, inside: Boo
     left, right = at[:-1][inside], at[1:][inside]
     began = started[:-1][inside]
     through = began - before[1:][inside]
-    unseen = (through < requests.room) & (np.searchsorted(requests.came, right) > np.searchsorted(requests.gone, left))
+    unseen = through < requests.slot_limit
+    unseen &= np.searchsorted(requests.given_up_sends, right) > np.searchsorted(requests.given_up_ends, left)
     at_left = began - ended[:-1][inside]
     joined = started[1:][inside] > began
     return TokenGaps(
