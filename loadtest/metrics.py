@@ -17,6 +17,7 @@ S_PER_NS = 1e-9
 S_PER_US = 1e-6
 
 Interval = tuple[float, float]  # of 95 %: its lower and its upper end
+NORMAL_95 = 1.96  # standard errors to either end of one whose error is known
 
 FORMULAS: dict[str, str] = {
     "ttft_s": "t_first_token − t_send",
@@ -223,11 +224,13 @@ def busiest_second(bins: Sequence[int]) -> int:
     return int(most)
 
 
-# An answer of so many tokens was held back on the way where they come within such a share of the time, of so many seconds
-# or more, over which the server wrote them. Where it does not say that time, the wait for them stands for it; they are then
-# more than one step makes, and closer together than any model writes them for one stream.
-HELD_BACK_PIECES, HELD_BACK_SHARE, HELD_BACK_S = 8, 0.05, 0.1
-UNREAD_SHARE = 0.5  # of that time: a client that lags as much may have let the pieces lie until all were there
+# An answer was held back on the way where its tokens come within a small share of the time over which the server wrote them.
+# Where the server does not say that time, the wait for them stands for it; they are then more than one step makes, and closer
+# together than any model writes them for one stream.
+HELD_BACK_PIECES = 8  # tokens: of shorter answers it is not said that they were held back
+HELD_BACK_SHARE = 0.05  # of the time over which the server wrote them
+HELD_BACK_S = 0.1  # of shorter times nothing is said
+CLIENT_LAG_SHARE = 0.5  # of that time: a client that lags as much may have let the pieces lie until all were there
 MOST_IN_A_STEP, FASTEST_S = 16, 0.0002  # s a token: the fastest services write 3000 tokens/s to one stream
 AT_ONCE_READS = 2  # a buffer that is full in mid-answer makes two of one
 SEVERAL_TOKENS = 1.5  # a piece of text; fewer are words of which some take two tokens
@@ -250,7 +253,7 @@ def held_back(pieces: int, tokens: float, ttft_s: float, span_s: float, decode_s
         together = span_s < min(HELD_BACK_SHARE * ttft_s, least)
         return made >= MOST_IN_A_STEP and ttft_s >= HELD_BACK_S and together and lag_s < least
     # what took longer to write than to come was written by another clock, or in another unit
-    possible = HELD_BACK_S <= decode_s <= ttft_s + span_s and lag_s < UNREAD_SHARE * decode_s
+    possible = HELD_BACK_S <= decode_s <= ttft_s + span_s and lag_s < CLIENT_LAG_SHARE * decode_s
     return possible and made >= HELD_BACK_PIECES and span_s < HELD_BACK_SHARE * decode_s
 
 

@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from loadtest.doubts import VOID
 from loadtest.errors import ScenarioError
-from loadtest.metrics import PERCENTILES, Interval, needed
+from loadtest.metrics import NORMAL_95, PERCENTILES, Interval, needed
 from loadtest.records import Outcome
 from loadtest.scenario import TIME_UNITS, read_share
 from loadtest.text import interval_words, percent, read_amount, seconds
@@ -46,7 +46,6 @@ STATISTICS = ("mean", *PERCENTILES)
 FEWEST_FOR_MEAN = 5  # requests for a mean or a median
 MOST_FOR_ERRORS = 100  # requests that even the smallest share of errors asks for: as many as p99
 FLOAT_ERROR = 1e-9  # as a share
-Z = 1.96  # of the standard normal, for 95 %
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,9 +255,9 @@ def _wilson(failed: int, sent: int) -> Interval | None:
     """Return the 95 % interval of a share (Wilson, J. Am. Stat. Assoc. 22, 1927)."""
     if not sent:
         return None
-    share, spread = failed / sent, Z * Z / sent
+    share, spread = failed / sent, NORMAL_95**2 / sent
     middle = share + spread / 2
-    reach = Z * math.sqrt(share * (1 - share) / sent + spread / sent / 4)
+    reach = NORMAL_95 * math.sqrt(share * (1 - share) / sent + spread / sent / 4)
     low, high = ((middle + side) / (1 + spread) for side in (-reach, reach))
     return (low if failed else 0.0), (high if failed < sent else 1.0)
 

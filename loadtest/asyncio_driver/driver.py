@@ -251,7 +251,7 @@ class Driver:
         begins = turns is None and self._permits is None  # beside others, not one after another
         while not self.stopped:
             request = request or stock.take()
-            if request is None or self._over():
+            if request is None or self._time_is_up():
                 return
             if self._permits is not None:
                 free = max(free, await self._permits.take())
@@ -262,7 +262,7 @@ class Driver:
                 return
             if not request.job.warmup:
                 self._note_counted(free)
-                if self._over():
+                if self._time_is_up():
                     return
             request.t_sched, request.user = free, user
             request.order.in_burst = begins
@@ -338,7 +338,7 @@ class Driver:
         if self._tally is not None:
             self._tally.count_from(t)
 
-    def _over(self) -> bool:
+    def _time_is_up(self) -> bool:
         """Whether a level by duration has had its time: requests built ahead are then left unsent."""
         return self._tally is not None and self._tally.over(now(), self._scenario.duration)
 

@@ -85,8 +85,8 @@ class FailedInARow:
     def hopeless(self, record: Record) -> str | None:
         """Count a record; return why its level is hopeless, once, when it has become so."""
         most, where = self._most.get(record.target), (record.target, record.level)
-        if record.outcome in (Outcome.CANCELLED, Outcome.LEFT):  # which say nothing of the server
-            return None
+        if record.outcome is not Outcome.OK and not record.failed:
+            return None  # loadtest or the user ended it: that says nothing of the server
         self._rows[where] = 0 if record.outcome is Outcome.OK else self._rows[where] + 1
         if self._rows[where] != most:
             return None

@@ -17,7 +17,7 @@ from loadtest.dialects.answers.errors.server_errors import http_sentence, traile
 from loadtest.dialects.base import ContentEvents, Dialect, Ending
 from loadtest.doubts import CONNECTION_WAIT
 from loadtest.measure.failure import Failure, bug, with_server_words
-from loadtest.measure.server_figures import hold_durations, hold_prompt_count, token_fields
+from loadtest.measure.server_figures import drop_character_count, drop_impossible_durations, token_fields
 from loadtest.metrics import NS_PER_S
 from loadtest.records import Clock, Outcome, Record
 from loadtest.wire import Heartbeat, Order, Posts
@@ -213,12 +213,12 @@ class Request:
             if received.marked is not None and not (received.complete or received.broke_off):
                 ending.notes.append(LEFT_OPEN)
         if not self.dialect.streams:
-            hold_prompt_count(ending, self.job)
+            drop_character_count(ending, self.job)
         if ending.vectors not in (None, len(self.job.inputs) or 1):
             ending.doubts.append("the answer holds another number of embeddings than it was asked for")
         if at and not ending.server.keys() <= {"usage"}:  # which has no durations
             said = self.dialect.server_said(ending.server)
-            hold_durations(ending, said, received.t_send, at, self._ended())
+            drop_impossible_durations(ending, said, received.t_send, at, self._ended())
         tokens: dict[str, Any] = {}
         if received.success or ending.output_tokens is not None:  # of an answer that is an error nothing is counted
             tokens = token_fields(events, ending, self.job, self.count, streams=self.dialect.streams)

@@ -25,9 +25,8 @@ OTHER_UNIT = 100  # a decode so many times shorter than its tokens took to come 
 TOO_SHORT = "the server's durations are too short for its tokens, as of another unit: unknown"
 TOO_LONG = "the server's durations are longer than the whole answer took, as of another answer or unit: unknown"
 
-LONGER = (
-    1.25  # a decode of so many times the text's time, with as many times its pieces in tokens, made some without text
-)
+# A decode of so many times the text's time, with as many times its pieces in tokens, made some tokens without text.
+LONGER_FACTOR = 1.25
 WITHOUT_TEXT = "the server decoded for longer than text came: some tokens had none, and the decode speed is unknown"
 OF_UNSENT = "the server's durations hold those of tokens without text: waits are unknown"
 
@@ -64,7 +63,7 @@ def token_fields(
     }
 
 
-def hold_prompt_count(ending: Ending, job: Job) -> None:
+def drop_character_count(ending: Ending, job: Job) -> None:
     """Take what a server counted of the texts to be embedded for unknown where it is their characters.
 
     Infinity counts so unless told otherwise. Of texts without blanks, such as Chinese, the count may be true.
@@ -100,13 +99,13 @@ def asked_for(asked: int | None, pieces: int, events: ContentEvents) -> int | No
     return asked if pieces == asked or nearer_to_asked else None
 
 
-def hold_durations(ending: Ending, said: ServerSaid, sent: int | None, at: Sequence[int], end: int) -> None:
+def drop_impossible_durations(ending: Ending, said: ServerSaid, sent: int | None, at: Sequence[int], end: int) -> None:
     """Take what a server said of its durations for unknown where they cannot be, or hold those of tokens without text.
 
     The request was `sent`, its pieces of text came `at` these instants, and the answer was over at the `end`: monotonic ns.
     """
     output, span_s = ending.output_tokens or 1, (at[-1] - at[0]) / NS_PER_S
-    few = bool(ending.unsent_tokens) or len(at) * LONGER + SILENT_TOKENS < output
+    few = bool(ending.unsent_tokens) or len(at) * LONGER_FACTOR + SILENT_TOKENS < output
     parts = (said.load_s, said.prefill_s, said.decode_s)
     worked_s = sum(part for part in parts if not math.isnan(part))
     least_s = max(span_s / OTHER_UNIT, LEAST_S * (output - 1))
@@ -114,7 +113,7 @@ def hold_durations(ending: Ending, said: ServerSaid, sent: int | None, at: Seque
         why = TOO_SHORT
     elif sent is not None and worked_s > (end - sent) / NS_PER_S * (1 + SLACK) + SLACK_S:
         why = TOO_LONG
-    elif few and len(at) > 1 and said.decode_s > LONGER * span_s + SLACK_S:
+    elif few and len(at) > 1 and said.decode_s > LONGER_FACTOR * span_s + SLACK_S:
         why = WITHOUT_TEXT
     else:
         return

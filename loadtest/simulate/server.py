@@ -223,7 +223,7 @@ class SimulatedServer:
             connection=connection,
             banner=self._banner,
             offset=rng.choice(OPENINGS),
-            over=self._over,
+            over=self._forget_answer,
             fault=next((fault for fault in self.options.faults if fault.hits(self._count, rng)), None),
             fault_at=fault_place(request.limit, request.natural, rng),
         )
@@ -305,7 +305,7 @@ class SimulatedServer:
 
     # -- ends -------------------------------------------------------------------------------------------------------
 
-    def _over(self, answer: AnswerWriter) -> None:
+    def _forget_answer(self, answer: AnswerWriter) -> None:
         """Forget an answer that has ended, drop what of it still runs, and log the truth."""
         self._by_connection.pop(answer.connection, None)
         for stream in answer.streams:

@@ -133,12 +133,12 @@ class _Probing:
                     many = "one request at a time" if found.limit == 1 else f"{found.limit} requests in parallel"
                     how = f"The server handles {many}; further requests wait."
                     doubt = f"The limit was not found: bursts of {size} do not agree on one."
-                    return self._over(found.limit if agreed else None, most, how if agreed else doubt)
+                    return self._result(found.limit if agreed else None, most, how if agreed else doubt)
                 if not found.tells or found.at_work < size:
-                    return self._over(None, most, f"The limit was not found: {found.sentence}.")
-        return self._over(None, most, f"No limit seen up to {counted(most, 'request')} at once.")
+                    return self._result(None, most, f"The limit was not found: {found.sentence}.")
+        return self._result(None, most, f"No limit seen up to {counted(most, 'request')} at once.")
 
-    def _over(self, limit: int | None, most: int, how: str) -> SlotProbe:
+    def _result(self, limit: int | None, most: int, how: str) -> SlotProbe:
         took = (now() - self._begun) * S_PER_NS
         return SlotProbe(limit, most, how, tuple(self._witnesses), took, tuple(self._records), self._clock)
 

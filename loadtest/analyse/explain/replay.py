@@ -221,7 +221,7 @@ class _Player:
             else:
                 for emission in self.engine.advance(due):
                     if emission.done:
-                        self._over(emission.stream.request.id, emission.at)
+                        self._release_followers(emission.stream.request.id, emission.at)
         return {
             row: (stream.first - stream.arrived) / NS_PER_S + self._delay(self.sent[row])
             for row, stream in self.streams.items()
@@ -239,7 +239,7 @@ class _Player:
             stream = self.streams[row]
             if stream.ended is None:
                 self.engine.cancel(stream, now)
-                self._over(row, now)
+                self._release_followers(row, now)
             return
         one = self.sent[row]
         prompt = one.prompt - self.change.cached.get(row, 0)
@@ -248,7 +248,7 @@ class _Player:
         if one.gone is not None:
             self._at(now / NS_PER_S - self._delay(one) + one.gone, row, leaves=True)
 
-    def _over(self, row: int, at: int) -> None:
+    def _release_followers(self, row: int, at: int) -> None:
         for each in self.behind.pop(row, []):
             self._at(at / NS_PER_S + each.pause + self._delay(each), each.row)
 

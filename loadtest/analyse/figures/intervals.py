@@ -20,7 +20,7 @@ import numpy as np
 
 from loadtest.analyse.run import BoolArray, FloatArray, IntArray
 from loadtest.analyse.run.event_times import blocks
-from loadtest.metrics import ONE_SIDE, Interval, needed_beyond
+from loadtest.metrics import NORMAL_95, ONE_SIDE, Interval, needed_beyond
 
 COUNTERS = 1 << 20  # whole numbers from 0 that have a counter each; larger ones are kept and sorted
 MOST_BATCHES, FEWEST_BATCHES = 20, 10
@@ -30,7 +30,6 @@ BATCH_TIMES = 5  # correlation times in a batch, where that leaves at least ten 
 # held in 93 of 100 runs, and without it in 90.
 SKEWNESS_SEEN = 1.25
 FEWEST_INDEPENDENT = 10  # effective number of independent samples that an interval needs
-NORMAL = 1.96  # standard errors to either end of a 95 % interval whose error is known
 MOST_STRETCH = 10.0  # times as far from the median as a percentile is an upper end that says something
 
 
@@ -189,7 +188,7 @@ class Sample:
     def independent_at(self, limit: float, share: float) -> float:
         """Return of how many independent values the share above `limit`, the percentile `share`, would be as unsure; at least 2."""
         found = self._spread(_residuals(self.values, self.starts, above=limit), self.batches)
-        half = t_quantile(found.freedom) * found.error / NORMAL
+        half = t_quantile(found.freedom) * found.error / NORMAL_95
         return max(2.0, min(self.effective, share * (1 - share) / half**2) if half else self.effective)
 
 

@@ -22,7 +22,7 @@ SHORTEST_WINDOW = 0.2  # of the level: where the steady window is shorter, the w
 FEWEST_OPEN = 20  # answers that an interval of an open loop needs
 FEWEST_INDEPENDENT_ROUNDS = 4.0  # effective number of independent rounds that a closed loop's interval needs
 FEWEST_INDEPENDENT_ANSWERS = 10.0  # effective number of independent answers that an open loop's interval needs
-IN_STEP = 0.05  # of a round: answers that end within it count as ending together
+TOGETHER_SHARE = 0.05  # of a round: answers that end within it count as ending together
 MOST_CUTS = 60  # into which a closed loop's window is cut, so that their differences give its error
 NOTHING_ENDED = "no request of this level ended well"
 UNANSWERED = 0.02  # of the requests that came in a window: where more were not answered in it, a report says so
@@ -85,7 +85,7 @@ def _rounds(ends: FloatArray, opens: float, users: int) -> Window:
     part = inside % users if inside >= users else 0
     start = float(ends[before + part - 1]) if part else opens
     earlier = before - (users - part)
-    if part and earlier > 0 and opens - ends[earlier - 1] < IN_STEP * (ends[last] - opens) * users / inside:
+    if part and earlier > 0 and opens - ends[earlier - 1] < TOGETHER_SHARE * (ends[last] - opens) * users / inside:
         start = float(ends[earlier - 1])
     return Window(start, float(ends[last]), steady=True)
 

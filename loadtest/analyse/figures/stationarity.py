@@ -28,7 +28,7 @@ FEWEST_ARRIVALS = 12  # requests that growth is judged by
 FEWEST_FIRST_WAITS = 4.0  # times the shortest waits for a first token: a level no longer than that only fills up
 SHORTEST = 0.1  # quantile of the waits for a first token: hardly any other request is waited for in so short a time
 # Times as long as in the first third of a level: from there on the answers of its later part are slower under its load.
-SLOWED = 1.25
+SLOWED_FACTOR = 1.25
 # Times its requests that a level may be told to take: past that it has not shown what the server can do.
 MOST_TIMES_MORE = 10
 # The busiest parts of a level show what the server can do: six parts of half a mean time of work. In a shorter while it is
@@ -150,7 +150,7 @@ def growth(send: FloatArray, end: FloatArray, first: FloatArray | None = None) -
     if _grown(send, begun, send).growing:
         return found
     lasting, *later_on = (float((end - send)[rows].mean()) for rows in np.split(order, (third, 2 * third)))
-    slower, later = max(later_on) > SLOWED * lasting, send[send >= send.min() + lasting]
+    slower, later = max(later_on) > SLOWED_FACTOR * lasting, send[send >= send.min() + lasting]
     if len(later) < FEWEST_ARRIVALS:
         return found if slower else None
     found = replace(_grown(send, end, later), filled_s=lasting, slower=slower, unhindered=found.unhindered)

@@ -62,6 +62,5 @@ INFERRED_COLUMNS = {
     "prefill_tokens_per_s": "prompt tokens read a second; nan where another request shared the server",
     "stall_s": "decoding that stood still while other prompts were read, s",
 }
-ACCOMPANIED = (
-    "accompanied"  # in a run of several models or servers: whether requests of another were at its server meanwhile
-)
+# Added in a run of several models or servers: whether requests of another were at its server meanwhile.
+ACCOMPANIED = "accompanied"

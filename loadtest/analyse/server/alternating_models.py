@@ -92,7 +92,7 @@ def mark_model_loads(run: RunData, groups: Sequence[Group]) -> list[AlternatingM
     for url, here in grouped((group.url, group) for group in groups).items():
         for level in run.levels:
             in_level = run.of_level(level["index"])
-            seen = _of_level(run, [(group.model, group.rows & in_level) for group in here])
+            seen = _alternation_in_level(run, [(group.model, group.rows & in_level) for group in here])
             if seen is not None:
                 waiting, figures = seen
                 marked |= waiting
@@ -103,7 +103,9 @@ def mark_model_loads(run: RunData, groups: Sequence[Group]) -> list[AlternatingM
     return sorted(found, key=lambda one: one.level)
 
 
-def _of_level(run: RunData, models: Sequence[tuple[str, BoolArray]]) -> tuple[BoolArray, dict[str, Any]] | None:
+def _alternation_in_level(
+    run: RunData, models: Sequence[tuple[str, BoolArray]]
+) -> tuple[BoolArray, dict[str, Any]] | None:
     """Return which requests of a level waited for their model's turn, and the figures; None where nobody did."""
     models = [(name, rows) for name, rows in models if rows.any()]
     if len(models) < 2:

@@ -33,7 +33,7 @@ def _nothing_succeeded(e: Evidence, how: str) -> Iterator[Doubt]:
     if len(e.requests):
         return
     failed = e.everyone[~e.everyone["outcome"].isin(NO_FAILURES)]
-    ways = Counter(map(_way, failed["outcome"], failed["status"], _behind_broken_ones(failed)[failed.index]))
+    ways = Counter(map(_how_it_failed, failed["outcome"], failed["status"], _behind_broken_ones(failed)[failed.index]))
     most = ways.most_common(1)
     if how != ("stopped" if not most else "gone" if most[0][0] == "gone" else "else"):
         return
@@ -81,7 +81,7 @@ def _failed(e: Evidence, how: str) -> Iterator[Doubt]:
         return
     stopped = _stopped_answering(e)
     gone = _behind_broken_ones(ended)[bad.index] | (stopped is not None)
-    if Counter(map(_way, bad["outcome"], bad["status"], gone)).most_common(1)[0][0] != how:
+    if Counter(map(_how_it_failed, bad["outcome"], bad["status"], gone)).most_common(1)[0][0] != how:
         return
     allowed = float(e.run.scenario.get("max_error_ratio") or 0.0)
     more = "".join(f"; {more}" for more in (stopped, _time_limit(e, bad)) if more)
@@ -104,7 +104,7 @@ def _behind_broken_ones(ended: pd.DataFrame) -> pd.Series[bool]:
 _BROKE = (Outcome.CONNECT_ERROR, Outcome.TRUNCATED)
 
 
-def _way(outcome: str, status: float, gone: bool) -> str:
+def _how_it_failed(outcome: str, status: float, gone: bool) -> str:
     """Return how a request failed: the server was gone, turned it away, or was too slow; else by what its error says.
 
     Behind a gateway a server is gone, too, where the gateway answers in its place (`gone`): for a while, or from an instant on.
@@ -224,7 +224,7 @@ def _without_text(e: Evidence) -> Iterator[Doubt]:
     silent = ended[ended["ok"].astype(bool) & (ended["chunks"] == 0) & ~ended["textless"].astype(bool)]
     has_tokens = silent["output_tokens"] >= 2
     unread, empty = silent[has_tokens], silent[~has_tokens]
-    if len(unread) > doubts.UNREAD_SHARE * len(ended):
+    if len(unread) > doubts.NOT_UNDERSTOOD_SHARE * len(ended):
         yield Doubt(
             VOID,
             f"in {len(unread)} of {len(ended)} answers the server counted {float(unread['output_tokens'].mean()):.3g} tokens "

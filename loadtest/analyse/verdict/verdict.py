@@ -171,7 +171,9 @@ def _coalesced(e: Evidence) -> Iterator[Doubt]:
     )
 
 
-SLOWED = 0.6  # of the time over which an answer came, by the server's word: below, something on the way slows it down
+SLOWED_SHARE = (
+    0.6  # of the time over which an answer came, by the server's word: below, something on the way slows it down
+)
 BUNDLED_PIECES = 18  # few servers make so many tokens in one step: drafts are of 16 or fewer as a rule
 
 
@@ -203,7 +205,9 @@ def _bundled(e: Evidence) -> Iterator[Doubt]:
         )
         return
     span, said = e.requests["e2e_s"] - e.requests["ttft_s"], e.requests["decode_s"]
-    slowed = (2 * e.requests["reads"] <= e.requests["chunks"]) & (span >= metrics.HELD_BACK_S) & (said < SLOWED * span)
+    slowed = (
+        (2 * e.requests["reads"] <= e.requests["chunks"]) & (span >= metrics.HELD_BACK_S) & (said < SLOWED_SHARE * span)
+    )
     if 2 * slowed.sum() > len(e.requests):
         yield Doubt(
             SUSPECT,

@@ -56,9 +56,8 @@ class Coordinator:
         self._taken: set[Path] = set()
         self._files = hashes_of_files(environment.user_classes)  # now: they may be edited while this process runs
         self._watch: WorkerWatch | None = None  # of the latest test of a master
-        self._ending: gevent.Greenlet[[LocustRun], None] | None = (
-            None  # completes run.json and records of the latest test
-        )
+        # completes run.json and records of the latest test
+        self._ending: gevent.Greenlet[[LocustRun], None] | None = None
         self._spawned: int | None = None  # since when Locust takes all users to run, ns; None once requests count
         self._reported: set[str] = set()  # the workers that have said since then how many users they have
 
@@ -80,9 +79,9 @@ class Coordinator:
             except LoadTestError as error:
                 # The test is refused later; to end the process here would leave Locust's workers running.
                 self._barred = error
-                if not self._at_once:
+                if not self._begins_by_itself:
                     logger.error(error)  # noqa: TRY400 - the user's mistake, not ours
-        if self._at_once and self._barred is None:
+        if self._begins_by_itself and self._barred is None:
             # Now, because Locust has not yet started the clock of --run-time: loading a model may take a minute.
             try:
                 if asked := Settings.of(self._environment.parsed_options).out:
@@ -93,7 +92,7 @@ class Coordinator:
 
     def has_begun(self) -> bool:
         """Whether a test has begun; also true where tests are begun from the web UI."""
-        return self._last is not None or not self._at_once
+        return self._last is not None or not self._begins_by_itself
 
     def interrupt(self) -> None:
         """Note that the test ends early; called again, write so at once, because the process is about to go."""
@@ -104,7 +103,7 @@ class Coordinator:
             self._run.interrupted = True
 
     @property
-    def _at_once(self) -> bool:
+    def _begins_by_itself(self) -> bool:
         """Whether the test begins by itself, rather than from the web UI."""
         options = self._environment.parsed_options
         return self._runner is not None and options is not None and bool(options.headless or options.autostart)
@@ -127,7 +126,7 @@ class Coordinator:
         if runner is not None or settings.out:
             path = free_path(settings.out, environment.locustfile, self._taken)
             RunFolder.check_free(path)
-        user_targets = self._tried(ahead)
+        user_targets = self._prepare_targets(ahead)
         if not user_targets:
             return
         if runner is not None and not isinstance(runner, MasterRunner):
@@ -164,7 +163,7 @@ class Coordinator:
             self._follower = gevent.spawn(self._follow, runner, run)
             self._follower.link_exception(log.greenlet_exception_logger(logger))  # type: ignore[no-untyped-call]
 
-    def _tried(self, ahead: UserTargets) -> UserTargets:
+    def _prepare_targets(self, ahead: UserTargets) -> UserTargets:
         """Try the servers as `prepare` does; a start from the web UI can be stopped meanwhile, and its run time begins afterwards."""
         runner, web_ui = self._runner, self._environment.web_ui
         timed = web_ui is not None and web_ui._run_time_greenlet is not None  # noqa: SLF001
@@ -187,7 +186,7 @@ class Coordinator:
             if run.failure is not None:
                 return
             recording.current_test.refusal = f"{why}."
-            if self._at_once:
+            if self._begins_by_itself:
                 recording.current_test.code = MISTAKE
         logger.error("%s; the test ends here", why)
         if kind == Trouble.HOPELESS:
@@ -219,7 +218,7 @@ class Coordinator:
             self._run.failure = sentence
         if runner is None:
             raise SystemExit(code)
-        if self._at_once and self._last is self._run:  # else an earlier test of this process was measured
+        if self._begins_by_itself and self._last is self._run:  # else an earlier test of this process was measured
             recording.current_test.code = code
         gevent.spawn(runner.quit if self._environment.web_ui is None else runner.stop)
         raise GreenletExit  # stops later listeners and the start of users; Locust logs no traceback for it

@@ -123,8 +123,8 @@ def idle_while_waiting(requests: RequestInstants, ttft: UnwaitedTtft, slots: int
     begun = ttft.begun(requests)[seen]
     if requests.mostly_told:
         begun = np.fmin(begun, requests.started[seen])
-    _, work, asked, seconds = _depths(begun, np.maximum(requests.last[seen], begun), requests.arrived[seen])
-    crowded = asked > slots
+    _, work, in_flight, seconds = _depths(begun, np.maximum(requests.last[seen], begun), requests.arrived[seen])
+    crowded = in_flight > slots
     total = float(seconds[crowded].sum())
     return float(seconds[crowded & (work == 0)].sum()) / total if total > 0 else 0.0
 
@@ -134,10 +134,10 @@ def _reading(
 ) -> tuple[float, float, int] | None:
     """Return the slots that most of the time names, after its shares at them and above; None where too few waited."""
     gone, arrived = np.maximum(requests.last[seen], begun), requests.arrived[seen]
-    times, work, asked, seconds = _depths(begun, gone, arrived)
+    times, work, in_flight, seconds = _depths(begun, gone, arrived)
     seconds = _clear_of_ends(times, seconds, gone, scatter)
-    pressed = np.unique(work[(asked > work) & (work >= peak)])
-    shares = [_shares(work, asked, seconds, number) for number in pressed]
+    pressed = np.unique(work[(in_flight > work) & (work >= peak)])
+    shares = [_shares(work, in_flight, seconds, number) for number in pressed]
     if not shares:
         return None
     best = int(np.argmax([exact for exact, _ in shares]))
@@ -167,10 +167,10 @@ def _longer_beside_others(requests: RequestInstants, idle: FloatArray, peak: int
 
     Where never more were in flight than were seen decoding at once, each had a slot.
     """
-    asked = requests.in_flight
+    in_flight = requests.in_flight
     longer = requests.first - requests.arrived - idle
-    beside = np.minimum(asked.at(requests.arrived), peak)
-    most = _most_within(asked, requests.arrived, requests.first)
+    beside = np.minimum(in_flight.at(requests.arrived), peak)
+    most = _most_within(in_flight, requests.arrived, requests.first)
     numbers, usual = [1.0], [0.0]
     for number in range(2, peak + 1):
         mine = (beside == number) & (most <= peak) & np.isfinite(longer)
@@ -178,7 +178,7 @@ def _longer_beside_others(requests: RequestInstants, idle: FloatArray, peak: int
             numbers.append(float(number))
             usual.append(max(float(np.median(longer[mine])), usual[-1]))
     each = usual[-1] / (numbers[-1] - 1) if len(numbers) > 1 else 0.0
-    return np.interp(np.minimum(asked.at(requests.first), peak), numbers, usual), each
+    return np.interp(np.minimum(in_flight.at(requests.first), peak), numbers, usual), each
 
 
 def _most_within(depth: Depth, left: FloatArray, right: FloatArray) -> FloatArray:
@@ -222,9 +222,9 @@ def _clear_of_ends(times: FloatArray, seconds: FloatArray, gone: FloatArray, sca
     return inside if inside.sum() > (1 - MOST_LEFT_OUT) * seconds.sum() else seconds
 
 
-def _shares(work: FloatArray, asked: FloatArray, seconds: FloatArray, number: float) -> tuple[float, float]:
+def _shares(work: FloatArray, in_flight: FloatArray, seconds: FloatArray, number: float) -> tuple[float, float]:
     """Return the shares of the time with more than `number` in flight in which so many, and more, were at work."""
-    crowded = asked > number
+    crowded = in_flight > number
     total = float(seconds[crowded].sum())
     if total <= 0:
         return 0.0, 1.0

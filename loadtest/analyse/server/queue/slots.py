@@ -32,9 +32,8 @@ from loadtest.analyse.server.queue.token_budget import budget_instead_of
 from loadtest.text import counted, percent
 
 REFILLED_S = 0.020  # after a stream ended its slot has a new owner by then (on real servers it took up to 16 ms)
-SEEN_LATE = (
-    0.3  # of a step, at most REFILLED_S, by which a busy server starts a prompt later that had a slot during the step
-)
+# of a step, at most REFILLED_S: by so much a busy server starts a prompt later that had a slot during the step
+SEEN_LATE = 0.3
 FEWEST_AGREEING = 3.0  # that must name one number of slots
 LEAST_PRESSED_SHARE = 0.03  # of the steps with more requests in flight than that number, which must name it
 LEAST_AGREEMENT = 0.75  # of the readings, which must name the same number
@@ -126,11 +125,11 @@ def estimate_slots(run: RunData) -> Slots:
     if peak == 0:
         return Slots(None, limit=False, method="no stream was seen decoding")
     most = Witness("peak", peak, f"at most {counted(peak, 'request')} {doing} at the same time")
-    asked = int(requests.in_flight.depth.max(initial=0))
+    in_flight = int(requests.in_flight.depth.max(initial=0))
     whole = requests.mostly_told and mostly_held_back(run)
-    if whole and 1 < asked <= peak:  # what was at work one after another may have been let go together
+    if whole and 1 < in_flight <= peak:  # what was at work one after another may have been let go together
         return Slots(1, limit=False, method=CAME_WHOLE, witnesses=(most,), unknown=CAME_WHOLE)
-    if asked <= peak:
+    if in_flight <= peak:
         return Slots(peak, limit=False, method=f"{most.said}; never more were in flight than that", witnesses=(most,))
     events, ttft = excerpts.events(run), UnwaitedTtft.of(run, requests, peak)
     passed = _passed_over(run, requests, events)
@@ -142,10 +141,10 @@ def estimate_slots(run: RunData) -> Slots:
         passed, full = _without_durations(run, requests, ttft, passed, peak)
     found = tuple(witness for witness in (most, passed, full) if witness is not None)
     method = "; ".join((*(witness.said for witness in found), *filter(None, [events.said])))
-    others = f"up to {asked} were in flight, and what held up the others is not known"
+    others = f"up to {in_flight} were in flight, and what held up the others is not known"
     no_limit = Slots(peak, limit=False, method=method, witnesses=found, unknown=others)
     if len(found) == 1:
-        more = f"{method}; up to {asked} were in flight, and what the others waited for was not seen"
+        more = f"{method}; up to {in_flight} were in flight, and what the others waited for was not seen"
         return replace(no_limit, method=more)
     named = found[1].slots
     also = {witness.slots for witness in found[2:] if witness.slots is not None}
@@ -195,7 +194,7 @@ class _ObservedSteps:
     seconds: FloatArray
     at_work: FloatArray  # streams at work in the middle of it
     weight: FloatArray  # 1 / streams decoding, for each of them sees the same step
-    asked: FloatArray  # requests in flight in the middle of it
+    in_flight: FloatArray  # requests in flight in the middle of it
     passed: BoolArray  # a request waited from before it until after it, and no stream began or ended
     free: BoolArray  # no request waited, and no stream began or ended
     refilled: BoolArray  # no stream ended within REFILLED_S before it
@@ -208,7 +207,7 @@ def _passed_over(run: RunData, requests: RequestInstants, events: TimedEvents) -
     tell = (
         steps.passed if requests.mostly_told else steps.passed & (_without_prompt(steps) | _beyond_prefill(run, steps))
     )
-    readings = _Readings(steps.at_work, steps.weight, steps.asked, tell, steps.refilled)
+    readings = _Readings(steps.at_work, steps.weight, steps.in_flight, tell, steps.refilled)
     return _witness("passed_over", readings, "steps")
 
 
@@ -218,7 +217,7 @@ class _Readings:
 
     slots: FloatArray  # streams at work
     weight: FloatArray
-    asked: FloatArray  # requests in flight
+    in_flight: FloatArray  # requests in flight
     tell: BoolArray  # a request was kept out: all slots were taken
     refilled: BoolArray  # no stream ended within REFILLED_S before it
 
@@ -243,7 +242,7 @@ def _mostly_said(name: str, readings: _Readings, what: str) -> Witness | None:
     if not len(values):
         return None
     best, total = int(np.argmax(totals)), float(totals.sum())
-    pressed = float(readings.weight[readings.asked > values[best]].sum())
+    pressed = float(readings.weight[readings.in_flight > values[best]].sum())
     if totals[best] < max(FEWEST_AGREEING, LEAST_PRESSED_SHARE * pressed):
         return None
     share = float(totals[best]) / total
@@ -279,7 +278,7 @@ def _observed_steps(requests: RequestInstants, events: TimedEvents) -> _Observed
         seconds=seconds,
         at_work=at_work,
         weight=1 / np.maximum(decoding, 1),
-        asked=requests.in_flight.at(middle),
+        in_flight=requests.in_flight.at(middle),
         passed=quiet & (waiting_until > right + slack),
         refilled=left - last_before(last[seen], left) > REFILLED_S,
         free=quiet & ~(anybody > left),
@@ -346,6 +345,6 @@ def _full_batches(requests: RequestInstants, events: TimedEvents, near: float) -
     if unsure.any():
         waited &= Depth.of(requests.arrived[unsure], requests.first[unsure]).at(opens) == 0
     refilled = opens - last_before(last, opens - slack) > REFILLED_S
-    asked = requests.in_flight.at(opens - slack)
-    readings = _Readings(held.astype(np.float64), np.ones(len(held)), asked, waited, refilled)
+    in_flight = requests.in_flight.at(opens - slack)
+    readings = _Readings(held.astype(np.float64), np.ones(len(held)), in_flight, waited, refilled)
     return _witness("full_batches", readings, "batches")

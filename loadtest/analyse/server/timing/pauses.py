@@ -43,17 +43,17 @@ def find_pauses(run: RunData, prefill: Prefill | None) -> Iterator[Pause]:
         longest = max((int(gaps.max(initial=0)) for gaps in run.itl.ticks(rows)), default=0) * S_PER_US
         before_text = run.column("prefill_s")[rows] + np.nan_to_num(run.column("queue_wait_s")[rows])
         if longest >= LEAST_S or (longest > 0 and (before_text >= LEAST_S).any()):
-            yield from _of_level(run.only(rows), level["index"], prefill)
+            yield from _pauses_of_level(run.only(rows), level["index"], prefill)
 
 
-def _of_level(run: RunData, level: int, prefill: Prefill | None) -> Iterator[Pause]:
+def _pauses_of_level(run: RunData, level: int, prefill: Prefill | None) -> Iterator[Pause]:
     owner = run.chunks.owner
     at = run.column("send")[owner] + run.chunks.flat * S_PER_US
     same = np.diff(owner) == 0
     begun, went_on = at[:-1][same], at[1:][same]
     every = np.sort(at)
     gaps = np.diff(every)
-    usual = _usual(gaps)
+    usual = _typical_gap(gaps)
     alone = finite(run.column("queue_wait_s")[lone(run)])  # what each request waits on its way is no pause
     waits = float(np.median(alone) if len(alone) else np.nan_to_num(run.column("queue_wait_s")).min(initial=0.0))
     for place in np.flatnonzero(gaps >= max(LEAST_S, UNUSUAL * usual)):
@@ -84,7 +84,7 @@ def _before_text(run: RunData, begin: float, end: float) -> tuple[float, float, 
     return read_from, end, int(inside.sum()), 0
 
 
-def _usual(gaps: FloatArray) -> float:
+def _typical_gap(gaps: FloatArray) -> float:
     """Return the gap in which, or in shorter ones, USUAL_TIME of the time lies."""
     ordered = np.sort(gaps)
     spent = np.cumsum(ordered)

@@ -28,6 +28,7 @@ from loadtest.analyse.server.timing.step_law import (
     well_seen,
 )
 from loadtest.analyse.server.timing.token_gaps import LEAST_APART, read_gaps, share_out_of_step
+from loadtest.metrics import NORMAL_95
 from loadtest.simulate.model.timing import StepLaw, Timing
 
 MOST_SAMPLED = 1000  # step times kept for each number of streams, in stretches of consecutive ones
@@ -220,7 +221,7 @@ def _stretches(in_time: FloatArray) -> FloatArray:
 def _error(in_time: FloatArray, streams: int) -> float:
     """Return the standard error of the mean step time, from the means of blocks of consecutive steps.
 
-    Neighbouring steps resemble each other, so s / √n would be too small. The error is widened by t / 1.96, because a few
+    Neighbouring steps resemble each other, so s / √n would be too small. The error is widened by t / NORMAL_95, because a few
     blocks show their own spread only roughly.
     """
     steps = len(in_time) // streams
@@ -228,7 +229,7 @@ def _error(in_time: FloatArray, streams: int) -> float:
         return float(in_time.mean()) * 0.5
     blocks = np.array_split(in_time, min(BLOCKS, steps))
     means = np.array([block.mean() for block in blocks])
-    return float(means.std(ddof=1)) / math.sqrt(len(means)) * (t_quantile(len(means) - 1) / 1.96)
+    return float(means.std(ddof=1)) / math.sqrt(len(means)) * (t_quantile(len(means) - 1) / NORMAL_95)
 
 
 def step_kinds(ordered: FloatArray) -> tuple[StepKind, ...]:

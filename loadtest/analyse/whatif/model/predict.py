@@ -49,7 +49,7 @@ from loadtest.analyse.whatif.model.seeded_people import SeededPeople
 from loadtest.analyse.whatif.model.seeded_run import SeededRequests
 from loadtest.analyse.whatif.model.sessions import Sessions
 from loadtest.errors import PredictionError
-from loadtest.metrics import Interval
+from loadtest.metrics import NORMAL_95, Interval
 from loadtest.records import NO_FAILURES
 from loadtest.simulate.model.engine import Engine
 from loadtest.simulate.model.stream import Emission, EngineRequest, Stream
@@ -207,7 +207,7 @@ class ServerModel:
             simulated=run.simulated is not None,
             pattern=admission.load_pattern(run, slots),
             step_errors={entry.streams: entry.error_s / entry.mean_s for entry in steps.times},
-            prefill_error=half / 1.96 / max(prefill.per_token_s, 1e-12),
+            prefill_error=half / NORMAL_95 / max(prefill.per_token_s, 1e-12),
             in_flight=max([*concurrency, 1]),
             slope_known=steps.slope_s is not None,
             pace_error=steps.pace_error,

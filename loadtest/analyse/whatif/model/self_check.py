@@ -14,7 +14,7 @@ from loadtest.analyse.server.timing.prefill_law import pairs
 from loadtest.analyse.whatif.model.bands import SHARE
 from loadtest.analyse.whatif.model.predict import Prediction, ServerModel
 from loadtest.doubts import VOID
-from loadtest.metrics import PERCENTILES, Interval
+from loadtest.metrics import NORMAL_95, PERCENTILES, Interval
 from loadtest.text import seconds, writer_of
 
 GIVEN_BACK = 0.15  # by which a prediction may miss a measured figure, where its band is narrower
@@ -25,7 +25,6 @@ FITTED = (  # figures that a model must reproduce: (words, figure, statistic)
     ("output tokens/s", "output_tokens_per_s", "mean"),
 )
 REQUEST_FIGURES = ("ttft_s", "queue_wait_s", "slot_wait_s", "batch_wait_s", "prefill_s", "e2e_s", "tpot_s", "itl_s")
-NORMAL_95 = 1.96
 MOST_SHARED = 2.0  # times the streams, by which sharing its steps may make a prompt's reading longer
 
 
