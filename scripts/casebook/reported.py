@@ -189,6 +189,19 @@ row(
     within=3.5,
 )
 row(
+    "an error as plain words, then signs of life (EricLBuehler/mistral.rs#1874)",
+    lambda w: streamed(
+        w.token("a"),
+        b"data: the model was unloaded in mid-answer\n\n",
+        Every(chunk(b":keep-alive-text\n\n"), 0.2),
+        last=False,
+    ),
+    dialects=OPENAI,
+    outcome="stream_error",
+    error="was unloaded",
+    within=1.9,
+)
+row(
     "a queue's status again and again, then well",
     lambda w: streamed(*(w.raw(b'{"status":"queued","message":"waiting"}'), Wait(0.05)) * 3, *w.whole()),
     dialects=OPENAI,

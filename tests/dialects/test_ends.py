@@ -134,6 +134,18 @@ def test_behind_an_error_no_text_is_waited_for(dialect: Dialect, body: str) -> N
     assert decoder.close().error == "busy"
 
 
+@pytest.mark.parametrize(
+    ("words", "until"), [("the model was unloaded in mid-answer", 1000 * MS), ("\x01\x02 is all", None)]
+)
+def test_words_in_place_of_a_row_are_a_servers_last(words: str, until: int | None) -> None:
+    """EricLBuehler/mistral.rs#1874: it says its errors as plain text, and leaves the answer open."""
+    received = recorded.request(V1).received
+    body = f"data: {words}\n\n".encode()
+    received.add(HEAD + b"%x\r\n%b\r\n" % (len(body), body), [], 0)
+    received.look()
+    assert received.until == until
+
+
 @pytest.mark.parametrize("dialect", [V1, CHAT], ids=lambda one: one.name)
 @pytest.mark.parametrize("body", ['data: {"message":"number 3 in the queue"}\n\n', '{"status":"queued","code":102}\n'])
 def test_words_that_are_no_error_end_no_silence(dialect: Dialect, body: str) -> None:

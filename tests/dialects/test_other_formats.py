@@ -24,6 +24,7 @@ from support.odd_streams import (
     C,
     Stream,
     completed,
+    decode,
     finish,
     last,
     made_of,
@@ -168,6 +169,26 @@ PIECES_ALONE: dict[str, Stream] = {
         V1,
         sse(*({"type": "answer", "content": text, "content_type": "text"} for text in ("a", "b", "c", "abc"))) + DONE,
     ),
+    **{
+        f"ended by a row named {last['type']} ({whose})": Stream(
+            V1, sse(*({"type": kind, "content": text} for text in "abc"), last)
+        )
+        for whose, kind, last in (
+            ("LM Studio", "message.delta", {"type": "chat.end", "result": {"output": [{"content": "abc"}]}}),
+            ("Mistral's agents", "message.output.delta", {"type": "conversation.response.done"}),
+            ("AG-UI", "TEXT_MESSAGE_CONTENT", {"type": "RUN_FINISHED", "runId": "r"}),
+            ("n8n", "item", {"type": "end", "metadata": {}}),
+        )
+    },
+    "ended by an event in a row (Dify)": Stream(
+        V1, sse(*({"event": "message", "answer": text} for text in "abc"), {"event": "message_end", "id": "x"})
+    ),
+    **{
+        f"no end, but one of {kind}": Stream(
+            V1, sse(*({"content": text} for text in "abc"), {"type": kind}), done=False
+        )
+        for kind in ("reasoning.end", "tool_call.end", "STEP_FINISHED", "content.part.end")
+    },
     "of Vercel's": Stream(V1, sse(*({"type": "text-delta", "textDelta": text} for text in "abc")) + DONE),
 }
 
@@ -177,6 +198,14 @@ def test_rows_of_a_piece_alone_are_an_answer(name: str) -> None:
     made = made_of(PIECES_ALONE[name])
     assert (made.seen, made.done, made.error) == ("abc", PIECES_ALONE[name].done, None)
     assert made.odd == ("the server answers in the format of another API",)
+
+
+def test_rows_of_a_piece_that_a_chunk_says_again_are_the_models() -> None:
+    """Friendli's completions: the tokens as they are sampled, then all of them."""
+    sampled = [{"event": "token_sampled", "index": 0, "text": text, "token": 5} for text in "abc"]
+    body = sse(*sampled, {"event": "complete", "choices": [{"text": "abc", "finish_reason": "stop"}], "usage": usage()})
+    events, ending = decode(COMPLETIONS, body.encode())
+    assert (events.texts, ending.done, ending.output_tokens, ending.notes) == (["a", "b", "c"], True, 3, [])
 
 
 def test_rows_of_a_piece_before_chunks_are_a_gateways() -> None:

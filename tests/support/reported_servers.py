@@ -21,11 +21,18 @@ from support.odd_streams import (
     finish,
     sse,
     usage,
+    with_choice,
 )
+from support.reported_deltas import FULL as TALKED
+from support.reported_deltas import TALK
 
 GROWING = ("a", "ab", "abc", "abcd", "abcde", "abcdef")
 GROWN = "".join(GROWING)
 ALL_AGAIN = ("repeats all text",)
+# what a model that writes by diffusion sends of one sentence
+REFINED = tuple(
+    "The quick brown fox jumps over the lazy dog."[:begin].ljust(44, "_") for begin in (4, 10, 16, 20, 26, 31)
+)
 OF_CLOVA = {"promptTokens": 20, "completionTokens": 3, "totalTokens": 23}
 FILTERED: dict[str, Any] = {"content_filter_results": {"hate": {"filtered": False}}}
 
@@ -210,6 +217,34 @@ TEXTS = {
     ),
     "Volcengine: success in capitals in a row of its own": Stream(
         V1, sse(A, B, C, {"ResponseMetadata": {"Error": {"Code": "0", "Message": "success"}}}) + END
+    ),
+    "RAGFlow: all of it once more, with its sources in it (infiniflow/ragflow#15286)": Stream(
+        V1,
+        sse(*map(delta, TALK), delta(" The cat sat [ID:0] on the mat. [ID:1]"), finish(usage=usage(7))) + DONE,
+        f"{TALKED} The cat sat [ID:0] on the mat. [ID:1]",
+        output=7,
+        doubts=("repeats all of it",),
+    ),
+    "RAGFlow: all of it once more under another name (infiniflow/ragflow#15443)": Stream(
+        V1,
+        sse(*map(delta, TALK), with_choice(delta(final_content=TALKED), finish_reason="stop") | {"usage": usage(7)}),
+        TALKED,
+        output=7,
+        odd=("repeats the whole answer",),
+    ),
+    "OCI: pieces alone, then all of them with the reason": Stream(
+        V1,
+        sse(*({"apiFormat": "COHERE", "text": text, "pad": "aaa"} for text in "abc"))
+        + sse({"apiFormat": "COHERE", "text": "abc", "chatHistory": [{"message": "hi"}], "finishReason": "COMPLETE"}),
+        odd=("another API",),
+        **UNCOUNTED,
+    ),
+    "Inception: every piece is the text so far, some of it still to be written": Stream(
+        V1,
+        sse(*map(delta, REFINED), finish(usage=usage(10))) + DONE,
+        "".join(REFINED),
+        output=None,
+        doubts=("fewer tokens than the answer's text can have",),
     ),
     "iFlytek: a code and a word of success with every piece": Stream(
         V1,

@@ -99,8 +99,10 @@ class Decoded:
         """Take the text of one piece."""
         seen, hidden = texts
         if self._aside and any(texts):
-            self.drop(self._aside)
-            self._aside = 0
+            aside, self._aside = self._aside, 0
+            if aside > 1 and self.has_all(texts):
+                return  # the text aside is the model's, and said once more
+            self.drop(aside)
         if hidden:
             self.events.add(hidden, self.end, hidden=True)
         if seen:
@@ -126,7 +128,8 @@ class Decoded:
             self.doubt(_ODD_REASON.format(server_errors.quoted(name, 40)))
         if self._aside and self._of_another:
             self.note(OF_ANOTHER)
-            self.ending.done = self.ending.done or self.marked  # most such servers have no other end
+            # most such servers have no other end
+            self.ending.done = self.ending.done or self.marked or ends.names_an_end(self.last_words)
 
     def close(self) -> None:
         """Take the end of all rows: what a record keeps of the server's words, and Ollama's repeat guard."""

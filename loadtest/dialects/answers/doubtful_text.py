@@ -107,7 +107,8 @@ def _whole_again(texts: Sequence[str]) -> bool:
             break
         if i >= FEWEST_BEFORE and FEWEST_LETTERS <= before <= len(text) + MOST_BLANKS:
             said = "".join(texts[:i]).strip()
-            if len(said) >= FEWEST_LETTERS and text.strip().startswith(said):
+            begin = said[:FEWEST_LETTERS] if i == len(texts) - 1 else said  # RAGFlow's last piece has sources in it
+            if len(said) >= FEWEST_LETTERS and text.strip().startswith(begin):
                 return True
         before += len(text)
     return False

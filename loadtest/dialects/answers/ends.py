@@ -119,6 +119,18 @@ def names_an_error(event: bytes) -> bool:
     return "error" in name or "exception" in name or not _BAD_PARTS.isdisjoint(_PARTS.split(name))
 
 
+_ENDS = frozenset(("end", "ended", "done", "finish", "finished", "complete", "completed"))
+_WHOLES = frozenset(("chat", "message", "run", "response", "conversation", "stream", "workflow"))
+
+
+def names_an_end(words: bytes) -> bool:
+    """Whether a row of no known format says by its type that a whole answer is over: chat.end, RUN_FINISHED, message_end."""
+    row = parse_json(words)
+    kind = (row.get("type") or row.get("event")) if isinstance(row, dict) else None
+    parts = set(_PARTS.split(kind.lower())) if isinstance(kind, str) else set()
+    return bool(parts & _ENDS) and parts <= _ENDS | _WHOLES
+
+
 _OF_A_PIECE = frozenset(("model", "created_at", "message", "response", "done", "remote_model", "remote_host"))
 
 

@@ -151,11 +151,13 @@ def sentence_in(error: bytes) -> str:
 
 _NO_CAUSE = ("ok", "success", "none")
 _OUR_BEGINNINGS = ("a line of the answer", "the answer ", "the server ")
+# mistral.rs says its errors as plain text in place of a row
+_QUOTES_WORDS = re.compile(r"a line of the answer is not a JSON object: '(?:[A-Za-z'-]+[,;:]? ){3}")
 
 
 def is_ours(sentence: str) -> bool:
     """Whether the sentence of an error is one of this module on bytes that cannot be read, not the server's own words."""
-    return sentence.startswith(_OUR_BEGINNINGS)
+    return sentence.startswith(_OUR_BEGINNINGS) and not _QUOTES_WORDS.match(sentence)
 
 
 def http_sentence(status: int, body: bytes, headers: Mapping[str, str] | None = None) -> str:

@@ -10,8 +10,8 @@ from loadtest.workloads.tokens import estimate_tokens
 
 # so many may have no text: marks of turns; the frame of a tool call or of thoughts
 SILENT_TOKENS, FRAME_TOKENS = 16, 64
-# bytes of a token, in answers of smaller pieces no more on average; pieces of reasoning that a count may leave out
-LONGEST_TOKEN, FEWEST_THOUGHTS = 16, 4
+# bytes of a token, in answers of smaller pieces no more on average; pieces that say something of a count
+LONGEST_TOKEN, FEWEST_PIECES = 16, 4
 COALESCED = 1.5  # tokens a piece; below it each piece may be a token of any text
 LETTERS_OF_TOKEN = 3  # of words, on average: hardly any vocabulary makes shorter ones
 FEWEST_BYTES = LETTERS_OF_TOKEN + 1  # of a token that is a word and the blank before it
@@ -39,9 +39,11 @@ _WORD = re.compile(r"[A-Za-z]+")
 def misfit(events: ContentEvents, output: int, reasoning: int) -> str | None:
     """Say why a count cannot be that of the answer's pieces; None where it can."""
     pieces, hidden = len(events), len(events.hidden)
-    if pieces > 2 * output and _size(events) > LONGEST_TOKEN * output:
+    is_long = _size(events) > LONGEST_TOKEN * output
+    # a token of one sign again and again may be longer
+    if is_long and (pieces > 2 * output or (pieces >= FEWEST_PIECES and len(set(events.said)) > LONGEST_TOKEN)):
         return TOO_FEW_TOKENS
-    if hidden >= FEWEST_THOUGHTS and 0 < 0.9 * (pieces - hidden) <= output <= pieces - hidden + 1:
+    if hidden >= FEWEST_PIECES and 0 < 0.9 * (pieces - hidden) <= output <= pieces - hidden + 1:
         return TEXT_ALONE
     # a server that counts reasoning tokens counts tokens: as many as letters is chance
     said = events.said if output >= max(2 * pieces, LONGEST_TOKEN) and not reasoning else ""

@@ -57,6 +57,7 @@ _FLAGS = frozenset(("done", "is_finished", "is_end", "is_final", "is_last", "fin
 SEVERAL_IDS = "the answer's pieces carry more than one id"
 MIXED = "the answer's pieces carry two ids in turns: they are of two answers, and its figures are of both"
 BEHIND_PIECES = "the answer has text in two places, its pieces and beside them: both are counted"
+REPEATED = "the last chunk repeats the whole answer: counted once"
 LABEL_NOTE = "one word, so no token: left out"
 MOST_IDS = 3  # more than one, above which every chunk may have its own
 
@@ -120,7 +121,9 @@ class OpenAIRows(Rows):
         self._numbers(row)
         ending = self._answer.ending
         if not ending.done and (
-            reason := row.get("finish_reason") or ((not choices or row.get("done")) and _flag(row))
+            reason := row.get("finish_reason")
+            or row.get("finishReason")
+            or ((not choices or row.get("done")) and _flag(row))
         ):
             self._reason(reason)
         if len(events.texts) > before:
@@ -154,7 +157,10 @@ class OpenAIRows(Rows):
         if isinstance(delta, dict):
             texts = texts_in_message(delta, odd.append)
             if odd and odd[-1].endswith(TAKEN_FOR_REASONING):
-                self._strange.append((len(answer.events), "role" in delta))
+                if len(answer.events) > 1 and answer.has_all((texts[1], "")):
+                    texts, odd = NO_TEXTS, [REPEATED]
+                else:
+                    self._strange.append((len(answer.events), "role" in delta))
             if texts[1] and said_with_signature(delta) and answer.hidden_text.endswith(texts[1]):
                 texts = texts[0], ""  # LiteLLM says a block of thoughts again, whole, beside its signature
             if (role := str(delta.get("role")).lower()) in OTHERS and any(texts):
@@ -178,7 +184,7 @@ class OpenAIRows(Rows):
         """Add text, which may be `again` all that came so far; `piece`: it is one of a stream."""
         answer = self._answer
         if again and any(texts) and (self._piecewise or len(answer.events) > 1) and answer.has_all(texts):
-            answer.note("the last chunk repeats the whole answer: counted once")
+            answer.note(REPEATED)
             return
         if again and any(texts) and self._piecewise:
             answer.note(BEHIND_PIECES)
