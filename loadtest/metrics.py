@@ -190,6 +190,17 @@ def enough_for(share: float, count: int) -> bool:
     return count > 0 and (share == 0.5 or count * min(share, 1 - share) >= 1 - 1e-9)
 
 
+def wilson_interval(some: int, whole: int) -> Interval | None:
+    """Return the 95 % interval of a share (Wilson, J. Am. Stat. Assoc. 22, 1927); None of nothing."""
+    if not whole:
+        return None
+    share, spread = some / whole, NORMAL_95**2 / whole
+    middle = share + spread / 2
+    reach = NORMAL_95 * math.sqrt(share * (1 - share) / whole + spread / whole / 4)
+    low, high = ((middle + side) / (1 + spread) for side in (-reach, reach))
+    return (low if some else 0.0), (high if some < whole else 1.0)
+
+
 def needed(share: float) -> int:
     """Return how many values a percentile needs."""
     return 1 if share == 0.5 else math.ceil(1 / min(share, 1 - share) - 1e-9)
