@@ -13,7 +13,8 @@ from loadtest.errors import ScenarioError
 from loadtest.scenario import Level, Scenario, file_version, lengths_of
 from loadtest.text import percent
 from loadtest.workloads.files.data_file import DataFile
-from loadtest.workloads.files.trace import Trace, looks_like_trace
+from loadtest.workloads.files.trace import Trace
+from loadtest.workloads.files.trace_rows import looks_like_trace
 from loadtest.workloads.source import seed_from
 from loadtest.workloads.tokens import Counter, TokenFit
 

@@ -1,77 +1,44 @@
 """Recorded arrivals: a file that says when each request is due, and how long it is where it says that.
 
-Traces come as one instant per line, as CSV and as JSON lines, from many programs. What cannot be understood is named by
-file, line and column.
+Traces come as one instant per line, as CSV and as JSON lines, from many programs.
 """
 
 from __future__ import annotations
 
-import csv
-import datetime
 import functools
 import math
-import re
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import orjson
 
 from loadtest.errors import ScenarioError
 from loadtest.metrics import NS_PER_S
-from loadtest.scenario import (
-    MOST_REQUESTS,
-    MOST_S,
-    TOKEN_COUNTS,
-    Level,
-    Scenario,
-    file_version,
-    read_text,
-    short_repr,
-)
-from loadtest.scenario.files import parsed
+from loadtest.scenario import MOST_REQUESTS, MOST_S, Level, Scenario, file_version, read_text
 from loadtest.text import listed, percent, seconds
-from loadtest.workloads.files.columns import IDS, KNOWN, LENGTH_KEYS, plain_name, read_count, row_json
-from loadtest.workloads.files.csv_mistakes import split_head, wrong_cells, wrong_csv, wrong_head
-from loadtest.workloads.files.json_rows import remedy
+from loadtest.workloads.files.columns import KNOWN, plain_name
+from loadtest.workloads.files.trace_rows import (
+    INPUTS,
+    NO_LENGTH,
+    OUTPUTS,
+    TraceColumns,
+    columns_of,
+    csv_rows,
+    json_rows,
+    row_hashes,
+    row_instant,
+    row_length,
+)
 
 MOST_BYTES = 1 << 30
-
-# What traces call their columns, in any way to write them: Azure's (ContextTokens), Mooncake's (input_length), BurstGPT's
-# (Request tokens), Vidur's (num_prefill_tokens), Splitwise's (prompt_size), ours.
-INSTANTS = (
-    *("ts", "t", "time", "timestamp", "arrived_at", "arrival_timestamp"),
-    *("arrival_time", "arrival", "created_at", "created", "start_time", "datetime"),
-)
-INPUTS = (
-    *("input_tokens", "input_length", "context_tokens", "request_tokens", "num_prefill_tokens", "prompt_size"),
-    *("input_len", "prompt_tokens", "prompt_len", "prompt_length", "num_prompt_tokens", "isl"),
-)
-OUTPUTS = (
-    *(*LENGTH_KEYS, "generated_tokens", "response_tokens", "num_decode_tokens", "token_size"),
-    *("completion_tokens", "num_completion_tokens", "response_length", "osl"),
-)
-UNITS = {"": 0.0, "s": 1.0, "sec": 1.0, "seconds": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}  # behind an instant's name
 UNIT_NAMES = {1.0: "seconds", 1e-3: "milliseconds", 1e-6: "microseconds", 1e-9: "nanoseconds"}
-EPOCH_S = (
-    946_684_800,
-    4_102_444_800,
-)  # the years 2000 to 2100 since 1970: an instant that is in them in one unit is in that unit
+# the years 2000 to 2100, in seconds since 1970: an instant that lies in them in one unit is in that unit
+EPOCH_S = 946_684_800, 4_102_444_800
 GAPS_S = 0.001, 100.0  # between requests on average: a unit that the file does not say is doubted outside of them
-NOT_OF_REQUESTS = {  # columns of other tools' tables over time, of which each row would be a request
-    "metricname": "a row for each figure of a request; keep the rows of one of them, and take that column out",
-    "requestss": "a row for each second; give the instants of requests",
-}
-NO_LENGTH = -1
-NO_INSTANT = (
-    "has no instant; name its column timestamp (or timestamp_ms, time, arrival_time, created_at, …), for it has"
-)
-HASHES = "hash_ids"  # of a Mooncake trace: a prompt's blocks
-BLOCK_TOKENS = 512  # of such a block; other recorders have blocks of 16
-LOOKED_AT = 1 << 20  # bytes
+BLOCK_TOKENS = 512  # of a block of Mooncake's, whose hashes stand for prompts; other recorders have blocks of 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,15 +155,15 @@ def _read_trace(path: Path, _: tuple[int, ...], *, timed: bool) -> Trace:
         raise ScenarioError(f"the trace {path} looks like a JSON array; write one object a line (JSON lines).")
     if len(rows) > MOST_REQUESTS:
         raise ScenarioError(f"the trace {path} has {len(rows)} lines; cut it to {MOST_REQUESTS} or fewer.")
-    reader = _json_rows if rows[0][1].startswith("{") else _csv_rows
+    reader = json_rows if rows[0][1].startswith("{") else csv_rows
     times, inputs, outputs = array("d"), array("q"), array("q")
     hashes, ends = array("q"), array("q")
     numbers, units, unread = array("q"), set[float](), dict[str, None]()
     texts: tuple[str, ...] | None = None  # columns of the first row that hold what a request may say
     for number, row in reader(path, rows):
         where = f"the trace {path}, line {number},"
-        columns = _columns_of(tuple(row))
-        time, unit = _row_instant(row, columns, where) if timed else (0.0, 0.0)
+        columns = columns_of(tuple(row))
+        time, unit = row_instant(row, columns, where) if timed else (0.0, 0.0)
         units.add(unit)
         if len(units) > 1:
             raise ScenarioError(
@@ -206,10 +173,10 @@ def _read_trace(path: Path, _: tuple[int, ...], *, timed: bool) -> Trace:
         numbers.append(number)
         unread.update(dict.fromkeys(columns.unread))
         texts = texts if texts is not None else tuple(name for name in columns.unread if _is_text(name, row[name]))
-        hashes.extend(_row_hashes(row, where))
+        hashes.extend(row_hashes(row, where))
         ends.append(len(hashes))
-        inputs.append(_row_length(row, columns.input, 1, where))
-        outputs.append(_row_length(row, columns.output, 0, where))
+        inputs.append(row_length(row, columns.input, 1, where))
+        outputs.append(row_length(row, columns.output, 0, where))
     scale, known = _unit(times, columns, units.pop(), f"the trace {path}")
     offsets = _offsets(times, numbers, scale, f"the trace {path}")
     empty = outputs.count(0)
@@ -228,32 +195,7 @@ def _is_text(name: str, value: Any) -> bool:
     return bool(value.strip()) and not value.strip().replace(".", "").isdigit()
 
 
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """Which of a row's columns say what; None where none does."""
-
-    instant: str | None
-    scale: float  # seconds in the unit that the instant's name says, 0 where it says none
-    input: str | None
-    output: str | None
-    of_mooncake: bool  # or of a tool that writes as Mooncake does, in milliseconds or in seconds; Bailian has seconds
-    unread: tuple[str, ...]
-
-
-@functools.lru_cache(maxsize=64)
-def _columns_of(names: tuple[str, ...]) -> Columns:
-    known = {plain_name(name): name for name in reversed(names)}
-    found = ((known.get(plain_name(one) + unit), scale) for one in INSTANTS for unit, scale in UNITS.items())
-    instant, scale = next((each for each in found if each[0] is not None), (None, 0.0))
-    input_name, output = (
-        next((known[plain] for plain in map(plain_name, usual) if plain in known), None) for usual in (INPUTS, OUTPUTS)
-    )
-    mooncake = bool(known.keys() & {"inputlength", "outputlength"}) and "chatid" not in known
-    unread = tuple(name for name in names if name not in (instant, input_name, output, HASHES, "", *IDS))
-    return Columns(instant, scale, input_name, output, mooncake, unread)
-
-
-def _unit(times: array[float], columns: Columns, said: float, where: str) -> tuple[float, str]:
+def _unit(times: array[float], columns: TraceColumns, said: float, where: str) -> tuple[float, str]:
     """Return the seconds in the unit of the instants, and its name and how it is known; raise ScenarioError where it is not.
 
     `said` is the unit by the name of their column, or that of dates; 0 where neither says it.
@@ -295,46 +237,6 @@ def _offsets(times: array[float], numbers: array[int], scale: float, where: str)
     return offsets
 
 
-def _row_hashes(row: dict[str, Any], where: str) -> Sequence[int]:
-    given = row.get(HASHES) or []
-    if not isinstance(given, list) or not all(type(one) is int and abs(one) < 1 << 63 for one in given):
-        raise ScenarioError(
-            f"{where} has {short_repr(given)} for block hashes (column {HASHES}); they are whole numbers."
-        )
-    return given
-
-
-def looks_like_trace(path: Path) -> bool:
-    """Whether a file's first row has a length of a prompt, and no prompt."""
-    try:
-        with path.open("rb") as file:
-            first = file.read(LOOKED_AT).decode("utf-8-sig", "replace").lstrip().partition("\n")[0]
-    except (OSError, ValueError):
-        return False
-    row = parsed(first)
-    names = (isinstance(row, dict) and row) or [name.strip().strip('"') for name in re.split("[,;\t]", first)]
-    return _columns_of(tuple(names)).input is not None and not {*map(plain_name, names)} & set(KNOWN)
-
-
-def is_trace_row(names: Iterable[Any]) -> bool:
-    """Whether a row has an instant and a length, as recorded arrivals have."""
-    columns = _columns_of(tuple(map(str, names)))
-    return columns.instant is not None and (columns.input is not None or HASHES in names)
-
-
-def _row_length(row: dict[str, Any], name: str | None, least: int, where: str) -> int:
-    given = None if name is None else row[name]
-    if given in (None, ""):
-        return NO_LENGTH
-    length = read_count(given)
-    if length is None or not least <= length <= TOKEN_COUNTS.high:
-        raise ScenarioError(
-            f"{where} has a length of {short_repr(given)} (column {name}); lengths are whole numbers from {least} to "
-            f"{TOKEN_COUNTS.high}."
-        )
-    return length
-
-
 def _all(lengths: array[int], name: str, numbers: array[int], path: Path) -> array[int] | None:
     """Return the lengths, None where the trace has none."""
     if (known := len(lengths) - lengths.count(NO_LENGTH)) in (0, len(lengths)):
@@ -343,76 +245,3 @@ def _all(lengths: array[int], name: str, numbers: array[int], path: Path) -> arr
         f"the trace {path} says the length of {known} of {len(lengths)} requests ({name}; line "
         f"{numbers[lengths.index(NO_LENGTH)]} has none); give it for all or none."
     )
-
-
-def _json_rows(path: Path, rows: Sequence[tuple[int, str]]) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in rows:
-        row = parsed(line)
-        try:
-            row = row_json(line.encode()) if row is None else row
-        except orjson.JSONDecodeError as error:
-            hint = remedy(line.encode(), error.msg)
-            raise ScenarioError(
-                f"the trace {path}, line {number}, column {error.colno}, is not JSON: {error.msg}{hint}."
-            ) from None
-        if not isinstance(row, dict):
-            raise ScenarioError(
-                f"the trace {path}, line {number}, is not a JSON object; write one a line (JSON lines)."
-            )
-        yield number, row
-
-
-def _csv_rows(path: Path, rows: Sequence[tuple[int, str]]) -> Iterator[tuple[int, dict[str, Any]]]:
-    number, first = rows[0]
-    trouble: str | None = None
-    at = 0
-    try:
-        delimiter, names = split_head(first)
-        columns = _columns_of(tuple(names))
-        if (other := next((name for name in names if plain_name(name) in NOT_OF_REQUESTS), None)) is not None:
-            trouble = f"is no list of requests: it has {other}, {NOT_OF_REQUESTS[plain_name(other)]}"
-        elif columns.instant is not None or columns.input is not None:
-            trouble = wrong_head(names, {columns.instant, columns.input, columns.output})
-            rows = rows[1:]
-        elif len(names) > 1:
-            trouble = f"{NO_INSTANT} {short_repr(', '.join(names))}"
-        else:
-            names = ["t"]
-        cells = csv.reader((line for _, line in rows if not trouble), delimiter=delimiter, strict=True)
-        for row in cells:
-            number, at = rows[at][0], cells.line_num
-            if len(row) != len(names):
-                trouble = wrong_cells(len(row), len(names), delimiter)
-                break
-            yield number, dict(zip(names, row, strict=True))
-    except csv.Error as error:
-        number, trouble = rows[at][0], wrong_csv(error)
-    if trouble or not rows:
-        raise ScenarioError(f"the trace {path}, line {number}, {trouble or 'is a head, and no arrival follows'}.")
-
-
-def _row_instant(row: dict[str, Any], columns: Columns, where: str) -> tuple[float, float]:
-    """Return the instant of a row, and the seconds in its unit, 0 where the row does not say it."""
-    name = columns.instant
-    if name is None:
-        raise ScenarioError(f"{where} {NO_INSTANT} {short_repr(', '.join(row))}.")
-    given, scale = row[name], columns.scale
-    try:
-        time = math.nan if isinstance(given, bool) else float(given)
-    except (OverflowError, TypeError):
-        time = math.nan
-    except ValueError:
-        time, scale = _date_seconds(given, name, where), 1.0
-    if not math.isfinite(time):
-        raise ScenarioError(f"{where} has {short_repr(given)} for an instant (column {name}); give seconds.")
-    return time, scale
-
-
-def _date_seconds(text: str, name: str, where: str) -> float:
-    try:
-        moment = datetime.datetime.fromisoformat(text.strip())
-        return moment.replace(tzinfo=moment.tzinfo or datetime.UTC).timestamp()
-    except (ValueError, OverflowError):
-        raise ScenarioError(
-            f"{where} has {short_repr(text)} for an instant (column {name}); give seconds or a date and time."
-        ) from None

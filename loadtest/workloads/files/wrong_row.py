@@ -10,7 +10,7 @@ from loadtest.scenario import short_repr
 from loadtest.workloads.files.columns import IDS, KNOWN, LENGTH_KEYS, SYSTEMS, TURNS, RowError, usual_name
 from loadtest.workloads.files.csv_mistakes import split_head, wrong_csv, wrong_head
 from loadtest.workloads.files.data_row import HOLDS_COLUMNS, ONE_MESSAGE, WITHOUT, names_of
-from loadtest.workloads.files.trace import is_trace_row
+from loadtest.workloads.files.trace_rows import is_trace_row
 
 TRACE_ROW = (
     "is a row of a trace, with an instant and lengths but no text; give the file with --trace, or its lengths alone "
