@@ -273,6 +273,23 @@ ERRORS = {
         **FAILED,
     ),
     "Zhipu: its network": Stream(V1, sse(A, finish("network_error")) + DONE, "a", error="network_error", **FAILED),
+    **{
+        f"events of a native API's ({whose})": Stream(
+            V1,
+            "".join(f"event: {name}\ndata: {text}\n\n" for text in ("Hello", " world")) + end,
+            "",
+            odd=odd,
+            error=f"named '{name}' are no rows of JSON",
+            **FAILED,
+        )
+        for whose, name, end, odd in (
+            ("Replicate", "output", "event: done\ndata: {}\n\n", ("events named 'output'",)),
+            ("Gradio", "generating", 'event: complete\ndata: ["Hello world"]\n\n', ("'generating'", "'complete'")),
+        )
+    },
+    "words in an event of another name alone": Stream(
+        V1, f"event: status\ndata: {SAID}\n\n", "", odd=("events named 'status'",), error=f"behind '{SAID}'", **FAILED
+    ),
     "a status between an event's name and its data": Stream(
         V1, sse(A) + f'event: error status: 500 data: "{SAID}"\n\n', "a", error=SAID, **FAILED
     ),
