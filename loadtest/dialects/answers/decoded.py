@@ -279,7 +279,9 @@ class Decoded:
         known = ends.known_reason(name)
         ending.finish_reason = known or server_errors.shorten(name, 80)
         if (why := ends.ended_badly(name, value, row)) is not None:
-            self.fail(why)
+            text = self.events.texts[-1] if self.events.ends[-1:] == [self.end] else ""
+            in_words = "error" in name.lower() and " " in text.strip()  # exo's and LMDeploy's
+            self.fail(f"{why}: {server_errors.error_sentence(text)}" if in_words else why)
             return
         ending.done = True
         if self.finished_at is None:
@@ -361,7 +363,7 @@ class Rows:
                 continue
             if (why := error_rows.error_in_row(row)) is not None:
                 self._answer.fail_behind(why)
-            if b'"usage"' in line:
+            if b'"usage"' in line or b'_count"' in line:
                 self.count_behind(row)
             rows = type(self)(other := Decoded())
             if rows.knows(row):
