@@ -186,6 +186,12 @@ BODIES: dict[str, tuple[int, bytes, dict[str, str], str]] = {
     ),
     "capitals (AWS)": (424, b'{"Message":"busy","OriginalStatusCode":500}', {}, "busy"),
     "problem details": (400, b'{"title":"Bad Request","status":400,"detail":"busy"}', {}, "busy"),
+    "fields beside words for nothing (Laravel)": (
+        422,
+        b'{"message":"The given data was invalid.","errors":{"model":["is required"]}}',
+        {},
+        'The given data was invalid.: {"model":["is required"]}',
+    ),
     "an empty object": (500, b"{}", {}, "HTTP 500 with a body that says nothing ({})"),
     "null": (500, b"null\n", {}, "HTTP 500 with a body that says nothing (null)"),
     "words that are null (API Gateway)": (

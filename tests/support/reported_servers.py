@@ -6,10 +6,12 @@ import json
 from typing import Any
 
 from support.odd_streams import (
+    CHAT,
     COUNTS,
     DONE,
     END,
     FAILED,
+    GENERATE,
     SAID,
     UNCOUNTED,
     V1,
@@ -19,6 +21,9 @@ from support.odd_streams import (
     Stream,
     delta,
     finish,
+    last,
+    message,
+    ndjson,
     sse,
     usage,
     with_choice,
@@ -45,6 +50,18 @@ def piece(
     return {"id": "x", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice], **row}
 
 
+DURATIONS = ("total_duration", "load_duration", "prompt_eval_duration", "eval_duration")
+OF_LEMONADE = {"model": "m", "created_at": "2024-01-01T00:00:00Z", "done": False}  # what it makes of a chunk of counts
+
+
+def of_lemonade(text: str) -> dict[str, Any]:
+    return {**OF_LEMONADE, "message": {"role": "assistant", "content": text}}
+
+
+def of_lemonade_generate(text: str) -> dict[str, Any]:
+    return {**OF_LEMONADE, "response": text}
+
+
 def of_azure(**choice: Any) -> dict[str, Any]:
     return {
         "id": "",
@@ -67,6 +84,29 @@ def of_dashscope(text: str) -> str:
 
 
 TEXTS = {
+    **{
+        f"Lemonade: {dialect.name}, the end once more behind it, with the counts": Stream(
+            dialect,
+            ndjson(*map(piece_of, "abc"), {**piece_of(""), "done": True, "done_reason": "length"}, OF_LEMONADE)
+            + ndjson({**piece_of(""), **last(**dict.fromkeys(DURATIONS, 0))}),
+            odd=("one instant",),
+        )
+        for dialect, piece_of in ((CHAT, of_lemonade), (GENERATE, of_lemonade_generate))
+    },
+    "exo: all thoughts once more beside the call at the end": Stream(
+        CHAT,
+        ndjson(*(message("", thinking=text) for text in ("we ", "think ", "it ", "over ")))
+        + ndjson(
+            {
+                **message("", thinking="we think it over ", tool_calls=[{"function": {"name": "f", "arguments": {}}}]),
+                **last(done_reason="tool_call", eval_count=12),
+            }
+        ),
+        "",
+        "we think it over f",
+        output=12,
+        odd=("repeats the thoughts",),
+    ),
     "LMDeploy: counts with every piece": Stream(
         V1,
         sse(*(piece(text, usage=usage(i, 20, total_tokens=20 + i)) for i, text in enumerate("abc", 1)))
@@ -262,6 +302,16 @@ ERRORS = {
         error="'error'",
         **FAILED,
     ),
+    "exo: its words as text": Stream(
+        CHAT,
+        ndjson(message("a"), {**message(SAID), "done": True, "done_reason": "error"}),
+        f"a{SAID}",
+        error=f"'error': {SAID}",
+        **FAILED,
+    ),
+    "a word of the model's beside a reason of error": Stream(
+        V1, sse(A, piece("b", "error")) + DONE, "ab", error="finish_reason 'error'", **FAILED
+    ),
     "OVMS: an object of its own at the end": Stream(
         V1, sse(A) + json.dumps({"error": SAID}), "a", error=SAID, **FAILED
     ),
@@ -273,6 +323,23 @@ ERRORS = {
         **FAILED,
     ),
     "Zhipu: its network": Stream(V1, sse(A, finish("network_error")) + DONE, "a", error="network_error", **FAILED),
+    **{
+        f"events of a native API's ({whose})": Stream(
+            V1,
+            "".join(f"event: {name}\ndata: {text}\n\n" for text in ("Hello", " world")) + end,
+            "",
+            odd=odd,
+            error=f"named '{name}' are no rows of JSON",
+            **FAILED,
+        )
+        for whose, name, end, odd in (
+            ("Replicate", "output", "event: done\ndata: {}\n\n", ("events named 'output'",)),
+            ("Gradio", "generating", 'event: complete\ndata: ["Hello world"]\n\n', ("'generating'", "'complete'")),
+        )
+    },
+    "words in an event of another name alone": Stream(
+        V1, f"event: status\ndata: {SAID}\n\n", "", odd=("events named 'status'",), error=f"behind '{SAID}'", **FAILED
+    ),
     "a status between an event's name and its data": Stream(
         V1, sse(A) + f'event: error status: 500 data: "{SAID}"\n\n', "a", error=SAID, **FAILED
     ),

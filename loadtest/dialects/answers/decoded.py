@@ -31,6 +31,10 @@ ERROR_BESIDE = "the server says beside the answer that something went wrong: {}"
 OF_ANOTHER = "the server answers in the format of another API"
 _ODD_REASON = "the server ended the answer with finish_reason {}, which is not known"
 _ENDED_BEHIND = "the answer ended behind {}, without saying that it is whole"
+_UNREAD = (
+    "the answer's events named {} are no rows of JSON, like those of native APIs (Replicate, Gradio), and it ended behind {}: give the "
+    "path of an OpenAI API"
+)
 _ASIDE = "the answer has text under the name {}: counted where no other comes"
 LONGEST_NAME = 200  # characters kept of a model's name
 MOST_SENTENCES = 8  # kept of an answer's notes
@@ -49,6 +53,7 @@ class Decoded:
         "_echoed",
         "_echoes",
         "_last",
+        "_named",
         "_of_another",
         "began",
         "end",
@@ -81,6 +86,7 @@ class Decoded:
         self._begun: Any = None  # the id with which the answer began
         self.model = ""  # the model that the last piece of text was said to be of
         self._of_another = False  # some of the text aside came in rows of no known format
+        self._named = ""  # the first name of an event whose words are no row, quoted
         self._last = b"", 0  # the last row of no known format, and how many events had come before it
         # how many events came first under a role that asks, such as user, and that role
         self._echoes, self._echoed = 0, ""
@@ -142,6 +148,12 @@ class Decoded:
         """Keep a row of no known format: where the answer breaks off behind it, it may say why."""
         self._last = words, len(self.events)
 
+    def say_named(self, name: str, words: bytes) -> None:
+        """Keep the words of an event of another name, which are no row."""
+        self._named = self._named or server_errors.quoted(name, 40)
+        self.note(f"the answer has events named {server_errors.quoted(name, 40)}")
+        self.say_last(words)
+
     @property
     def last_words(self) -> bytes:
         """What was kept last, unless text came behind it."""
@@ -154,7 +166,9 @@ class Decoded:
             return
         row = parse_json(words)
         said = error_rows.error_within(row) or error_rows.message_alone(row) if isinstance(row, dict) else None
-        if said is None and isinstance(row, dict) and not self.events:
+        if said is None and self._named and not self.events:
+            said = _UNREAD.format(self._named, server_errors.quoted_beginning(words, 160))
+        elif said is None and isinstance(row, dict) and not self.events:
             said = server_errors.not_a_stream(words)
         if said is not None:
             self.fail(said)
@@ -265,7 +279,9 @@ class Decoded:
         known = ends.known_reason(name)
         ending.finish_reason = known or server_errors.shorten(name, 80)
         if (why := ends.ended_badly(name, value, row)) is not None:
-            self.fail(why)
+            text = self.events.texts[-1] if self.events.ends[-1:] == [self.end] else ""
+            in_words = "error" in name.lower() and " " in text.strip()  # exo's and LMDeploy's
+            self.fail(f"{why}: {server_errors.error_sentence(text)}" if in_words else why)
             return
         ending.done = True
         if self.finished_at is None:
@@ -347,7 +363,7 @@ class Rows:
                 continue
             if (why := error_rows.error_in_row(row)) is not None:
                 self._answer.fail_behind(why)
-            if b'"usage"' in line:
+            if b'"usage"' in line or b'_count"' in line:
                 self.count_behind(row)
             rows = type(self)(other := Decoded())
             if rows.knows(row):

@@ -305,9 +305,7 @@ class StreamDecoder:
                 return False
         if answer.kind not in (b"", b"error", b"data"):
             if data.strip() and answer.kind != b"done":
-                name = server_errors.quoted(answer.kind.decode(errors="replace"), 40)
-                answer.note(f"the answer has events named {name}")
-                answer.say_last(data)
+                answer.say_named(answer.kind.decode(errors="replace"), data)
             return False
         self._held.append(data.removeprefix(b" "))
         self._alike.forget()

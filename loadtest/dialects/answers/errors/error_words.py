@@ -28,6 +28,7 @@ _SAYS_NO_MORE = re.compile(
     r"(?:(?:http|status|error)\W{0,2})*(?:\d{3}\W{0,2})?"
     r"(?:bad request|bad gateway|internal (?:server )?error|server error|service unavailable|gateway time-?out|not found|forbidden"
     r"|unauthorized|unknown error|error|failed|failure|validation (?:error|failed)|one or more validation errors occurred"
+    r"|the given data was invalid|invalid (?:request|input)(?: (?:body|data|parameters?))?"
     r"|request failed|stream error(?: occurred)?|upstream (?:error|request failed)|provider returned error|an (?:unknown )?error (?:has )?occurred)?\W*",
     re.IGNORECASE,
 )

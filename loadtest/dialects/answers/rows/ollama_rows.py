@@ -88,7 +88,11 @@ class OllamaRows(Rows):
         events = self._answer.events
         # one piece may be a token that comes twice, but for a last event that has no flag for it (CLOVA's)
         most = 1 if "done" in row else 0
-        if (row.get("done") or _reason(row)) and len(events.texts) > most and self._answer.has_all(texts):
+        is_end = bool(row.get("done") or _reason(row))
+        if is_end and len(events.hidden) > most and texts[1].startswith(thoughts := self._answer.hidden_text):
+            texts = texts[0], texts[1][len(thoughts) :]  # exo's, beside a call
+            self._answer.note("the last line repeats the thoughts: counted once")
+        if is_end and len(events.texts) > most and self._answer.has_all(texts):
             self._answer.note("the last line repeats the whole answer: counted once")
         else:
             self._answer.add(texts)
@@ -112,7 +116,16 @@ class OllamaRows(Rows):
             answer.ending.done = True
         else:
             answer.finish(name, value, row)
-        server = answer.ending.server
+        self._count(row)
+
+    def count_behind(self, row: dict[str, Any]) -> None:
+        if (
+            self._answer.ending.output_tokens is None
+        ):  # Lemonade says the end once more, with its counts and no durations
+            self._count({name: count for name, count in row.items() if name.endswith("_count")})
+
+    def _count(self, row: dict[str, Any]) -> None:
+        answer, server = self._answer, self._answer.ending.server
         server |= durations_and_counts(row, answer.note)
         prompt, output = self._counts
         answer.count(server.get("prompt_eval_count", prompt), server.get("eval_count", output))
