@@ -119,9 +119,8 @@ class OllamaRows(Rows):
         self._count(row)
 
     def count_behind(self, row: dict[str, Any]) -> None:
-        if (
-            self._answer.ending.output_tokens is None
-        ):  # Lemonade says the end once more, with its counts and no durations
+        # Lemonade says the end once more, with its counts and no durations
+        if self._answer.ending.output_tokens is None:
             self._count({name: count for name, count in row.items() if name.endswith("_count")})
 
     def _count(self, row: dict[str, Any]) -> None:
