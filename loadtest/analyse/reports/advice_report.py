@@ -14,7 +14,7 @@ from loadtest.analyse.server.model_memory.by_slots import MemoryBySlots
 from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif.advice.slot_advice import Advice, gain, highest_met_load
 from loadtest.analyse.whatif.advice.sustainable_load import SustainableLoad
-from loadtest.analyse.whatif.model.predict import Prediction
+from loadtest.analyse.whatif.model.prediction import Prediction
 from loadtest.analyse.whatif.predictions.predict_loads import levels_in_words
 from loadtest.grid import Grid
 from loadtest.templates import render

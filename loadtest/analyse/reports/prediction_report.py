@@ -10,7 +10,7 @@ from loadtest.analyse.run import grouped
 from loadtest.analyse.summary import Analysis
 from loadtest.analyse.whatif.model.cases import AS_KNOWN, NO_LIMIT
 from loadtest.analyse.whatif.model.fit import PredictedCurve
-from loadtest.analyse.whatif.model.predict import Prediction
+from loadtest.analyse.whatif.model.prediction import Prediction
 from loadtest.analyse.whatif.model.sessions import HOST_CACHE, NO_HOST_CACHE, SIZED_HOST_CACHE, UNSEEN_HOST_CACHE
 from loadtest.analyse.whatif.predictions.predict_loads import describe_basis
 from loadtest.analyse.whatif.predictions.prediction_file import Case, Document, PredictedLoad

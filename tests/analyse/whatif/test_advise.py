@@ -28,6 +28,7 @@ from loadtest.analyse.whatif.model import predict, self_check
 from loadtest.analyse.whatif.model.fit import ClosedLoopSeries, PredictedCurve, longest_series, predict_curve
 from loadtest.analyse.whatif.model.lengths import with_lengths_of, with_spread_lengths
 from loadtest.analyse.whatif.model.predict import ServerModel
+from loadtest.analyse.whatif.model.prediction import Prediction
 from loadtest.cli import cli
 from loadtest.errors import PredictionError, ScenarioError
 from loadtest.slo import parse_objectives
@@ -139,11 +140,11 @@ def test_a_model_that_misses_what_was_measured_predicts_nothing(analysis: Analys
     assert worst_miss(model.closed, void) is None
 
 
-def worst_miss(predicted: Callable[[int], predict.Prediction], levels: Sequence[dict[str, Any]]) -> str | None:
+def worst_miss(predicted: Callable[[int], Prediction], levels: Sequence[dict[str, Any]]) -> str | None:
     return self_check.worst_miss(lambda level: predicted(int(level["concurrency"])), levels)
 
 
-def halved(one: predict.Prediction) -> dict[str, float]:
+def halved(one: Prediction) -> dict[str, float]:
     return {key: value / 8 if key.startswith("stream_tokens_per_s") else value for key, value in one.figures.items()}
 
 

@@ -18,7 +18,8 @@ from loadtest.analyse.run import frames
 from loadtest.analyse.run.run_data import RunData
 from loadtest.analyse.server.queue.slots import Slots
 from loadtest.analyse.server.timing import steps
-from loadtest.analyse.whatif.model.predict import Prediction, ServerModel
+from loadtest.analyse.whatif.model.predict import ServerModel
+from loadtest.analyse.whatif.model.prediction import Prediction
 from loadtest.errors import PredictionError
 from loadtest.simulate.model.timing import StepLaw, Timing
 

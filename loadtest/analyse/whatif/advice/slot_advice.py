@@ -18,7 +18,8 @@ from loadtest.analyse.whatif.model import self_check
 from loadtest.analyse.whatif.model.extrapolation import allowing_for_growth
 from loadtest.analyse.whatif.model.fit import ClosedLoopSeries
 from loadtest.analyse.whatif.model.lengths import with_spread_lengths
-from loadtest.analyse.whatif.model.predict import Prediction, ServerModel
+from loadtest.analyse.whatif.model.predict import ServerModel
+from loadtest.analyse.whatif.model.prediction import Prediction
 from loadtest.errors import PredictionError
 from loadtest.slo import Objective
 from loadtest.text import counted

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loadtest.analyse.whatif.model.predict import Prediction, ServerModel
+from loadtest.analyse.whatif.model.predict import ServerModel
+from loadtest.analyse.whatif.model.prediction import Prediction
 from loadtest.metrics import highest
 from loadtest.slo import Objective
 from loadtest.text import counted, rated

@@ -16,7 +16,8 @@ import dataclasses
 import math
 
 from loadtest.analyse.whatif.model.bands import SHARE
-from loadtest.analyse.whatif.model.predict import Prediction, ServerModel
+from loadtest.analyse.whatif.model.predict import ServerModel
+from loadtest.analyse.whatif.model.prediction import Prediction
 
 ARITHMETIC_FROM = 2.0  # times the most streams measured
 LEAST_GROWTH = 0.5  # share of the measured growth that is the least to expect past the streams measured

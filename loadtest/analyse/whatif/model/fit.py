@@ -36,7 +36,8 @@ from loadtest.analyse.whatif.model import self_check
 from loadtest.analyse.whatif.model.cases import AS_KNOWN, LIMIT_SEEN, NO_LIMIT
 from loadtest.analyse.whatif.model.extrapolation import allowing_for_growth
 from loadtest.analyse.whatif.model.lengths import with_lengths_of, with_likely_lengths
-from loadtest.analyse.whatif.model.predict import SLICED_WAY, Prediction, ServerModel, assumed, require_predictable
+from loadtest.analyse.whatif.model.predict import SLICED_WAY, ServerModel, assumed, require_predictable
+from loadtest.analyse.whatif.model.prediction import Prediction
 from loadtest.analyse.whatif.model.sessions import Sessions, cache_cases, sessions_of
 from loadtest.doubts import VOID
 from loadtest.errors import PredictionError

@@ -10,16 +10,15 @@ fall into it in 95 of 100 cases.
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
-from loadtest.analyse.run import RunData, grouped
+from loadtest.analyse.run import RunData
 from loadtest.analyse.server.model_memory.cold_load import is_cold
 from loadtest.analyse.server.prompt_cache.cache import measure_cache
 from loadtest.analyse.server.queue import admission
@@ -45,11 +44,12 @@ from loadtest.analyse.whatif.model.play import (
     figures_of_play,
     queue_grows,
 )
+from loadtest.analyse.whatif.model.prediction import BANDED, Prediction
 from loadtest.analyse.whatif.model.seeded_people import SeededPeople
 from loadtest.analyse.whatif.model.seeded_run import SeededRequests
 from loadtest.analyse.whatif.model.sessions import Sessions
 from loadtest.errors import PredictionError
-from loadtest.metrics import NORMAL_95, Interval
+from loadtest.metrics import NORMAL_95
 from loadtest.records import NO_FAILURES
 from loadtest.simulate.model.engine import Engine
 from loadtest.simulate.model.stream import Emission, EngineRequest, Stream
@@ -68,15 +68,6 @@ LEAST_PACE_ERROR = 0.005  # of the pace: less is lost in the bands' other parts
 PACE_SEEDS = 2  # repetitions played at another pace, each beside the same at this one
 SPACING_S = 0.0001  # between the first requests of a level's users
 
-BANDED = (  # the figures that have a band
-    *("ttft_s.mean", "ttft_s.p50", "ttft_s.p95"),
-    *("stream_tokens_per_s.mean", "stream_tokens_per_s.p5", "stream_tokens_per_s.p50"),
-    *("output_tokens_per_s.mean", "requests_per_s.mean"),
-    *("queue_wait_s.p50", "queue_wait_s.p95", "slot_wait_s.p50", "slot_wait_s.p95"),
-    *("e2e_s.p50", "e2e_s.p95", SHARE),
-)
-
-
 PROMPTS_AS_ASKED = "The server counts no prompt tokens: prompts are taken to be as long as was asked for."
 WHO_WAIT = "predictions are of users who all wait for their answers."
 WHO_FAIL = "predictions are of requests that are all answered."
@@ -93,39 +84,6 @@ def assumed(run: RunData) -> Iterator[str]:
         yield f"Users hung up in {some_of(left, every, 'request')} of the run; {WHO_WAIT}"
     if failed := every - int(run.one_of("outcome", *NO_FAILURES).sum()):
         yield f"{some_of(failed, every, 'request')} of the run failed; {WHO_FAIL}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prediction:
-    """What the model says of one load, under the names and in the units of summary.json.
-
-    `figures` holds mean, p5, p50, p90, p95 and p99 of each name, over requests (itl_s: over gaps between tokens), by
-    "name.statistic", for example "ttft_s.p95"; output_tokens_per_s and requests_per_s are one number each and have a mean
-    alone. `bands` holds (low, high) of the figures in BANDED, by the same keys.
-    """
-
-    concurrency: int | None
-    rate: float | None
-    slots: int | None  # None: no limit
-    requests: int  # how many simulated requests the figures are made from
-    a_run: int  # how many of them each repetition has, and so a run of which the figures are said
-    figures: Figures
-    bands: dict[str, Interval]
-    extrapolates: str | None  # a clause that says on which streams or slots, never measured, the prediction rests
-    grows: bool = False  # the rate is above what the server can do: the queue grows for as long as the load lasts
-    streams: int = 0  # the most that decoded together; 0: not simulated
-
-    def figure(self, name: str, statistic: str) -> float:
-        """Return one figure, e.g. ("ttft_s", "p95"); nan where there is none."""
-        return self.figures.get(f"{name}.{statistic}", math.nan)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what advice.json holds: figures by name, and by statistic below it."""
-        by_name = grouped(
-            (key.partition(".")[0], (key.partition(".")[2], value)) for key, value in self.figures.items()
-        )
-        figures = {name: dict(each) for name, each in by_name.items()}
-        return {**asdict(self), "figures": figures, "bands": {key: list(band) for key, band in self.bands.items()}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

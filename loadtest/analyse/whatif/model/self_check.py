@@ -12,7 +12,8 @@ from loadtest import metrics
 from loadtest.analyse.run import LevelData, RunData
 from loadtest.analyse.server.timing.prefill_law import pairs
 from loadtest.analyse.whatif.model.bands import SHARE
-from loadtest.analyse.whatif.model.predict import Prediction, ServerModel
+from loadtest.analyse.whatif.model.predict import ServerModel
+from loadtest.analyse.whatif.model.prediction import Prediction
 from loadtest.doubts import VOID
 from loadtest.metrics import NORMAL_95, PERCENTILES, Interval
 from loadtest.text import seconds, writer_of

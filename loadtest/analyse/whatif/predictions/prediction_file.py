@@ -27,7 +27,7 @@ from loadtest.analyse.run.files.facts import (
 )
 from loadtest.analyse.whatif.model.bands import Figures
 from loadtest.analyse.whatif.model.cases import AS_ASKED, AS_KNOWN, LIMIT_SEEN, NO_LIMIT  # noqa: F401 - values of Case.name
-from loadtest.analyse.whatif.model.predict import Prediction
+from loadtest.analyse.whatif.model.prediction import Prediction
 from loadtest.analyse.whatif.model.seeded_run import SeededRun
 from loadtest.credentials import scrubber
 from loadtest.errors import PredictionError
