@@ -54,7 +54,7 @@ class Run:
 
     @property
     def code(self) -> int:
-        return self.process.wait(50)
+        return self.process.wait(150)
 
     @property
     def said(self) -> str:

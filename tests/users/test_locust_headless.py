@@ -104,9 +104,9 @@ def runs(start: Start, truth: tuple[str, Path], simulated_url: str, llamacpp_url
     simulated = ("--host", simulated_url)
     begun = {
         "chat": start(SCENARIOS / "chat.py", *six, "-t", "3s", "--host", url, "--output-tokens", "16"),
-        "output": start(SCENARIOS / "output_length.py", "-u", "2", "-t", "2s", *simulated, "--stop-timeout", "30"),
-        "input": start(SCENARIOS / "input_length.py", "-u", "2", "-t", "2s", *simulated),
-        "everything": start(EVERYTHING, *six, "-t", "2s", *simulated, "--tags", "kept", "dropped", "--exclude-tags", "dropped"),
+        "output": start(SCENARIOS / "output_length.py", "-u", "2", "-t", "4s", *simulated, "--stop-timeout", "30"),
+        "input": start(SCENARIOS / "input_length.py", "-u", "2", "-t", "4s", *simulated),
+        "everything": start(EVERYTHING, *six, "-t", "4s", *simulated, "--tags", "kept", "dropped", "--exclude-tags", "dropped"),
         "queue": start(
             SCENARIOS / "queue_past_four.py", "--host", llamacpp_url, "--input-tokens", "32", "--output-tokens", "12",
             "-t", "60", env={"STEP": "1.5"},
@@ -201,7 +201,7 @@ def test_a_run_says_who_measured_what(runs: dict[str, Run]) -> None:
     ("name", "said"),
     [
         ("chat", "chat.py Chat --headless --host {} -u 6 -r 100 -t 3s --output-tokens 16"),
-        ("everything", "--headless --host {} -u 6 -r 100 -t 2s --tags kept dropped --exclude-tags dropped"),
+        ("everything", "--headless --host {} -u 6 -r 100 -t 4s --tags kept dropped --exclude-tags dropped"),
         ("queue", "--headless --host {} --input-tokens 32 --output-tokens 12"),  # its shape has users and time
     ],
 )
