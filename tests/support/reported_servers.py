@@ -107,6 +107,17 @@ TEXTS = {
         output=12,
         odd=("repeats the thoughts",),
     ),
+    "Portkey: thoughts in blocks, and text in both": Stream(
+        V1,
+        sse(*(delta(content_blocks=[{"index": 0, "delta": {"thinking": text}}]) for text in ("h", "m")))
+        + sse(delta(content_blocks=[{"index": 0, "delta": {"signature": "EuYB"}}]))
+        + sse(*(delta(text, content_blocks=[{"index": 1, "delta": {"text": text}}]) for text in "abc"))
+        + END,
+        hidden="hm",
+    ),
+    "text in blocks alone": Stream(
+        V1, sse(*(delta(content_blocks=[{"type": "text", "text": text}]) for text in "abc")) + END
+    ),
     "LMDeploy: counts with every piece": Stream(
         V1,
         sse(*(piece(text, usage=usage(i, 20, total_tokens=20 + i)) for i, text in enumerate("abc", 1)))

@@ -23,7 +23,7 @@ _FOUND_PARTS = ("citation", "reference", "source", "search_result")
 _KEYS_OF_TEXT = (
     *("text", "content", "parts", "value", "thinking", "reasoning", "reasoning_content"),
     *("reasoningContent", "reasoningText", "citationsContent"),  # Bedrock's, and what lies in them
-    *("thought", "summary", "refusal", "partial_json"),
+    *("thought", "summary", "refusal", "partial_json", "delta"),
 )
 
 # Names in a message that hold no text of the model's; so do those with an ending of _ENDINGS_WITHOUT_TEXT, and search_….
@@ -36,6 +36,7 @@ _KEYS_WITHOUT_TEXT = frozenset(
         "tool_calls",
         "function_call",
         "audio",
+        "content_blocks",
         "annotations",
         "index",
         "object",
@@ -186,7 +187,9 @@ def texts_in_message(message: dict[str, Any], note: Note) -> Texts:
                 lost[key] = text
     if isinstance(audio := message.get("audio"), dict) and isinstance(spoken := audio.get("transcript"), str):
         seen += spoken  # what a voice says
-    hidden += _calls_and_own(message)
+    in_blocks = texts_in(message.get("content_blocks"))  # Portkey's: thoughts, and the text once more
+    seen = seen or in_blocks[0]
+    hidden += (*_calls_and_own(message), in_blocks[1])
     if not seen and not any(hidden):
         if "text" in strange:
             seen, hidden = ("", [strange.pop("text")]) if _is_secret(message) else (strange.pop("text"), [])
