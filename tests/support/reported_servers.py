@@ -115,6 +115,18 @@ TEXTS = {
         + END,
         hidden="hm",
     ),
+    "TensorZero: thoughts beside the content": Stream(
+        V1,
+        sse(
+            *(
+                delta(tensorzero_extra_content=[{"type": "thought", "insert_index": 0, "id": "0", "text": text}])
+                for text in ("h", "m")
+            )
+        )
+        + sse(A, B, C)
+        + END,
+        hidden="hm",
+    ),
     "text in blocks alone": Stream(
         V1, sse(*(delta(content_blocks=[{"type": "text", "text": text}]) for text in "abc")) + END
     ),

@@ -26,9 +26,12 @@ _KEYS_OF_TEXT = (
     *("thought", "summary", "refusal", "partial_json", "delta"),
 )
 
+# thoughts, and Portkey's the text once more; the other is TensorZero's
+_BLOCKS = ("content_blocks", "tensorzero_extra_content")
 # Names in a message that hold no text of the model's; so do those with an ending of _ENDINGS_WITHOUT_TEXT, and search_….
 _KEYS_WITHOUT_TEXT = frozenset(
     (
+        *_BLOCKS,
         "role",
         "name",
         "id",
@@ -36,7 +39,6 @@ _KEYS_WITHOUT_TEXT = frozenset(
         "tool_calls",
         "function_call",
         "audio",
-        "content_blocks",
         "annotations",
         "index",
         "object",
@@ -187,7 +189,7 @@ def texts_in_message(message: dict[str, Any], note: Note) -> Texts:
                 lost[key] = text
     if isinstance(audio := message.get("audio"), dict) and isinstance(spoken := audio.get("transcript"), str):
         seen += spoken  # what a voice says
-    in_blocks = texts_in(message.get("content_blocks"))  # Portkey's: thoughts, and the text once more
+    in_blocks = texts_in([message[name] for name in _BLOCKS if name in message])
     seen = seen or in_blocks[0]
     hidden += (*_calls_and_own(message), in_blocks[1])
     if not seen and not any(hidden):
