@@ -140,9 +140,9 @@ def level_marks(axes: Axes, analysis: Analysis) -> None:
     free_from = -np.inf
     for level in run.levels if analysis.groups else analysis.levels:
         mine = finite(run.column("send")[run.of_level(level["index"])])
-        if not len(mine):
+        # a mark outside of the axis would take all the room of the chart
+        if not len(mine) or not low <= (at := float(mine.min())) <= high:
             continue
-        at = float(mine.min())
         axes.axvline(at, color=GREY, linewidth=0.8, linestyle=":")
         name = level_tick(level)
         if at >= free_from:

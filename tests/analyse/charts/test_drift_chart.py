@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from support.made_runs import MS, Made, grid, make, write
+from support.made_runs import MS, Made, grid, make, unanswered, write
 from support.virtual_runs import Load, play
 
 from loadtest.analyse.charts import drift
 from loadtest.analyse.summary import analyse
 from loadtest.doubts import VOID
+from loadtest.records import Outcome
 from loadtest.simulate.model.timing import StepLaw, Timing
 
 STEADY = Timing(step=StepLaw(0.012, 0.002), prefill_s=0.001, jitter=0.05)
@@ -58,3 +59,13 @@ def test_no_drift_is_claimed_of_levels_with_too_few_requests(tmp_path: Path) -> 
     for level in found.summary["levels"]:
         level["verdict"] = VOID
     assert drift.title(found).endswith("too few in each level that is not void to tell a drift")
+
+
+def test_a_level_without_an_answer_behind_the_others_takes_no_room(tmp_path: Path, axes: Axes) -> None:
+    """Its mark lay far outside of the axis, and Matplotlib warned that the chart had collapsed."""
+    levels, truth = grid(Made(), (2, 4), each=8)
+    records = [unanswered(one, Outcome.TIMEOUT) if one.level else one for one in truth.records if one.level < 2]
+    drift.over_time(axes, analyse(write(tmp_path / "run", records, levels)))
+    low, high = axes.get_xlim()
+    assert [text.get_text() for text in axes.texts] == ["2"]
+    assert all(low <= float(line.get_xdata()[0]) <= high for line in axes.lines)  # type: ignore[index,arg-type]
