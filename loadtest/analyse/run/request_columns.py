@@ -55,12 +55,15 @@ WORKED_OUT = {
 }
 # What loadtest.analyse.summary adds, of one model at one server: where the time until the first token went, by the slots found.
 INFERRED_COLUMNS = {
-    "wait_source": "who says how long it waited: the server, or nobody, so that it is inferred",
+    "wait_source": "server, inferred or unknown: where what is said of its wait comes from",
     "slot_wait_s": "waiting for a slot, s",
     "batch_wait_s": "waiting for the batch in flight, s",
     "unsplit_wait_s": "waiting for either, s",
     "prefill_tokens_per_s": "prompt tokens read a second; nan where another request shared the server",
     "stall_s": "decoding that stood still while other prompts were read, s",
 }
-# Added in a run of several models or servers: whether requests of another were at its server meanwhile.
-ACCOMPANIED = "accompanied"
+# What is added in a run of several models or servers: `accompanied` to the parts alone.
+OF_SEVERAL = {
+    "accompanied": "whether requests of another part were at its server meanwhile",
+    "loaded_in_turn": "whether it waited for its model to be loaded in another's place",
+}
