@@ -137,7 +137,8 @@ def _endpoint_notes(file: DataFile, scenario: Scenario) -> Iterator[str]:
     """Yield which rows of a batch file are requests to another endpoint than the one measured."""
     to, rows = scenario.endpoint, counted(len(file), "row")
     for named, count in file.sent_to.items():
-        if named == to or (named == "messages" and scenario.api == "anthropic"):
+        alike = (to, named) == ("generate", "completions") or (scenario.api, named) == ("anthropic", "messages")
+        if named == to or alike:  # the same thing under another API's name
             continue
         if count == len(file):
             said = f"its rows are requests to {named}, and go to the {to} endpoint; --endpoint {named} sends them there"

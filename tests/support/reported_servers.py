@@ -352,7 +352,7 @@ ERRORS = {
             "".join(f"event: {name}\ndata: {text}\n\n" for text in ("Hello", " world")) + end,
             "",
             odd=odd,
-            error=f"named '{name}' are no rows of JSON",
+            error=f"named '{name}' hold no text that loadtest reads",
             **FAILED,
         )
         for whose, name, end, odd in (

@@ -169,13 +169,16 @@ def test_a_batch_files_body_is_laid_over_the_request(tmp_path: Path) -> None:
         ("/v1/embeddings", "embeddings", ""),
         ("/v1/chat/completions", "chat", ""),
         ("/v1/chat/completions", "embeddings", "to the embeddings endpoint; --endpoint chat sends them"),
+        ("/v1/chat/completions", "generate", "to the generate endpoint; --endpoint chat sends them"),
+        ("/v1/completions", "generate", ""),
     ],
 )
 def test_a_batch_file_for_another_endpoint_is_told(tmp_path: Path, url: str, endpoint: str, told: str) -> None:
     """Texts to embed were asked as questions, valid, without a word."""
     path = write(tmp_path, "a.jsonl", json.dumps({"custom_id": "a", "url": url, "body": {"input": "Hello"}}))
     lengths: dict[str, Any] = {} if endpoint == "embeddings" else {"output_tokens": [9]}
-    scenario = Scenario.from_dict({"data": str(path), "api": "openai", "endpoint": endpoint, **lengths})
+    api = "ollama" if endpoint == "generate" else "openai"
+    scenario = Scenario.from_dict({"data": str(path), "api": api, "endpoint": endpoint, **lengths})
     file = data_file(scenario)
     assert file is not None
     said = [note for note in data_notes(file, scenario) if "endpoint" in note]

@@ -32,8 +32,8 @@ OF_ANOTHER = "the server answers in the format of another API"
 _ODD_REASON = "the server ended the answer with finish_reason {}, which is not known"
 _ENDED_BEHIND = "the answer ended behind {}, without saying that it is whole"
 _UNREAD = (
-    "the answer's events named {} are no rows of JSON, like those of native APIs (Replicate, Gradio), and it ended behind {}: give the "
-    "path of an OpenAI API"
+    "the answer's events named {} hold no text that loadtest reads, like those of native APIs (Replicate, Gradio), and it ended behind "
+    "{}: give the path of an OpenAI API"
 )
 _ASIDE = "the answer has text under the name {}: counted where no other comes"
 LONGEST_NAME = 200  # characters kept of a model's name

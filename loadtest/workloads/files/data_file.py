@@ -56,9 +56,7 @@ class DataFile:
     left_out: int = 0  # conversations in which no user speaks
     own_lengths: int = 0  # rows that say how long their answer may be
     recorded: int = 0  # rows that end in an answer, which is not sent
-    sent_to: dict[str, int] = field(
-        default_factory=dict
-    )  # endpoints that a batch file names, each with its number of rows
+    sent_to: dict[str, int] = field(default_factory=dict)  # a batch file's rows by the endpoint that they name
     with_body: str | None = None  # the keys that the first such row lays over its request's body
     systems: int | None = None  # number of the first row with a system prompt of its own
     same_ids: int = 0  # rows with the id of one before
